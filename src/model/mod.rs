@@ -1,0 +1,13 @@
+//! The shared words: names, ids and the values that cross rooms.
+//!
+//! Each type is parsed once, at the edge, by a fallible constructor; inside the house there are no bare
+//! strings for these things. Nothing here does I/O and nothing here helps: a function that is not about the
+//! validity or the spelling of a value belongs elsewhere.
+
+mod actor;
+mod git;
+mod name;
+
+pub use actor::{Actor, Fingerprint, PushId};
+pub use git::{Epoch, Oid, RefName, RefUpdate};
+pub use name::{HostName, NameError, RepoName, UserName};
