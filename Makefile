@@ -1,0 +1,27 @@
+# Every target installs what it needs first (scripts/install-deps: Debian packages, when it may).
+.DEFAULT_GOAL := help
+.PHONY: help demo test check build bench deps
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps ## two nodes on this machine, one push mirrored (DEMO=--once to stop at the end)
+	cargo build --locked
+	target/debug/gitmesh demo $(DEMO)
+
+test: check ## everything CI runs: check, all tests, documentation
+	cargo test --locked
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+check: deps ## format and lints
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+
+build: deps ## the optimised binary, target/release/gitmesh
+	cargo build --locked --release
+
+bench: build ## the benchmark table, side by side with gitolite and sshd (as root; see BENCHMARKS.md)
+	scripts/bench
+
+deps:
+	@scripts/install-deps
