@@ -1,1 +1,3 @@
+//! The program; its rooms are being built.
+
 fn main() {}

@@ -1,0 +1,10 @@
+//! Everything about git that knows no user and no rule: its processes, its objects and its wire format.
+//!
+//! Promises: git runs with a cleared environment and with our settings alone; nothing here decides access, names
+//! a peer or reads our configuration. Never: a process spawned anywhere but in `process.rs`.
+
+pub mod pktline;
+pub mod process;
+pub mod service;
+
+pub mod objects;
