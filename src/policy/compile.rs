@@ -1,0 +1,624 @@
+//! Statements in their order become the tables of a policy.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::diagnostic::Diagnostic;
+use super::include::{Files, Joined};
+use super::lexer::{Line, Word};
+use super::lint::Lints;
+use super::parser::{Config, OPTION_PREFIX, Spelling, Statement, parse};
+use super::pattern::{Pattern, PatternError, key_matches};
+use super::rules::{ConfigEntry, Perm, Place, Policy, Refex, Rule, USER_MARK, Written};
+use super::{Compiled, Settings, include, names, sugar, template};
+use crate::model::{NameError, RepoName};
+
+/// More table entries than this (repositories times users of one line add up quickly) are refused.
+const ENTRIES_MAX: usize = 20_000_000;
+
+/// What the lines up to here were about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// No repository line yet, in this part.
+    Before,
+    /// A repository line of a delegated part of which nothing was left.
+    Dropped,
+    Open,
+}
+
+pub(super) struct Builder<'s, 'x> {
+    settings: &'x Settings,
+    files: Files<'s>,
+    pub(super) policy: Policy,
+    pub(super) lints: Lints,
+    refex_ids: HashMap<String, Option<u32>>,
+    keys: HashMap<String, bool>,
+    repolist: Vec<u32>,
+    block: Block,
+    /// CREATE_IS_C, DELETE_IS_D and MERGE_CHECK were already put in for this block.
+    switched: [bool; 3],
+    segment: u32,
+    entries: usize,
+    /// Repositories and groups with rules (true) or only config lines, and the line that named them first.
+    used: BTreeMap<u32, (bool, usize)>,
+    /// Where a repository line named an item last.
+    repo_line: usize,
+    dropped: BTreeMap<u32, (BTreeSet<String>, usize)>,
+    too_large: bool,
+}
+
+/// Compiles the configuration. With any error there is no policy.
+pub(super) fn compile(sources: &super::Sources, settings: &Settings) -> Compiled {
+    let mut joined = include::join(sources, settings);
+    if !joined.files.list.is_empty() {
+        sugar::apply(&mut joined, settings);
+    }
+    let Joined { lines, files, subconfs } = joined;
+    let roles = settings.roles.iter().cloned().chain(["CREATOR".to_owned()]).collect();
+    let policy = Policy { subconfs, roles, quote_names: settings.enable.contains("quote-names"), ..Policy::default() };
+    let mut builder = Builder {
+        settings,
+        files,
+        policy,
+        lints: Lints::default(),
+        refex_ids: HashMap::new(),
+        keys: HashMap::new(),
+        repolist: Vec::new(),
+        block: Block::Before,
+        switched: [false; 3],
+        segment: 0,
+        entries: 0,
+        used: BTreeMap::new(),
+        repo_line: 0,
+        dropped: BTreeMap::new(),
+        too_large: false,
+    };
+    builder.policy.names.id("@all");
+    for (index, line) in lines.iter().enumerate() {
+        builder.line(index, line);
+        if builder.too_large {
+            break;
+        }
+    }
+    builder.finish(&lines, sources)
+}
+
+impl Builder<'_, '_> {
+    fn line(&mut self, index: usize, line: &Line) {
+        if line.segment != self.segment {
+            // Nothing runs from the main configuration into a delegated part, or out of it.
+            self.segment = line.segment;
+            self.repolist.clear();
+            self.block = Block::Before;
+        }
+        if line.subconf != 0 {
+            self.feature("subconf", line);
+        }
+        match parse(line) {
+            Statement::Group { name, members } => self.group(line, name, &members),
+            Statement::Repo(items) => self.repo(index, line, &items),
+            Statement::Rule { perm, refexes, users } => self.rule(line, perm, &refexes, &users),
+            Statement::Config(config) => self.config(line, &config),
+            Statement::Subconf => {
+                let message = "'subconf' needs one file name in quotes".to_owned();
+                let remark = self.files.remark("bad-include-argument", line, None, message);
+                remark.help = Some("write subconf \"parts/*.conf\" in the main configuration".into());
+            }
+            Statement::Ignored => self.ignored(line),
+        }
+    }
+
+    fn ignored(&mut self, line: &Line) {
+        let message = format!("this line is no statement and is ignored: '{}'", shorten(&line.text));
+        let help = super::lint::guess(&line.text);
+        self.files.remark("line-ignored", line, None, message).help = help;
+    }
+
+    pub(super) fn feature(&mut self, name: &'static str, line: &Line) {
+        if !self.policy.features.contains_key(name) {
+            let file = self.files.list[line.origin.file as usize].0.clone();
+            self.policy.features.insert(name, Place { file, line: line.origin.line });
+        }
+    }
+
+    pub(super) fn repolist(&self) -> Vec<u32> {
+        self.repolist.clone()
+    }
+
+    pub(super) fn remarks_mut(&mut self) -> &mut [Diagnostic] {
+        &mut self.files.remarks
+    }
+
+    pub(super) fn remark(
+        &mut self,
+        class: &'static str,
+        line: &Line,
+        word: Option<Word<'_>>,
+        message: String,
+    ) -> &mut Diagnostic {
+        self.files.remark(class, line, word.map(|w| w.range()), message)
+    }
+
+    fn undefined(&mut self, line: &Line, word: Word<'_>) {
+        let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
+        let help = near.unwrap_or_else(|| format!("define it above this line: {} = alice bob", word.text));
+        let remark = self.remark("undefined-group", line, Some(word), format!("group '{}' is not defined", word.text));
+        remark.label = "used here; nothing above defines it".into();
+        remark.help = Some(help);
+    }
+
+    fn group(&mut self, line: &Line, name: Word<'_>, members: &[Word<'_>]) {
+        if !names::is_plain(&name.text[1..]) {
+            let remark =
+                self.remark("bad-group-name", line, Some(name), format!("'{}' cannot name a group", name.text));
+            remark.help = Some("letters, digits and '-_.@+/' make a name; a letter or a digit starts it".into());
+            return;
+        }
+        self.lint_group(line, name, members);
+        let id = self.policy.names.id(name.text);
+        let from_main = line.subconf == 0;
+        let existed = self.policy.groups.contains(name.text);
+        for member in members {
+            if member.text.starts_with('@') && member.text != "@all" {
+                let known = if member.text == name.text { existed } else { self.policy.groups.contains(member.text) };
+                if !known {
+                    self.undefined(line, *member);
+                    continue;
+                }
+                if member.text == name.text {
+                    continue;
+                }
+                let inner = self.policy.groups.get(member.text);
+                let copied: Vec<Box<str>> = inner.into_iter().flat_map(BTreeMap::keys).cloned().collect();
+                self.entries += copied.len();
+                self.check_entries(line);
+                for text in copied {
+                    self.add_member(name.text, id, &text, from_main);
+                }
+            } else if member.text == "@all" || names::is_pattern(member.text) {
+                if !names::is_plain(member.text) && member.text != "@all" {
+                    let checked = self.policy.patterns.add_member(member.text, id);
+                    self.pattern_checked(line, *member, &checked.map(|()| false));
+                }
+                self.policy.groups.add(name.text, id, member.text, from_main);
+            } else {
+                let message = format!("'{}' cannot be in a group", member.text);
+                let remark = self.remark("bad-group-member", line, Some(*member), message);
+                remark.help = Some("members are users, repositories, patterns and groups, divided by blanks".into());
+            }
+        }
+    }
+
+    fn add_member(&mut self, group: &str, id: u32, text: &str, from_main: bool) {
+        if !names::is_plain(text) && text != "@all" {
+            // It compiled when it was first seen.
+            let _ = self.policy.patterns.add_member(text, id);
+        }
+        self.policy.groups.add(group, id, text, from_main);
+    }
+
+    fn check_entries(&mut self, line: &Line) {
+        if self.entries > ENTRIES_MAX && !self.too_large {
+            self.too_large = true;
+            let message = format!("the configuration makes more than {ENTRIES_MAX} table entries");
+            let remark = self.remark("too-large", line, None, message);
+            remark.help = Some("put repositories and users into groups instead of long lists".into());
+        }
+    }
+
+    fn pattern_checked(&mut self, line: &Line, word: Word<'_>, checked: &Result<bool, PatternError>) {
+        match checked {
+            Ok(false) => {}
+            Ok(true) => {
+                let message = format!(
+                    "in '{}' only the first branch is anchored at the start and only the last at the end",
+                    word.text
+                );
+                let remark = self.remark("pattern-alternation", line, Some(word), message);
+                remark.help = Some("write (a|b) if each branch is to be a whole name".into());
+            }
+            Err(problem) => {
+                let class = match problem {
+                    PatternError::Invalid(_) => "bad-regex",
+                    PatternError::Unsupported(_) => "unsupported-regex",
+                };
+                self.remark(class, line, Some(word), format!("the pattern '{}' {problem}", word.text));
+            }
+        }
+    }
+
+    fn repo(&mut self, index: usize, line: &Line, items: &[Word<'_>]) {
+        self.repolist.clear();
+        self.switched = [false; 3];
+        self.block = Block::Dropped;
+        self.repo_line = index;
+        let mut queue: Vec<(Word<'_>, String)> = items.iter().rev().map(|w| (*w, w.text.to_owned())).collect();
+        while let Some((word, item)) = queue.pop() {
+            if line.subconf != 0 && !self.part_may(line.subconf, &item) {
+                if let Some(members) = self.policy.groups.get(&item) {
+                    let members: Vec<String> = members.keys().map(|m| m.to_string()).collect();
+                    queue.extend(members.into_iter().rev().map(|m| (word, m)));
+                    let message = format!("'{item}' is not of this part; its members are tried one by one");
+                    self.remark("subconf-expanding-group", line, Some(word), message);
+                } else {
+                    self.dropped.entry(line.subconf).or_insert_with(|| (BTreeSet::new(), index)).0.insert(item);
+                }
+                continue;
+            }
+            let name = item.strip_suffix(".git").unwrap_or(&item);
+            if name.len() < item.len() {
+                self.remark("git-suffix", line, Some(word), format!("'.git' is left out of the name '{item}'"));
+            }
+            self.repo_item(line, word, name);
+        }
+        if !self.repolist.is_empty() {
+            self.block = Block::Open;
+        }
+    }
+
+    fn repo_item(&mut self, line: &Line, word: Word<'_>, name: &str) {
+        let group = name.strip_prefix('@').is_some_and(names::is_plain);
+        if !group && !names::is_pattern(name) {
+            let message = format!("'{}' is neither a repository name nor a pattern", word.text);
+            let remark = self.remark("bad-repo-name", line, Some(word), message);
+            remark.help =
+                Some("a letter, a digit or '[' must come first; ':', '~', '%', '\"' and '=' are not allowed".into());
+            return;
+        }
+        let id = self.policy.names.id(name);
+        if !group && !names::is_plain(name) {
+            self.feature("patterns", line);
+            let checked = self.policy.patterns.add_item(name, id);
+            self.pattern_checked(line, word, &checked);
+            self.lint_pattern(line, word);
+        }
+        self.repolist.push(id);
+    }
+
+    /// Whether a delegated part may name this item (section 8, point 1); plain members count as text only.
+    fn part_may(&self, subconf: u32, item: &str) -> bool {
+        let part = &self.policy.subconfs[subconf as usize];
+        let itself = item == part || item.strip_prefix('@') == Some(part);
+        let name = std::iter::once(item);
+        itself || self.policy.groups.part_accepts(part, &self.policy.patterns, name)
+    }
+
+    fn has_repos(&mut self, line: &Line) -> bool {
+        if self.block == Block::Before {
+            let message = "this line belongs to no repository and has no effect".to_owned();
+            let remark = self.remark("no-current-repo", line, None, message);
+            remark.help = Some("put it under a 'repo' line; each delegated file needs its own".into());
+        }
+        !self.repolist.is_empty()
+    }
+
+    fn rule(&mut self, line: &Line, perm: Perm, refexes: &[Word<'_>], users: &[Word<'_>]) {
+        if self.settings.enable.contains("refex-expr") && refexes.iter().any(|w| is_operator(w.text)) {
+            let message = "expressions over refexes (refex-expr) are not supported".to_owned();
+            self.remark("unsupported", line, None, message);
+            return;
+        }
+        let applies = self.has_repos(line);
+        let mut texts = self.refex_texts(line, perm, refexes);
+        if texts.is_empty() && refexes.is_empty() {
+            texts.push(("refs/.*".to_owned(), Word { text: "", at: 0 }));
+        }
+        let refexes: Vec<u32> = texts.iter().filter_map(|(text, word)| self.refex(line, perm, text, *word)).collect();
+        let users: Vec<String> = users.iter().filter_map(|word| self.user(line, *word)).collect();
+        self.switch(line, perm);
+        self.rule_features(line, perm);
+        if applies && !refexes.is_empty() && !users.is_empty() {
+            let statement = self.write_down(line);
+            let user_ids: Vec<u32> = users.iter().map(|u| self.policy.names.id(u)).collect();
+            self.lint_rule(line, perm, &refexes);
+            for &refex in &refexes {
+                for &user in &user_ids {
+                    self.add_rule(Rule { perm, refex, statement, subconf: line.subconf }, user);
+                }
+            }
+            self.check_entries(line);
+            self.mark_used(true);
+        }
+    }
+
+    fn add_rule(&mut self, rule: Rule, user: u32) {
+        let id = u32::try_from(self.policy.rules.len()).expect("entries are limited");
+        self.entries += self.repolist.len() + 1;
+        if self.entries > ENTRIES_MAX {
+            return;
+        }
+        self.policy.rules.push(rule);
+        for &repo in &self.repolist {
+            self.policy.rules_of.entry((repo, user)).or_default().push(id);
+        }
+    }
+
+    fn mark_used(&mut self, by_rule: bool) {
+        for &repo in &self.repolist {
+            let known = self.used.entry(repo).or_insert((by_rule, self.repo_line));
+            known.0 |= by_rule;
+        }
+    }
+
+    fn write_down(&mut self, line: &Line) -> u32 {
+        let (file, number, text) = (line.origin.file, line.origin.line, line.text.as_str().into());
+        self.policy.written.push(Written { file, line: number, text });
+        u32::try_from(self.policy.written.len() - 1).expect("the configuration is limited to 64 MiB")
+    }
+
+    /// The refexes in full, groups taken apart.
+    fn refex_texts<'l>(&mut self, line: &Line, perm: Perm, words: &[Word<'l>]) -> Vec<(String, Word<'l>)> {
+        let mut texts = Vec::new();
+        for &word in words {
+            if word.text.starts_with('@') && word.text != "@all" {
+                match self.policy.groups.get(word.text) {
+                    Some(members) => texts.extend(members.keys().map(|m| (m.to_string(), word))),
+                    None => self.undefined(line, word),
+                }
+            } else {
+                let virtual_name = word.text.starts_with("NAME/") && !matches!(perm, Perm::Read | Perm::CreateRepo);
+                let prefix = if virtual_name { "VREF/" } else { "" };
+                texts.push((format!("{prefix}{}", word.text), word));
+            }
+        }
+        for (text, _) in &mut texts {
+            if !text.starts_with("refs/") && !text.starts_with("VREF/") {
+                text.insert_str(0, "refs/heads/");
+            }
+        }
+        texts
+    }
+
+    fn refex(&mut self, line: &Line, perm: Perm, text: &str, word: Word<'_>) -> Option<u32> {
+        if perm == Perm::Read && text != "refs/.*" {
+            let message = format!("the refex '{text}' has no meaning in an 'R' rule");
+            let remark = self.remark("r-with-ref", line, Some(word), message);
+            remark.help = Some("reading is allowed or refused for a whole repository; write plain 'R'".into());
+        }
+        if !names::is_refex(text) {
+            let message = format!("'{text}' cannot be a refex");
+            let remark = self.remark("bad-ref", line, Some(word), message);
+            remark.help = Some("a regular expression without blanks and without ! : = < > # % & ~ ' \" ;".into());
+            return None;
+        }
+        if text.starts_with("VREF/") {
+            self.feature("vref", line);
+        }
+        if text.contains(USER_MARK) {
+            self.feature("user-refex", line);
+        }
+        if let Some(known) = self.refex_ids.get(text) {
+            return *known;
+        }
+        let parsed = Pattern::parse(text).and_then(|p| p.to_refex().map(|m| (m, p.alternation)));
+        let id = match parsed {
+            Ok((matcher, alternation)) => {
+                self.lint_refex(line, word, text, alternation);
+                let matcher = if text.contains(USER_MARK) { None } else { Some(matcher) };
+                self.policy.refexes.push(Refex { text: text.into(), matcher });
+                u32::try_from(self.policy.refexes.len() - 1).ok()
+            }
+            Err(problem) => {
+                self.pattern_checked(line, word, &Err(problem));
+                None
+            }
+        };
+        self.refex_ids.insert(text.to_owned(), id);
+        id
+    }
+
+    /// A word of a user list as it is stored: roles become groups.
+    fn user(&mut self, line: &Line, word: Word<'_>) -> Option<String> {
+        let bare = word.text.strip_prefix('@').unwrap_or(word.text);
+        if !names::is_user(bare) {
+            let remark = self.remark("bad-user", line, Some(word), format!("'{}' cannot be a user name", word.text));
+            let comma = "names are divided by blanks, not by commas";
+            let help = "letters, digits and '-_.@+' make a name; a letter or a digit starts it";
+            remark.help = Some(if bare.contains(',') { comma } else { help }.into());
+            return None;
+        }
+        let role = self.policy.roles.contains(bare);
+        if role {
+            self.feature("roles", line);
+            return Some(format!("@{bare}"));
+        }
+        if word.text.starts_with('@') && bare != "all" && !self.policy.groups.contains(word.text) {
+            self.lints.undeclared.push((word.text.to_owned(), self.files.remarks.len()));
+            let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
+            let message = format!("group '{}' is not defined so far", word.text);
+            self.remark("undeclared-group", line, Some(word), message).help = near;
+        }
+        Some(word.text.to_owned())
+    }
+
+    /// The first rule of a block with C, D or M switches the meaning of those letters on (section 3.6).
+    fn switch(&mut self, line: &Line, perm: Perm) {
+        let Perm::Write { create, delete, merge, .. } = perm else { return };
+        let switches = [(create, "CREATE_IS_C"), (delete, "DELETE_IS_D"), (merge, "MERGE_CHECK")];
+        for (index, (has, name)) in switches.into_iter().enumerate() {
+            if has && !self.switched[index] {
+                self.switched[index] = true;
+                self.add_config(line, &format!("{OPTION_PREFIX}{name}"), "1");
+            }
+        }
+    }
+
+    fn rule_features(&mut self, line: &Line, perm: Perm) {
+        match perm {
+            Perm::CreateRepo => self.feature("wild-repos", line),
+            Perm::Write { create, delete, merge, .. } => {
+                if create || delete {
+                    self.feature("create-delete", line);
+                }
+                if merge {
+                    self.feature("merge-check", line);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn config(&mut self, line: &Line, config: &Config<'_>) {
+        let applies = self.has_repos(line);
+        let mirror = super::mirror::is_alias(&config.key);
+        let lenient = self.settings.enable.contains("gitweb-keys") && config.spelling == Spelling::Gitweb;
+        if !mirror && !lenient && !self.key_allowed(&config.key) {
+            let message = format!("the config key '{}' is not allowed", config.key);
+            let word = (!config.key_word.text.is_empty()).then_some(config.key_word);
+            let help = "the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)";
+            self.remark("config-key-not-allowed", line, word, message).help = Some(help.into());
+            return;
+        }
+        let moved = config.spelling == Spelling::Gitweb && !lenient && config.value_word.text.contains(" =");
+        if config.key.contains(' ') || moved {
+            let message = "' = ' inside a value would move into the key".to_owned();
+            let help = "leave out the blank before '=' in the value";
+            self.remark("config-key-blank", line, None, message).help = Some(help.into());
+            return;
+        }
+        if let Some(bad) = config.value.chars().find(|c| "`~#$&()|;<>".contains(*c)).filter(|_| !lenient) {
+            let message = format!("'{bad}' is not allowed in a value");
+            let remark = self.remark("bad-config-value", line, Some(config.value_word), message);
+            remark.help = Some("none of ` ~ # $ & ( ) | ; < > may stand in a value".into());
+            return;
+        }
+        if !self.lint_option(line, config) {
+            return;
+        }
+        let mut value = config.value.to_owned();
+        for (key, text) in &self.settings.safe_config {
+            value = value.replace(&format!("%{key}"), text);
+        }
+        if applies {
+            self.add_config(line, &config.key, &value);
+        }
+    }
+
+    fn key_allowed(&mut self, key: &str) -> bool {
+        let options = OPTION_PREFIX.len();
+        if key.len() >= options && key.as_bytes()[..options].eq_ignore_ascii_case(OPTION_PREFIX.as_bytes()) {
+            return true;
+        }
+        if let Some(known) = self.keys.get(key) {
+            return *known;
+        }
+        let allowed = self.settings.config_keys.iter().any(|pattern| key_matches(pattern, key));
+        self.keys.insert(key.to_owned(), allowed);
+        allowed
+    }
+
+    fn add_config(&mut self, line: &Line, key: &str, value: &str) {
+        if self.repolist.is_empty() {
+            return;
+        }
+        self.lints.note_config(&self.repolist, key, value, line.subconf);
+        let id = u32::try_from(self.policy.configs.len()).expect("entries are limited");
+        let key: Arc<str> = self.policy.names.id_text(key);
+        let value: Arc<str> = self.policy.names.id_text(value);
+        self.policy.configs.push(ConfigEntry { key, value, subconf: line.subconf });
+        self.entries += self.repolist.len();
+        self.check_entries(line);
+        for &repo in &self.repolist {
+            self.policy.configs_of.entry(repo).or_default().push(id);
+        }
+        self.mark_used(false);
+    }
+
+    fn finish(mut self, lines: &[Line], sources: &super::Sources) -> Compiled {
+        for (part, (items, index)) in std::mem::take(&mut self.dropped) {
+            let items: Vec<String> = items.into_iter().collect();
+            let name = self.policy.subconfs[part as usize].clone();
+            let message = format!("the part '{name}' may not speak about {}", shorten(&items.join(", ")));
+            let remark = self.remark("subconf-repos-ignored", &lines[index], None, message);
+            remark.help = Some(format!("the main configuration says what it may: @{name} = …"));
+        }
+        if let Some(line) = lines.first().filter(|_| self.policy.rules.is_empty() && self.files.errors == 0) {
+            let help = "write at least: repo gitmesh-admin / RW+ = alice";
+            self.remark("no-rules", line, None, "the configuration has no rule".to_owned()).help = Some(help.into());
+        } else if lines.is_empty() && self.files.errors == 0 {
+            let path = format!("conf/{}", sources.main);
+            self.files.push(Diagnostic::new("no-rules", &path, "the configuration has no rule".to_owned()));
+        }
+        self.policy.files = self.files.list.iter().map(|(path, _)| path.clone()).collect();
+        self.collect_repos(lines);
+        if self.files.errors == 0 {
+            template::read(&mut self.policy, sources, self.settings);
+        }
+        self.lint_finish();
+        let policy = (self.files.errors == 0).then_some(self.policy);
+        Compiled { policy, diagnostics: self.files.remarks }
+    }
+
+    /// Plain names that got a rule or a config line, and plain members of groups that got a rule (section 4.3).
+    fn collect_repos(&mut self, lines: &[Line]) {
+        for (id, (by_rule, index)) in std::mem::take(&mut self.used) {
+            let name = self.policy.names.text(id).clone();
+            if name.starts_with('@') {
+                let members: Vec<String> = if by_rule && &*name != "@all" {
+                    self.policy.groups.members(id).map(str::to_owned).collect()
+                } else {
+                    Vec::new()
+                };
+                for member in members {
+                    self.collect_repo(&lines[index], &member);
+                }
+            } else {
+                self.collect_repo(&lines[index], &name);
+            }
+        }
+    }
+
+    fn collect_repo(&mut self, line: &Line, name: &str) {
+        if !names::is_plain(name) {
+            return;
+        }
+        let problem = match RepoName::new(name) {
+            Ok(name) => {
+                self.policy.repos.insert(name);
+                return;
+            }
+            Err(problem) => problem,
+        };
+        let class = match problem {
+            NameError::DotDot => "repo-dotdot",
+            _ if name.contains(".git/") => "repo-contains-dotgit",
+            // gitolite would make it; a server cannot, and a text such as `x/.+` is meant for a pattern.
+            _ => "repo-not-made",
+        };
+        let word = super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name);
+        let remark = self.remark(class, line, word, format!("'{name}' cannot be a repository: {problem}"));
+        if class == "repo-not-made" && name.contains(".+") {
+            remark.help = Some("'.' and '+' are letters of names; a pattern for anything is '..*'".into());
+        }
+    }
+}
+
+fn is_operator(word: &str) -> bool {
+    matches!(word, "and" | "or" | "not" | "xor" | "+" | "-" | "==" | "-lt" | "-gt" | "-eq" | "-le" | "-ge" | "-ne")
+}
+
+/// The start of a long text.
+fn shorten(text: &str) -> String {
+    let cut = text.char_indices().nth(200).map(|(at, _)| at);
+    cut.map_or_else(|| text.to_owned(), |at| format!("{}...", &text[..at]))
+}
+
+/// The known name that differs by the fewest letters, at most two.
+pub(super) fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let near = known.filter(|name| name.len().abs_diff(word.len()) <= 2 && *name != word).take(10_000);
+    near.map(|name| (distance(word, name), name)).filter(|(d, _)| *d <= 2).min().map(|(_, name)| name)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let cost = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

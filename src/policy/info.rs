@@ -1,0 +1,85 @@
+//! What `info` and the list commands tell (section 11).
+
+use std::collections::BTreeSet;
+
+use super::decide::{Facts, Walk};
+use super::rules::{Op, Policy, Target};
+
+/// What a user may do with a repository or a pattern, while no ref is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rights {
+    pub read: bool,
+    pub write: bool,
+    /// Create repositories of this pattern.
+    pub create: bool,
+}
+
+impl Rights {
+    pub fn any(self) -> bool {
+        self.read || self.write || self.create
+    }
+}
+
+fn rights(walk: &Walk<'_>, create: bool) -> Rights {
+    let may = |op| walk.decide(op, Target::Any).allowed;
+    Rights { read: may(Op::Read), write: may(Op::Write), create: create && may(Op::CreateRepo) }
+}
+
+impl Policy {
+    /// What a user may do with one repository; `create` is about making it and false when it exists.
+    pub fn rights(&self, facts: &Facts<'_>, user: &str) -> Rights {
+        rights(&self.walk(facts, user), !facts.exists)
+    }
+
+    /// The patterns a user has any right on, in the order of `info`: sorted items of repository lines, with the
+    /// members of a group in its place.
+    pub fn pattern_rights(&self, user: &str) -> Vec<(String, Rights)> {
+        let mut found: Vec<(String, Rights)> = Vec::new();
+        for item in self.repo_items() {
+            let members: Vec<&str> = match (item.starts_with('@'), self.names.find(item)) {
+                (true, Some(id)) => self.groups.members(id).collect(),
+                _ => vec![item],
+            };
+            for pattern in members.into_iter().filter(|m| !super::names::is_plain(m) && *m != "@all") {
+                let rights = rights(&self.walk_pattern(pattern, user), true);
+                if rights.any() && !found.iter().any(|(p, _)| p == pattern) {
+                    found.push((pattern.to_owned(), rights));
+                }
+            }
+        }
+        found
+    }
+
+    /// Names, groups and patterns of repository lines that have a rule or a config line (`list-repos`), sorted.
+    pub fn repo_items(&self) -> BTreeSet<&str> {
+        let ids = self.rules_of.keys().map(|(item, _)| *item).chain(self.configs_of.keys().copied());
+        ids.map(|id| &**self.names.text(id)).collect()
+    }
+
+    /// Users, groups and roles (`@ROLE`) that have a rule (`list-users`), sorted.
+    pub fn users(&self) -> BTreeSet<&str> {
+        self.rules_of.keys().map(|(_, user)| &**self.names.text(*user)).collect()
+    }
+
+    /// All groups with their `@` (`list-groups`), sorted.
+    pub fn groups(&self) -> BTreeSet<&str> {
+        self.groups.names().collect()
+    }
+
+    /// The members of a group, sorted; none for an unknown one (`list-members`).
+    pub fn members(&self, group: &str) -> Vec<&str> {
+        self.names.find(group).map(|id| self.groups.members(id).collect()).unwrap_or_default()
+    }
+
+    /// The groups that hold a user (`list-memberships -u`), sorted.
+    pub fn groups_of_user(&self, user: &str) -> BTreeSet<&str> {
+        self.groups.holding(user).map(|id| &**self.names.text(id)).collect()
+    }
+
+    /// The groups and patterns that cover a repository (`list-memberships -r`), sorted.
+    pub fn names_of_repo(&self, facts: &Facts<'_>) -> BTreeSet<&str> {
+        let names = self.repo_names(facts.name, facts.creator);
+        let texts = names.ids.into_iter().map(|id| &**self.names.text(id));
+        texts.filter(|text| *text != "@all" && *text != facts.name).collect()
+    }
+}

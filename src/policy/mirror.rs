@@ -1,0 +1,115 @@
+//! Which node is a repository's master and which hold copies (section 12.2).
+//!
+//! Three spellings mean the same: `option mirror.*`, `config gitmesh.mirror.*` and gitolite 2's
+//! `config gitolite.mirror.*`, where copies are called slaves. Of several lines for one key the last wins, whatever
+//! its spelling.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::decide::Facts;
+use super::options::is_set;
+use super::parser::OPTION_PREFIX;
+use super::rules::Policy;
+use crate::model::HostName;
+
+/// What a node is to a repository, and what the others are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    pub mode: Mode,
+    pub master: Option<String>,
+    pub copies: BTreeMap<String, How>,
+    /// Copies that may pass their users' pushes on to the master, sorted.
+    pub redirectors: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    Master,
+    Copy {
+        master: HostName,
+    },
+    /// Named as a copy, but no (valid) master is named: it can be read and nobody can write to it.
+    Orphan,
+    /// Not mirrored.
+    Local,
+    /// Mirrored among other nodes; every access here is refused.
+    NotHere,
+}
+
+/// How a copy is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// In the background after the push.
+    Async,
+    /// Before the push ends.
+    Sync,
+    /// By hand, with a notice on each push.
+    NoSync,
+    /// By hand, without the notice.
+    NoSyncQuiet,
+}
+
+/// Whether this stored key is one of the two config spellings, which need no permission from the settings.
+pub(super) fn is_alias(key: &str) -> bool {
+    let name = key.strip_prefix("gitolite.mirror.").or_else(|| key.strip_prefix("gitmesh.mirror."));
+    name.is_some_and(|n| n == "master" || ["slaves", "copies", "redirectOK"].iter().any(|p| n.starts_with(p)))
+}
+
+/// The option's name that a stored key stands for, without `mirror.`, and the value in that spelling's words.
+fn option_name<'v>(key: &str, value: &'v str) -> Option<(String, &'v str)> {
+    if let Some(name) = key.strip_prefix(OPTION_PREFIX) {
+        return name.strip_prefix("mirror.").map(|n| (n.to_owned(), value));
+    }
+    let name = key.strip_prefix("gitolite.mirror.").or_else(|| key.strip_prefix("gitmesh.mirror."))?;
+    let name = name.strip_prefix("slaves").map_or_else(|| name.to_owned(), |more| format!("copies{more}"));
+    let value = match (name.as_str(), value) {
+        ("master", "local") => "",
+        (n, "true") if n.starts_with("redirectOK") => "all",
+        _ => value,
+    };
+    Some((name, value))
+}
+
+impl Policy {
+    /// The mirroring of a repository as the node `host` sees it.
+    pub fn mirror(&self, facts: &Facts<'_>, host: &HostName) -> Mirror {
+        let repo = self.repo_names(facts.name, facts.creator);
+        let mut options: BTreeMap<String, String> = BTreeMap::new();
+        for id in self.config_ids(&repo) {
+            let entry = &self.configs[id as usize];
+            if let Some((name, value)) = option_name(&entry.key, &entry.value) {
+                options.insert(name, value.replace("%GL_REPO", facts.name));
+            }
+        }
+        options.retain(|_, value| is_set(value));
+        let under = |prefix: &'static str| options.iter().filter(move |(name, _)| name.starts_with(prefix));
+        let master = options.get("master").cloned();
+        let mut copies = BTreeMap::new();
+        for (prefix, how) in [
+            ("copies", How::Async),
+            ("copies.sync", How::Sync),
+            ("copies.nosync", How::NoSync),
+            ("copies.nosync-quiet", How::NoSyncQuiet),
+        ] {
+            let words = under(prefix).flat_map(|(_, value)| value.split_whitespace());
+            copies.extend(words.map(|word| (word.to_owned(), how)));
+        }
+        let words = under("redirectOK").flat_map(|(_, value)| value.split_whitespace());
+        let mut redirectors: BTreeSet<String> = words.map(str::to_owned).collect();
+        if redirectors.len() == 1 && redirectors.contains("all") {
+            redirectors = copies.keys().cloned().collect();
+        }
+        let redirectors = redirectors.into_iter().collect();
+        let mode = if master.as_deref() == Some(host.as_str()) {
+            Mode::Master
+        } else if copies.contains_key(host.as_str()) {
+            let master = master.as_deref().and_then(|name| HostName::new(name).ok());
+            master.map_or(Mode::Orphan, |master| Mode::Copy { master })
+        } else if master.is_none() && copies.is_empty() {
+            Mode::Local
+        } else {
+            Mode::NotHere
+        };
+        Mirror { mode, master, copies, redirectors }
+    }
+}

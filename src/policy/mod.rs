@@ -1,0 +1,113 @@
+//! The access language: text in, decisions out.
+//!
+//! [`compile`] turns the files below `conf/` of one commit into a [`Policy`], or into diagnostics with file, line and
+//! cure; with any error there is no policy. [`Policy`] answers who may do what with which ref, what a repository's
+//! options are, and who mirrors it. [`Keyring`] turns the files below `keydir/` into "whose key is this".
+//!
+//! It promises gitolite 3.6.12's answers, except where the specification marks a trap as one to leave
+//! (`spec/access-language.md`, section 16). Everything is linear in the size of the text and bounded in memory; no
+//! decision depends on how many repositories, users or keys there are. What the server may switch on beyond that is
+//! in [`Settings`].
+//!
+//! It never reads a file, a clock or the network, and never says what happens next: that is the caller's.
+//!
+//! A constraint to keep: `features` names every construct whose effect lies outside this room (hooks, virtual refs,
+//! wild repositories), so that a server can refuse a configuration it cannot carry out instead of ignoring it.
+
+mod compile;
+mod decide;
+mod diagnostic;
+mod glob;
+pub mod grant;
+mod groups;
+mod include;
+mod info;
+mod key;
+mod keyring;
+mod lexer;
+mod lint;
+mod mirror;
+mod names;
+mod options;
+mod parser;
+mod pattern;
+mod rules;
+mod sugar;
+mod template;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use decide::{Change, Decision, Facts, Outcome, Step, Walk};
+pub use diagnostic::{Diagnostic, Severity, render};
+pub use grant::{Access, Grant};
+pub use info::Rights;
+pub use key::{KeyProblem, PublicKey, parse_public_key};
+pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
+pub use mirror::{How, Mirror, Mode};
+pub use rules::{Op, Place, Policy, Target};
+pub use template::{TEMPLATE_CREATOR, Template};
+
+use crate::model::HostName;
+
+/// The text of a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The file to start with, below `conf/`: `gitmesh.conf`.
+    pub main: String,
+    /// Path below `conf/` to content.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+/// What gitolite's rc file says; the default is gitolite's default.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// HOSTNAME, for `%HOSTNAME` in the text.
+    pub host: Option<HostName>,
+    /// GIT_CONFIG_KEYS: regular expressions for whole keys, case ignored.
+    pub config_keys: Vec<String>,
+    /// ROLES: what a role file may hold, besides CREATOR.
+    pub roles: Vec<String>,
+    /// SAFE_CONFIG: `%KEY` in values to text.
+    pub safe_config: BTreeMap<String, String>,
+    /// Sugar by gitolite's names (`continuation-lines`, `macros`, `keysubdirs-as-groups`), and two switches that
+    /// leave gitolite's answers where the specification recommends it: `quote-names` (users' names in patterns are
+    /// text, not regular expressions) and `gitweb-keys` (`desc`, `owner`, `category` need no permission and take any
+    /// text).
+    pub enable: BTreeSet<String>,
+    /// Paths below `keydir/`, for `keysubdirs-as-groups`.
+    pub key_files: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: None,
+            config_keys: Vec::new(),
+            roles: vec!["READERS".to_owned(), "WRITERS".to_owned()],
+            safe_config: BTreeMap::new(),
+            enable: BTreeSet::new(),
+            key_files: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// gitolite's defaults with the two switches on that the specification recommends for gitmesh.
+    pub fn recommended() -> Self {
+        let enable = ["quote-names", "gitweb-keys"].map(str::to_owned).into();
+        Self { enable, ..Self::default() }
+    }
+}
+
+/// A policy, and everything there is to say about the text.
+#[derive(Debug)]
+pub struct Compiled {
+    /// None when any diagnostic is an error.
+    pub policy: Option<Policy>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Compiles a configuration. Never panics, whatever the bytes.
+pub fn compile(sources: &Sources, settings: &Settings) -> Compiled {
+    compile::compile(sources, settings)
+}

@@ -1,0 +1,93 @@
+//! `=begin template-data` blocks (section 9.5): lists of rule groups and roles for repositories.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rules::Policy;
+use super::{Settings, Sources, names};
+use crate::model::RepoName;
+
+/// What a template block says about one repository.
+#[derive(Debug, Clone, Default)]
+pub struct Template {
+    /// Numbers of the rule groups, `@base` and so on.
+    pub(super) groups: BTreeSet<u32>,
+    /// The role file that the block asks for, one line a role.
+    pub roles: String,
+}
+
+/// Repositories that come from a template belong to this user.
+pub const TEMPLATE_CREATOR: &str = "gitolite-admin";
+
+/// Reads the blocks of every file, included or not. Role groups that no rule names have no effect.
+pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) {
+    let mut found: BTreeMap<RepoName, (BTreeSet<String>, BTreeMap<String, String>)> = BTreeMap::new();
+    for (path, bytes) in &sources.files {
+        if !path.ends_with("conf") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(bytes);
+        let (mut open, mut current): (bool, Vec<RepoName>) = (false, Vec::new());
+        let mut held = String::new();
+        for line in text.lines() {
+            match line.trim_end() {
+                "=begin template-data" => open = true,
+                "=end" => open = false,
+                _ if !open => {}
+                line => {
+                    held.push_str(line.split('#').next().unwrap_or_default().trim_end());
+                    if held.ends_with('\\') {
+                        held.pop();
+                        continue;
+                    }
+                    block_line(policy, &std::mem::take(&mut held), &mut current, &mut found);
+                }
+            }
+        }
+    }
+    for (repo, (groups, roles)) in found {
+        let groups = groups.iter().filter_map(|g| policy.names.find(&format!("@{g}"))).collect();
+        let kept = roles.iter().filter(|(role, _)| settings.roles.contains(role));
+        let roles: String = kept.map(|(role, members)| format!("{role}{members}\n")).collect();
+        policy.repos.insert(repo.clone());
+        policy.templates.insert(repo, Template { groups, roles });
+    }
+}
+
+type Found = BTreeMap<RepoName, (BTreeSet<String>, BTreeMap<String, String>)>;
+
+fn block_line(policy: &Policy, line: &str, current: &mut Vec<RepoName>, found: &mut Found) {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b" \t_.@/=-".contains(&b);
+    if !line.bytes().all(good) {
+        return;
+    }
+    let line = line.trim();
+    let Some((left, right)) = line.split_once('=') else { return };
+    let left = left.trim();
+    if let Some(items) = left.strip_prefix("repo ") {
+        current.clear();
+        for item in items.split_whitespace() {
+            let members = policy.members(item);
+            let names = if item.starts_with('@') { members } else { vec![item] };
+            current.extend(names.into_iter().filter(|n| names::is_plain(n)).filter_map(|n| RepoName::new(n).ok()));
+        }
+        for repo in current.iter() {
+            found.entry(repo.clone()).or_default().0.extend(right.split_whitespace().map(str::to_owned));
+        }
+    } else {
+        for repo in current.iter() {
+            let members = found.entry(repo.clone()).or_default().1.entry(left.to_owned()).or_default();
+            for word in right.split_whitespace() {
+                members.push(' ');
+                members.push_str(word);
+            }
+        }
+    }
+}
+
+impl Policy {
+    /// The repositories that template blocks name, with the role file of each. Their creator is
+    /// [`TEMPLATE_CREATOR`].
+    pub fn templates(&self) -> impl Iterator<Item = (&RepoName, &Template)> {
+        self.templates.iter()
+    }
+}

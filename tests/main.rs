@@ -1,0 +1,3 @@
+//! All black-box tests, one module a subject.
+
+mod access;
