@@ -1,0 +1,56 @@
+//! Locks that a killed git left behind.
+//!
+//! git takes a lock by creating `NAME.lock` and gives it back by renaming or removing it (git's lockfile API). A git
+//! that is killed by SIGKILL or loses power leaves the file for ever, and every later update of that name fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// git holds a lock for milliseconds; the packed-refs lock of a repository of a million references for seconds.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// Removes the reference and HEAD locks of the repository at `dir` that are older than ten seconds at `now`, and
+/// returns them. Call it only while no push into the repository is running.
+pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    let mut todo = vec![(dir.to_owned(), 0)];
+    while let Some((at, depth)) = todo.pop() {
+        for entry in std::fs::read_dir(&at)? {
+            let entry = entry?;
+            let path = entry.path();
+            let kind = entry.file_type()?;
+            if kind.is_dir() && (depth > 0 || entry.file_name() == "refs") {
+                todo.push((path, depth + 1));
+            } else if kind.is_file() && path.extension().is_some_and(|e| e == "lock") {
+                let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
+                if age >= STALE_AFTER {
+                    std::fs::remove_file(&path)?;
+                    removed.push(path);
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_locks_go_and_young_ones_stay() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let lock = dir.path().join("refs/heads/main.lock");
+        std::fs::create_dir_all(lock.parent().expect("a parent")).expect("refs/heads");
+        std::fs::write(&lock, "").expect("a lock");
+        std::fs::write(dir.path().join("packed-refs.lock"), "").expect("a lock");
+        std::fs::create_dir_all(dir.path().join("objects")).expect("objects");
+        std::fs::write(dir.path().join("objects/x.lock"), "").expect("not a lock of references");
+        let now = SystemTime::now();
+        assert_eq!(remove_stale_locks(dir.path(), now).expect("readable"), Vec::<PathBuf>::new());
+        let later = now + STALE_AFTER + Duration::from_secs(1);
+        assert_eq!(remove_stale_locks(dir.path(), later).expect("readable").len(), 2);
+        assert!(dir.path().join("objects/x.lock").exists());
+    }
+}

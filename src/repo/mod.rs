@@ -1,0 +1,13 @@
+//! Repositories on disk: plain bare repositories under `repositories/NAME.git`.
+//!
+//! Promises: a repository is opened with a grant or by the daemon itself, and by no other way; only this room joins
+//! a path under the repository root; creation is atomic, so a half-made repository is never seen. Never: doors,
+//! peers, or who is master.
+
+mod locks;
+mod state;
+mod store;
+
+pub use locks::remove_stale_locks;
+pub use state::promise_epoch;
+pub use store::{Repo, Store};
