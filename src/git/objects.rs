@@ -141,19 +141,13 @@ pub fn head_commit(dir: &Path) -> Result<Option<Oid>, ObjectsError> {
     }
 }
 
-/// Number of commits from `commit` back along first parents, itself included: a place in a history that grows by one
-/// with each push of one commit, whatever is merged into it.
-pub fn first_parent_count(dir: &Path, commit: &Oid) -> Result<u64, ObjectsError> {
+/// Number of commits that `commit` has behind it, itself included. It grows with every commit on top, by a walk over
+/// all of them.
+pub fn commit_count(dir: &Path, commit: &Oid) -> Result<u64, ObjectsError> {
     let repo = open(dir)?;
     let mut walk = repo.revwalk()?;
     walk.push(raw(commit)?)?;
-    walk.simplify_first_parent()?;
-    let mut count = 0;
-    for step in walk {
-        step?;
-        count += 1;
-    }
-    Ok(count)
+    walk.try_fold(0, |count, step| Ok(step.map(|_| count + 1)?))
 }
 
 fn commit_kind(repo: &Repository, oid: &Oid) -> Result<ObjectType, ObjectsError> {
@@ -333,6 +327,29 @@ pub fn init_bare(dir: &Path, head: &str) -> Result<(), ObjectsError> {
     Ok(())
 }
 
+/// Sets (`Some`) or removes (`None`) keys of the repository's own `config` file; `true` if one was not so before.
+///
+/// # Errors
+/// A key that git's config cannot hold (`section.name` or `section.sub.name`); earlier keys, in byte order, are written.
+pub fn write_config(dir: &Path, values: &BTreeMap<&str, Option<&str>>) -> Result<bool, ObjectsError> {
+    let mut config = git2::Config::open(&dir.join("config"))?;
+    let mut changed = false;
+    for (key, value) in values {
+        let now = match config.get_string(key) {
+            Ok(now) => Some(now),
+            Err(e) if e.code() == ErrorCode::NotFound => None,
+            Err(e) => return Err(e.into()),
+        };
+        match value {
+            Some(value) if now.as_deref() != Some(value) => config.set_str(key, value)?,
+            None if now.is_some() => config.remove_multivar(key, ".*")?,
+            _ => continue,
+        }
+        changed = true;
+    }
+    Ok(changed)
+}
+
 /// Who makes a commit in the name of gitmesh or of a user.
 #[derive(Debug, Clone, Copy)]
 pub struct Author<'a> {
@@ -461,7 +478,7 @@ mod tests {
         assert!(is_ancestor(repo.path(), &one, &two).unwrap());
         assert!(!is_ancestor(repo.path(), &two, &one).unwrap());
         assert!(matches!(is_ancestor(repo.path(), &blob, &one), Err(ObjectsError::NotACommit(_))));
-        assert_eq!(first_parent_count(repo.path(), &two).unwrap(), 2);
+        assert_eq!(commit_count(repo.path(), &two).unwrap(), 2);
     }
 
     #[test]

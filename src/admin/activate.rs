@@ -1,0 +1,403 @@
+//! Puts the admin repository's newest commit in force, and makes the machine match it.
+//!
+//! One way for every cause: start, a push that landed, a mirrored commit, a reload by signal, an edit on the machine.
+//! It takes no input but what is on disk and may run any number of times. First the policy is published, so that a
+//! right that was taken away is gone at once; then missing repositories are created and git's config is written,
+//! where they differ from before only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use crate::git::objects::{self, ObjectsError};
+use crate::model::{HostName, Oid, RepoName};
+use crate::policy::Keyring;
+use crate::policy::{Mode, Settings};
+
+use super::compile::check_accepted;
+use super::realm::{Parts, Publisher, realm};
+use super::{
+    Address, Checked, DataDir, Emergency, EmergencyError, Live, Realm, Rejected, Surroundings, load_peers, write_whole,
+};
+
+/// Names, inside a repository, the git config keys that were written for the configuration, one a line.
+const WRITTEN_KEYS: &str = "gitmesh-config-keys";
+/// In the state directory: the last commit that was in force.
+const LAST_GOOD: &str = "last-good";
+/// In the state directory: the last commit whose effects are all on disk, so that a start need not open every repository.
+const APPLIED: &str = "applied";
+/// Keys that are ours and never git's.
+const OWN_KEYS: [&str; 3] = ["gitolite-options.", "gitolite.mirror.", "gitmesh."];
+
+/// What activation needs of the repositories on disk.
+pub trait Store: Send + Sync {
+    /// Makes an empty repository; `false` if there was one.
+    fn create(&self, repo: &RepoName) -> io::Result<bool>;
+    fn exists(&self, repo: &RepoName) -> bool;
+    /// The directory of an existing repository.
+    fn dir(&self, repo: &RepoName) -> PathBuf;
+    /// The directory of the admin repository.
+    fn admin_dir(&self) -> PathBuf;
+}
+
+/// What a node is started with.
+pub struct Start {
+    pub data: DataDir,
+    pub node: HostName,
+    /// How users reach this node, for hints.
+    pub address: Address,
+    /// The public key blob of this node.
+    pub identity: Vec<u8>,
+    pub settings: Settings,
+    pub store: Arc<dyn Store>,
+}
+
+/// Why there is no configuration to start with.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("read the admin repository")]
+    Repository(#[from] ObjectsError),
+    #[error("the admin repository holds no commit; run gitmesh init again, or copy it from another node")]
+    NoCommit,
+    #[error(
+        "the admin repository's newest commit is refused, and no earlier one is known to be good\n{rejected}\n\
+         help: step back to an earlier commit: git -C {} update-ref HEAD HEAD~1",
+        admin_dir.display()
+    )]
+    Rejected { rejected: Box<Rejected>, admin_dir: PathBuf },
+    #[error("read the peers")]
+    Peers(#[from] io::Error),
+}
+
+/// Why what is on disk was not put in force; what was in force stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error(transparent)]
+    Emergency(#[from] EmergencyError),
+    #[error("{0}")]
+    Rejected(Box<Rejected>),
+    #[error("the admin repository holds no commit any more")]
+    NoCommit,
+    #[error("read the admin repository")]
+    Repository(#[from] ObjectsError),
+    #[error("read the peers")]
+    Peers(#[from] io::Error),
+}
+
+/// What an activation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub generation: u64,
+    pub created: Vec<RepoName>,
+    /// Repositories whose git config or description was written.
+    pub configured: usize,
+    /// What could not be done, one sentence each, for the operator; it is tried again by the next activation.
+    pub problems: Vec<String>,
+}
+
+/// The only writer of the live policy. Calls block and belong in `spawn_blocking`.
+pub struct Activator {
+    start: Start,
+    publisher: Publisher,
+}
+
+impl Activator {
+    /// Compiles the admin repository's HEAD, or the last good commit if that fails, and puts it in force.
+    pub fn start(start: Start) -> Result<(Self, Realm, Applied), StartError> {
+        let admin_dir = start.store.admin_dir();
+        let head = objects::head_commit(&admin_dir)?.ok_or(StartError::NoCommit)?;
+        let around = surroundings(&start)?;
+        let checked = match check_accepted(&admin_dir, &head, &around) {
+            Ok(checked) => checked,
+            Err(rejected) => {
+                let good = read_commit(&start.data.state().join(LAST_GOOD)).filter(|good| *good != head);
+                let good = good.and_then(|good| check_accepted(&admin_dir, &good, &around).ok());
+                let good = good.ok_or_else(|| StartError::Rejected {
+                    rejected: Box::new(rejected.clone()),
+                    admin_dir: admin_dir.clone(),
+                })?;
+                tracing::error!(%head, in_force = %good.commit, "admin repository refused, the last good commit stays in force: {rejected}");
+                good
+            }
+        };
+        let emergency = Emergency::load(&start.data).unwrap_or_else(|error| {
+            tracing::error!("emergency override ignored: {error}");
+            Emergency::default()
+        });
+        let (live, peer_problems) = live(&start, checked, emergency)?;
+        let store = Arc::clone(&start.store);
+        let (publisher, realm) = realm(Arc::clone(&live), Arc::new(move |repo| store.exists(repo)));
+        let activator = Self { start, publisher };
+        let known = read_commit(&activator.start.data.state().join(APPLIED));
+        let before = if known.as_ref() == Some(&live.commit) { Before::Same } else { Before::Unknown };
+        let applied = activator.settle(&live, before, peer_problems);
+        Ok((activator, realm, applied))
+    }
+
+    /// Reads everything again and puts it in force, or says why not and leaves all as it is.
+    pub fn reload(&mut self) -> Result<Applied, ReloadError> {
+        let emergency = Emergency::load(&self.start.data)?;
+        let admin_dir = self.start.store.admin_dir();
+        let head = objects::head_commit(&admin_dir)?.ok_or(ReloadError::NoCommit)?;
+        let around = surroundings(&self.start)?;
+        let checked = check_accepted(&admin_dir, &head, &around).map_err(|e| ReloadError::Rejected(Box::new(e)))?;
+        let (live, peer_problems) = live(&self.start, checked, emergency)?;
+        let before = self.publisher.current();
+        self.publisher.publish(Arc::clone(&live));
+        Ok(self.settle(&live, Before::Live(&before), peer_problems))
+    }
+
+    /// What [`super::check`] needs for a push to this node's admin repository.
+    pub fn surroundings(&self) -> io::Result<Surroundings> {
+        surroundings(&self.start)
+    }
+
+    fn settle(&self, live: &Live, before: Before<'_>, peer_problems: Vec<String>) -> Applied {
+        if !live.emergency.is_empty() {
+            let names: Vec<_> = live.emergency.names().into_iter().map(ToString::to_string).collect();
+            tracing::warn!(users = names.join(" "), "emergency override in force; remove emergency.conf when done");
+        }
+        let mut applied = reconcile(&*self.start.store, live, &before);
+        applied.problems.extend(peer_problems);
+        for problem in &applied.problems {
+            tracing::error!("activation incomplete: {problem}");
+        }
+        let state = self.start.data.state();
+        let remember = |file: &str| write_whole(&state.join(file), format!("{}\n", live.commit).as_bytes(), 0o600);
+        let remembered =
+            remember(LAST_GOOD).and_then(|()| if applied.problems.is_empty() { remember(APPLIED) } else { Ok(()) });
+        if let Err(error) = remembered {
+            tracing::warn!("state not written, the next start will check every repository: {error}");
+        }
+        tracing::info!(generation = live.generation, commit = %live.commit, created = applied.created.len(), "configuration in force");
+        applied
+    }
+}
+
+/// What is known of the state on disk.
+enum Before<'a> {
+    /// It matches this configuration, apart from what was refused or removed by hand.
+    Live(&'a Live),
+    /// It matches the configuration that is put in force.
+    Same,
+    Unknown,
+}
+
+fn surroundings(start: &Start) -> io::Result<Surroundings> {
+    let (no_keys, _) = Keyring::compile(&[]);
+    Ok(Surroundings {
+        node: start.node.clone(),
+        settings: start.settings.clone(),
+        identity: start.identity.clone(),
+        peers: load_peers(&start.data, &start.node, &no_keys)?.peers,
+    })
+}
+
+fn live(start: &Start, checked: Checked, emergency: Emergency) -> io::Result<(Arc<Live>, Vec<String>)> {
+    let known = load_peers(&start.data, &start.node, &checked.keyring)?;
+    let Checked { commit, generation, policy, keyring, admin_alias, keys, .. } = checked;
+    let (node, address, peers) = (start.node.clone(), start.address.clone(), known.peers);
+    let policy = Arc::new(policy);
+    let parts = Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys };
+    Ok((Arc::new(Live::new(parts)), known.problems))
+}
+
+fn read_commit(path: &Path) -> Option<Oid> {
+    Oid::parse(fs::read_to_string(path).ok()?.trim())
+}
+
+/// Creates what belongs here and is missing, and writes git's config where the configuration changed.
+fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>) -> Applied {
+    let mut applied = Applied { generation: live.generation, ..Applied::default() };
+    for repo in live.repositories() {
+        if live.place(repo).mode == Mode::NotHere {
+            continue;
+        }
+        let made = if store.exists(repo) { Ok(false) } else { store.create(repo) };
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                applied.problems.push(format!("create repository {repo}: {error}"));
+                continue;
+            }
+        };
+        if made {
+            applied.created.push(repo.clone());
+        }
+        let same = match before {
+            Before::Live(before) => before.config(repo) == live.config(repo),
+            Before::Same => true,
+            Before::Unknown => false,
+        };
+        if made || !same {
+            match configure(&store.dir(repo), &live.config(repo)) {
+                Ok(changed) => applied.configured += usize::from(changed),
+                Err(error) => applied.problems.push(format!("configure repository {repo}: {error}")),
+            }
+        }
+    }
+    applied
+}
+
+/// Makes git's config and the description of one repository match; `true` if something was written. Keys set by hand
+/// are not touched; those that we wrote and that are gone from the configuration are unset.
+fn configure(dir: &Path, wanted: &BTreeMap<String, String>) -> Result<bool, ConfigureError> {
+    let ours = |key: &&String| !OWN_KEYS.iter().any(|own| key.to_ascii_lowercase().starts_with(own));
+    let keys: BTreeSet<&String> = wanted.keys().filter(ours).collect();
+    let memory = dir.join(WRITTEN_KEYS);
+    let written = match fs::read_to_string(&memory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        written => written?,
+    };
+    let mut values: BTreeMap<&str, Option<&str>> = written.lines().map(|key| (key, None)).collect();
+    for key in &keys {
+        values.insert(key, Some(wanted[*key].as_str()).filter(|value| !value.is_empty()));
+    }
+    // First the list, then the keys: a crash between leaves a key listed that is not set, which unsets nothing.
+    let remember = keys.iter().fold(String::new(), |list, key| list + key + "\n");
+    let union: BTreeSet<&str> = written.lines().chain(remember.lines()).collect();
+    let both = union.iter().fold(String::new(), |list, key| list + key + "\n");
+    if both != written {
+        write_whole(&memory, both.as_bytes(), 0o644)?;
+    }
+    let mut changed = objects::write_config(dir, &values)?;
+    if remember != both {
+        write_whole(&memory, remember.as_bytes(), 0o644)?;
+    }
+    if let Some(description) = wanted.get("gitweb.description").filter(|text| !text.is_empty()) {
+        let path = dir.join("description");
+        let text = format!("{description}\n");
+        if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            write_whole(&path, text.as_bytes(), 0o644)?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConfigureError {
+    #[error("write beside the refs: {0}")]
+    Io(#[from] io::Error),
+    #[error("write git's config: {}", chain(.0))]
+    Config(#[from] ObjectsError),
+}
+
+/// libgit2's reason, which names the key that git does not accept.
+fn chain(error: &ObjectsError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::testing::{Node, key_line, repo};
+    use crate::model::Actor;
+    use crate::policy::grant::Access;
+
+    fn names(repos: &[RepoName]) -> Vec<&str> {
+        repos.iter().map(RepoName::as_str).collect()
+    }
+
+    /// A repository's own config, as git itself reads it.
+    fn config(node: &Node, name: &str) -> String {
+        let file = node.store.dir(&repo(name)).join("config");
+        let output = std::process::Command::new("git").args(["config", "--list", "--file"]).arg(file).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn what_belongs_here_is_created() {
+        let node = Node::with(
+            "repo testing docs/a\n RW+ = @all\nrepo elsewhere\n RW+ = @all\n option mirror.master = server2\n \
+             option mirror.copies = server3\nrepo copied\n R = @all\n option mirror.master = server2\n \
+             option mirror.copies = server1",
+        );
+        let (mut activator, realm, applied) = node.run();
+        assert_eq!(sorted(names(&applied.created)), ["copied", "docs/a", "testing"]);
+        assert!(applied.problems.is_empty() && applied.generation == 1, "{applied:?}");
+        assert!(!node.store.exists(&repo("elsewhere")));
+
+        let changes = realm.changes();
+        node.commit_conf("repo testing later\n RW+ = @all");
+        assert!(realm.authorize(&Actor::Local, &repo("later"), Access::Read).is_err());
+        let applied = activator.reload().unwrap();
+        assert_eq!((names(&applied.created), applied.generation), (vec!["later"], 2));
+        assert!(realm.authorize(&Actor::Local, &repo("later"), Access::Read).is_ok());
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(realm.generation(), 2);
+    }
+
+    fn sorted(mut names: Vec<&str>) -> Vec<&str> {
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn git_config_is_written_and_taken_back() {
+        let node = Node::with("repo testing\n RW = @all\n config foo.bar = one\n desc = a test\n option x = y");
+        let (mut activator, _, applied) = node.run();
+        assert_eq!(applied.configured, 1);
+        assert!(config(&node, "testing").contains("foo.bar=one\n"));
+        assert!(!config(&node, "testing").contains("gitolite-options"));
+        let dir = node.store.dir(&repo("testing"));
+        assert_eq!(fs::read_to_string(dir.join("description")).unwrap(), "a test\n");
+        objects::write_config(&dir, &BTreeMap::from([("by.hand", Some("kept"))])).unwrap();
+
+        node.commit_conf("repo testing\n RW = @all\n config foo.bar = two");
+        assert_eq!(activator.reload().unwrap().configured, 1);
+        assert!(config(&node, "testing").contains("foo.bar=two\n"));
+        node.commit_conf("repo testing\n RW = @all");
+        assert_eq!(activator.reload().unwrap().configured, 1);
+        assert!(!config(&node, "testing").contains("foo.bar"));
+        assert!(config(&node, "testing").contains("by.hand=kept\n"));
+        assert_eq!(activator.reload().unwrap().configured, 0, "nothing changed, nothing is touched");
+    }
+
+    #[test]
+    fn one_repository_that_fails_does_not_stop_the_others() {
+        let node = Node::with("repo unlucky testing\n RW = @all");
+        let (_activator, realm, applied) = node.run();
+        assert_eq!(names(&applied.created), ["testing"]);
+        assert_eq!(applied.problems, ["create repository unlucky: no space left"]);
+        assert_eq!(Some(&realm.live().commit), objects::head_commit(&node.store.admin_dir()).unwrap().as_ref());
+    }
+
+    #[test]
+    fn a_bad_commit_leaves_the_old_configuration_in_force() {
+        let node = Node::with("repo testing\n RW = @all");
+        let (mut activator, realm, _) = node.run();
+        node.commit_conf("repo foo[\n RW = @all");
+        assert!(matches!(activator.reload(), Err(ReloadError::Rejected(_))));
+        assert_eq!(realm.generation(), 1);
+
+        let (_activator, realm, _) = node.run();
+        assert_eq!(realm.generation(), 1, "the last good commit, after a restart too");
+        fs::remove_file(node.data.state().join(LAST_GOOD)).unwrap();
+        let error = Activator::start(node.start()).err().unwrap().to_string();
+        assert!(error.contains("FATAL: the configuration is refused: 1 error;"), "{error}");
+        assert!(error.contains("update-ref HEAD HEAD~1"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_override_is_refused_and_peers_come_alive() {
+        let node = Node::with("repo testing\n RW = @all");
+        let (mut activator, realm, _) = node.run();
+        let peers = realm.peers();
+        fs::write(node.data.emergency_conf(), "carol").unwrap();
+        assert!(matches!(activator.reload(), Err(ReloadError::Emergency(_))));
+        fs::remove_file(node.data.emergency_conf()).unwrap();
+        activator.reload().unwrap();
+        assert!(!peers.has_changed().unwrap());
+        fs::write(node.data.peers().join("server2.pub"), key_line(2)).unwrap();
+        activator.reload().unwrap();
+        assert!(peers.has_changed().unwrap() && peers.borrow().len() == 1);
+    }
+
+    #[test]
+    fn without_a_commit_there_is_no_start() {
+        assert!(matches!(Activator::start(Node::new().start()), Err(StartError::NoCommit)));
+    }
+}

@@ -1,0 +1,428 @@
+//! A commit of the admin repository becomes a policy, or a list of what is wrong with it.
+//!
+//! Nothing is published here and nothing on disk is touched, so a push is checked by the same code that later puts it
+//! in force. What `policy` cannot know is checked here: whether somebody with a key can still administer, whose keys
+//! the node's and the peers' own are, and what this server does not carry out yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+
+use crate::git::objects::{self, ObjectsError};
+use crate::model::{HostName, Oid, RepoName, UserName};
+use crate::peer::Peers;
+use crate::policy::{
+    Diagnostic, Facts, How, Mode, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules,
+    render,
+};
+use crate::policy::{KeyFile, Keyring, OwnerName};
+
+use super::realm::{Live, admin_repo};
+use super::{ADMIN_REPO, summary};
+
+const MAIN: &str = "conf/gitmesh.conf";
+const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
+const ADMIN_REPO_OF_GITOLITE: &str = "gitolite-admin";
+/// Remarks shown to whoever pushes; more would hide the first, which often is the cause of the rest.
+const REMARKS_SHOWN: usize = 20;
+
+/// What the language has and this server does not do yet. A configuration that uses it is refused, since a rule that
+/// is silently not carried out gives or takes rights nobody sees. Whoever builds one deletes its line.
+const NOT_YET: &[(&str, &str)] = &[
+    ("wild-repos", "repositories created by users (C rules)"),
+    ("vref", "virtual references (VREF/ and NAME/ rules)"),
+    ("roles", "roles (READERS, WRITERS)"),
+    ("default-roles", "roles of new repositories (option default.roles)"),
+    ("hooks", "hooks of single repositories (option hook.*)"),
+    ("hook-environment", "the environment of hooks (option ENV.*)"),
+    ("merge-check", "merge checks (RWM and RW+M rules)"),
+];
+
+/// Contents by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What a check needs besides the commit.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub node: HostName,
+    /// `host` and `key_files` are filled in by the check.
+    pub settings: Settings,
+    /// The public key blob of this node.
+    pub identity: Vec<u8>,
+    /// The peers that the machine knows; those of the commit's own keydir come on top.
+    pub peers: Peers,
+}
+
+/// A commit that may come alive.
+pub struct Checked {
+    pub commit: Oid,
+    pub generation: u64,
+    /// As text for whoever pushed; empty when there is nothing to say.
+    pub warnings: String,
+    pub(super) policy: Policy,
+    pub(super) keyring: Keyring,
+    pub(super) admin_alias: Option<RepoName>,
+    pub(super) keys: BTreeMap<String, Vec<u8>>,
+}
+
+/// Why a commit may not come alive. `Display` is the text for whoever pushed it: a first line that starts with
+/// `FATAL:`, as gitolite's does, then each remark with file, line, caret and help.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub diagnostics: Vec<Diagnostic>,
+    rendered: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errors = self.diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
+        let plural = if errors == 1 { "" } else { "s" };
+        writeln!(f, "FATAL: the configuration is refused: {errors} error{plural}; nothing was changed")?;
+        f.write_str(self.rendered.trim_end())
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// Checks a commit that is about to become the admin repository's newest. Blocks; its cost is that of compiling.
+pub fn check(admin_dir: &Path, commit: &Oid, around: &Surroundings) -> Result<Checked, Rejected> {
+    run(admin_dir, commit, around, Severity::Error)
+}
+
+/// As [`check`], for a commit that is the newest already: a user's key that has meanwhile become a peer's is only a
+/// warning, since refusing would stop the whole server for it.
+pub(super) fn check_accepted(admin_dir: &Path, commit: &Oid, around: &Surroundings) -> Result<Checked, Rejected> {
+    run(admin_dir, commit, around, Severity::Warning)
+}
+
+fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -> Result<Checked, Rejected> {
+    let mut found = Vec::new();
+    let read = read(admin_dir, commit, &mut found);
+    let main = read.as_ref().and_then(|files| main_file(files, &mut found));
+    let mut files = read.unwrap_or_default();
+    let outcome = main.and_then(|main| compile(files.clone(), main, around, clash, &mut found));
+    let text = |file: &str| files.get(file).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    found.sort_by_key(|remark| remark.severity == Severity::Warning);
+    let rendered = if found.is_empty() { String::new() } else { render(&found, &text, REMARKS_SHOWN) };
+    let wrong = found.iter().any(|remark| remark.severity == Severity::Error);
+    match outcome {
+        Some((policy, keyring, admin_alias)) if !wrong => {
+            files.retain(|path, _| path.starts_with("keydir/"));
+            let generation = objects::commit_count(admin_dir, commit).unwrap_or(0);
+            let (commit, keys) = (commit.clone(), files);
+            Ok(Checked { commit, generation, warnings: rendered, policy, keyring, admin_alias, keys })
+        }
+        _ => Err(Rejected { diagnostics: found, rendered }),
+    }
+}
+
+fn read(admin_dir: &Path, commit: &Oid, found: &mut Vec<Diagnostic>) -> Option<Files> {
+    let read = objects::top_level(admin_dir, commit)
+        .and_then(|top| Ok((top, objects::files_at(admin_dir, commit, &["conf/", "keydir/"])?)));
+    match read {
+        Ok((top, files)) => {
+            // gitolite cannot compile such a commit either; there these folders hold code that the server would run.
+            for trap in top.iter().filter(|entry| matches!(entry.as_str(), "hooks" | "logs")) {
+                let message = format!("'{trap}' may not be at the top of the admin repository");
+                let help = "move it elsewhere; it would have no effect here";
+                found.push(remark("E0302", "reserved-entry", trap, message, help));
+            }
+            Some(files)
+        }
+        Err(error) => {
+            let file = match &error {
+                ObjectsError::NotAFile { path, .. } => path.as_str(),
+                _ => "conf/",
+            };
+            let help = "conf/ and keydir/ hold plain files only, no links and no submodules";
+            found.push(remark("E0301", "unreadable", file, format!("the commit cannot be read: {error}"), help));
+            None
+        }
+    }
+}
+
+fn main_file(files: &Files, found: &mut Vec<Diagnostic>) -> Option<&'static str> {
+    let here = |path: &&'static str| files.contains_key(*path);
+    let main = [MAIN, MAIN_OF_GITOLITE].iter().find(|path| here(path)).copied();
+    if main.is_none() {
+        let help = format!("put the rules into {MAIN} ({MAIN_OF_GITOLITE} is read too)");
+        found.push(remark("E0303", "no-configuration", MAIN, "the commit holds no configuration".to_owned(), &help));
+    } else if main == Some(MAIN) && here(&MAIN_OF_GITOLITE) {
+        let message = format!("{MAIN_OF_GITOLITE} is not read, since there is {MAIN}");
+        let mut warning = remark("W0301", "two-configurations", MAIN_OF_GITOLITE, message, "remove one of them");
+        warning.severity = Severity::Warning;
+        found.push(warning);
+    }
+    main
+}
+
+type Compiled = (Policy, Keyring, Option<RepoName>);
+
+fn compile(
+    files: Files,
+    main: &'static str,
+    around: &Surroundings,
+    clash: Severity,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Compiled> {
+    let (keys, rules): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        files.into_iter().partition(|(path, _)| path.starts_with("keydir/"));
+    let mut settings = around.settings.clone();
+    settings.host = Some(around.node.clone());
+    settings.key_files = keys.keys().map(|path| below(path).to_owned()).collect();
+    let files = rules.into_iter().map(|(path, text)| (below(&path).to_owned(), text)).collect();
+    let compiled = compile_rules(&Sources { main: below(main).to_owned(), files }, &settings);
+    found.extend(compiled.diagnostics);
+
+    let key_files: Vec<_> = keys.iter().map(|(path, text)| KeyFile { path, text }).collect();
+    let (keyring, remarks) = Keyring::compile(&key_files);
+    let keys_good = remarks.iter().all(|remark| remark.severity == Severity::Warning);
+    found.extend(remarks);
+    nodes_keys(&keyring, around, clash, found);
+
+    let policy = compiled.policy?;
+    not_yet(&policy, main, found);
+    let admin_alias = admin_alias(&policy, main, found);
+    if keys_good {
+        // With a bad key the answer would be wrong, and the key is the thing to mend.
+        lock_out(&policy, &keyring, admin_alias.as_ref(), main, found);
+    }
+    copies(&policy, &keyring, around, main, found);
+    Some((policy, keyring, admin_alias))
+}
+
+/// A path without its first folder.
+fn below(path: &str) -> &str {
+    path.split_once('/').map_or(path, |(_, rest)| rest)
+}
+
+/// A node's key proves a node; as a user's key it would prove either.
+fn nodes_keys(keyring: &Keyring, around: &Surroundings, clash: Severity, found: &mut Vec<Diagnostic>) {
+    let peers = around.peers.values().map(|peer| (&peer.name, &peer.key, clash));
+    let own = std::iter::once((&around.node, &around.identity, Severity::Error));
+    for (node, key, severity) in own.chain(peers) {
+        let Some(owner) = keyring.owner(key) else { continue };
+        if let OwnerName::User(user) = &owner.who {
+            let message = format!("the key of user '{user}' is the identity of node '{node}'");
+            let help = format!("give '{user}' a key of their own; whoever holds this one counts as the node");
+            let mut clash = remark("E0305", "key-of-a-node", &owner.file, message, &help);
+            (clash.line, clash.severity) = (owner.line, severity);
+            found.push(clash);
+        }
+    }
+}
+
+fn not_yet(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) {
+    let mut refuse = |what: &str, place: Option<&Place>| {
+        let message = format!("not supported yet: {what}");
+        let help = "what cannot be carried out is refused, so that no line is silently without effect; leave it out";
+        let file = place.map_or(main, |place| place.file.as_str());
+        let mut refused = remark("E0306", "not-supported-yet", file, message, help);
+        refused.line = place.map_or(0, |place| place.line);
+        found.push(refused);
+    };
+    let features = policy.features();
+    for (feature, what) in NOT_YET {
+        if let Some(place) = features.get(feature) {
+            refuse(what, Some(place));
+        }
+    }
+    if policy.templates().next().is_some() {
+        refuse("templates (=begin template-data)", None);
+    }
+}
+
+/// `repo gitolite-admin` stands for the admin repository as long as that is not named itself, so that a copied
+/// configuration keeps its administrators.
+fn admin_alias(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) -> Option<RepoName> {
+    let named = |name: &str| policy.repos().any(|repo| repo.as_str() == name);
+    if named(ADMIN_REPO) || !named(ADMIN_REPO_OF_GITOLITE) {
+        return None;
+    }
+    let message = format!("'{ADMIN_REPO_OF_GITOLITE}' stands for '{ADMIN_REPO}' here");
+    let mut warning = remark("W0302", "old-admin-repo-name", main, message, &format!("write: repo {ADMIN_REPO}"));
+    warning.severity = Severity::Warning;
+    found.push(warning);
+    RepoName::new(ADMIN_REPO_OF_GITOLITE).ok()
+}
+
+fn lock_out(policy: &Policy, keyring: &Keyring, alias: Option<&RepoName>, main: &str, found: &mut Vec<Diagnostic>) {
+    let own = admin_repo();
+    let facts = Facts::existing(alias.unwrap_or(&own));
+    let may = |user: &UserName| policy.decide(&facts, user.as_str(), Op::Write, Target::Any).allowed;
+    if keyring.users().into_iter().any(may) {
+        return;
+    }
+    let message = "this would lock out the last administrator: nobody with a key could write gitmesh-admin".to_owned();
+    let help = format!(
+        "keep a rule such as\n    repo {ADMIN_REPO}\n        RW+ = NAME\nand the key keydir/NAME.pub of that user"
+    );
+    found.push(remark("E0304", "lock-out", main, message, &help));
+}
+
+/// A copy on a node that nobody knows is never made, and that is easily overlooked; one that a push must wait for
+/// would not be waited for.
+fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str, found: &mut Vec<Diagnostic>) {
+    let mut known: BTreeSet<String> = keyring.nodes().keys().map(ToString::to_string).collect();
+    known.extend(around.peers.keys().map(ToString::to_string));
+    known.insert(around.node.to_string());
+    let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
+    let mut sync = None;
+    for repo in policy.repos() {
+        let mirror = policy.mirror(&Facts::existing(repo), &around.node);
+        if mirror.mode == Mode::Master {
+            sync = sync.or_else(|| mirror.copies.values().any(|how| *how == How::Sync).then(|| repo.clone()));
+            for copy in mirror.copies.keys().filter(|copy| !known.contains(*copy)) {
+                unknown.entry(copy.clone()).or_insert_with(|| repo.clone());
+            }
+        }
+    }
+    if let Some(repo) = sync {
+        let message = format!("not supported yet: synchronous copies (mirror.copies.sync) of '{repo}'");
+        let help = "use mirror.copies; copies are then brought up to date right after each push";
+        found.push(remark("E0306", "not-supported-yet", main, message, help));
+    }
+    for (copy, repo) in unknown {
+        let message = format!("'{repo}' has a copy on '{copy}', which is no known peer of {}", around.node);
+        let help = format!("on {}: gitmesh add-mirroring-peer {copy}.pub", around.node);
+        let mut warning = remark("W0303", "unknown-peer", main, message, &help);
+        warning.severity = Severity::Warning;
+        found.push(warning);
+    }
+}
+
+/// An error about a whole file.
+fn remark(code: &'static str, class: &'static str, file: &str, message: String, help: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code,
+        class,
+        message,
+        file: file.to_owned(),
+        span: None,
+        line: 0,
+        label: String::new(),
+        help: Some(help.to_owned()),
+    }
+}
+
+impl Checked {
+    /// What putting this in force changes, one line each, for whoever pushed it; `before` is what is in force now.
+    pub fn summary(&self, before: &Live) -> Vec<String> {
+        let names = |policy: &Policy| policy.repos().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let mut lines = summary::repositories(&names(&before.policy), &names(&self.policy));
+        lines.extend(summary::keys(&before.keys, &self.keys));
+        lines.push(format!("generation {}", self.generation));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Store as _;
+    use crate::admin::testing::{Node, OWN_KEY, blob, host, key_line};
+    use crate::peer::Peer;
+
+    fn around() -> Surroundings {
+        let peers = Peers::default();
+        Surroundings { node: host("server1"), settings: Settings::default(), identity: blob(OWN_KEY), peers }
+    }
+
+    const ADMIN: &str = "repo gitmesh-admin\n RW+ = alice\n";
+
+    fn checked(node: &Node, commit: &Oid, around: &Surroundings) -> Checked {
+        check(&node.store.admin_dir(), commit, around).unwrap_or_else(|rejected| panic!("{rejected}"))
+    }
+
+    /// Codes of the errors in a commit of these files and alice's key.
+    fn codes(files: &[(&str, &str)]) -> Vec<&'static str> {
+        let node = Node::new();
+        let key = key_line(1);
+        let commit = node.commit(&[files, &[("keydir/alice.pub", key.as_str())]].concat());
+        let rejected = check(&node.store.admin_dir(), &commit, &around()).err();
+        let errors = rejected.into_iter().flat_map(|rejected| rejected.diagnostics);
+        errors.filter(|found| found.severity == Severity::Error).map(|found| found.code).collect()
+    }
+
+    #[test]
+    fn what_is_refused_here() {
+        assert!(codes(&[("conf/gitmesh.conf", ADMIN)]).is_empty());
+        assert!(codes(&[("conf/gitolite.conf", ADMIN)]).is_empty());
+        assert_eq!(codes(&[("README", "nothing else")]), ["E0303"]);
+        assert_eq!(codes(&[("conf/gitmesh.conf", ADMIN), ("hooks/x", ""), ("logs/y", "")]), ["E0302", "E0302"]);
+        assert_eq!(codes(&[("conf/gitmesh.conf", "repo testing\n RW+ = alice\n")]), ["E0304"]);
+        assert_eq!(codes(&[("conf/gitmesh.conf", "repo gitmesh-admin\n RW+ = keyless\n R = alice\n")]), ["E0304"]);
+        let wild = format!("{ADMIN}repo testing\n C = @all\n");
+        assert_eq!(codes(&[("conf/gitmesh.conf", &wild)]), ["E0306"]);
+        let sync = format!("{ADMIN}option mirror.master = server1\noption mirror.copies.sync = server2\n");
+        assert_eq!(codes(&[("conf/gitmesh.conf", &sync)]), ["E0306"]);
+        let own = key_line(OWN_KEY);
+        assert_eq!(codes(&[("conf/gitmesh.conf", ADMIN), ("keydir/bob.pub", &own)]), ["E0305"]);
+    }
+
+    #[test]
+    fn the_shipped_example_compiles() {
+        let node = Node::new();
+        let conf = include_str!("../../conf/gitmesh.conf");
+        let key = key_line(1);
+        let commit = node.commit(&[("conf/gitmesh.conf", conf), ("keydir/alice.pub", &key)]);
+        let peer =
+            |name: &str| Peer { name: host(name), key: blob(8), user: "git".into(), host: name.into(), port: 22 };
+        let around = Surroundings { peers: Peers::new([(host("server2"), peer("server2"))].into()), ..around() };
+        assert_eq!(checked(&node, &commit, &around).warnings, "");
+    }
+
+    #[test]
+    fn a_copied_configuration_keeps_its_administrators() {
+        let node = Node::new();
+        let commit = node.commit(&[
+            ("conf/gitolite.conf", "repo gitolite-admin\n RW+ = alice\n"),
+            ("keydir/alice.pub", &key_line(1)),
+        ]);
+        let checked = checked(&node, &commit, &around());
+        assert_eq!(checked.admin_alias.as_ref().map(RepoName::as_str), Some("gitolite-admin"));
+        assert!(checked.warnings.contains("W0302"), "{}", checked.warnings);
+    }
+
+    #[test]
+    fn the_refusal_starts_with_gitolites_word() {
+        let node = Node::new();
+        let conf = "repo testing\n RW+ = alice\n";
+        let commit = node.commit(&[("conf/gitmesh.conf", conf), ("keydir/alice.pub", &key_line(1))]);
+        let text = check(&node.store.admin_dir(), &commit, &around()).err().unwrap().to_string();
+        assert!(text.starts_with("FATAL: the configuration is refused: 1 error; nothing was changed\n"), "{text}");
+        assert!(text.contains("E0304") && text.contains("RW+ = NAME"), "{text}");
+    }
+
+    #[test]
+    fn a_peers_key_as_a_users() {
+        let conf = "repo testing\n RW+ = @all\n option mirror.master = server1\n option mirror.copies = server9";
+        let node = Node::with(conf);
+        let commit = node.commit(&[("keydir/bob.pub", &key_line(2))]);
+        let peer = Peer { name: host("server2"), key: blob(2), user: "git".into(), host: "server2".into(), port: 22 };
+        let around = Surroundings { peers: Peers::new([(host("server2"), peer)].into()), ..around() };
+        let dir = node.store.admin_dir();
+        assert!(check(&dir, &commit, &around).err().unwrap().to_string().contains("E0305"));
+        let accepted = check_accepted(&dir, &commit, &around).unwrap_or_else(|rejected| panic!("{rejected}"));
+        assert!(accepted.warnings.contains("E0305") && accepted.warnings.contains("server9"), "{}", accepted.warnings);
+    }
+
+    #[test]
+    fn what_an_accepted_push_does() {
+        let node = Node::with("repo testing\n RW+ = @all");
+        let (activator, realm, _) = node.run();
+        node.commit_conf("repo docs/a docs/b\n RW+ = @all");
+        let commit = node.commit(&[("keydir/bob@laptop.pub", &key_line(2))]);
+        let checked = checked(&node, &commit, &activator.surroundings().unwrap());
+        assert_eq!(
+            checked.summary(&realm.live()),
+            [
+                "+2 repositories (docs/a, docs/b)",
+                "-1 repository (testing), kept on disk",
+                "+1 key (bob@laptop)",
+                "generation 3"
+            ]
+        );
+    }
+}

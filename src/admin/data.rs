@@ -1,0 +1,135 @@
+//! The data directory: where its files are, and how one is replaced so that a crash leaves the old or the new.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::model::HostName;
+
+/// The place of everything a node keeps, `--data`. Repositories are named here only as a root; what is below it
+/// belongs to `repo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// `/var/lib/gitmesh` for root; `gitmesh` in `$XDG_DATA_HOME` or `~/.local/share` for others.
+    pub fn by_default() -> Self {
+        let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let system = || PathBuf::from("/var/lib");
+        let parent = if rustix::process::geteuid().is_root() {
+            system()
+        } else {
+            of("XDG_DATA_HOME").or_else(|| Some(of("HOME")?.join(".local/share"))).unwrap_or_else(system)
+        };
+        Self(parent.join("gitmesh"))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The node's private key, in OpenSSH's format.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// The node's public key, named so that it can be handed to `gitmesh add-mirroring-peer` elsewhere as it is.
+    pub fn public_key(&self, node: &HostName) -> PathBuf {
+        self.0.join(format!("{node}.pub"))
+    }
+
+    pub fn repositories(&self) -> PathBuf {
+        self.0.join("repositories")
+    }
+
+    pub fn peers(&self) -> PathBuf {
+        self.0.join("peers")
+    }
+
+    pub fn hooks(&self) -> PathBuf {
+        self.0.join("hooks")
+    }
+
+    /// What can be rebuilt from the repositories.
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    /// Switches the emergency override on; see [`super::Emergency`].
+    pub fn emergency_conf(&self) -> PathBuf {
+        self.0.join("emergency.conf")
+    }
+
+    pub fn emergency_keydir(&self) -> PathBuf {
+        self.0.join("emergency-keydir")
+    }
+
+    /// Makes the directory and those below it, readable for their owner alone. `true` if any was missing.
+    pub fn create(&self) -> io::Result<bool> {
+        let mut made = false;
+        for dir in [self.0.clone(), self.repositories(), self.peers(), self.hooks(), self.state()] {
+            if !dir.is_dir() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+                made = true;
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// Puts `contents` at `path` with the given mode, whole or not at all, also across a crash of the machine. The
+/// temporary name starts with a dot and ends in `.tmp`; one left over by a crash is overwritten.
+pub fn write_whole(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let temporary = dir.join(format!(".{}.tmp", name.to_string_lossy()));
+    // A leftover may carry a wider mode than asked for now, and `mode` counts only for a new file.
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_dir(dir)
+}
+
+/// Makes a rename or a new name in `dir` durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_with_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("identity");
+        fs::write(dir.path().join(".identity.tmp"), "left over by a crash").unwrap();
+        for text in ["one", "two"] {
+            write_whole(&path, text.as_bytes(), 0o600).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directories_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path().join("a/b"));
+        assert!(data.create().unwrap());
+        assert!(!data.create().unwrap());
+        assert_eq!(fs::metadata(data.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

@@ -1,0 +1,60 @@
+//! The handle through which pushes and signals reach the one writer of the live policy.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{ADMIN_REPO, Activator, Applied, ReloadError, Store, check};
+use crate::model::{Oid, RepoName};
+use crate::repo;
+
+/// Cheap to clone; every call blocks and belongs in `spawn_blocking`.
+#[derive(Clone)]
+pub struct Admin {
+    activator: Arc<Mutex<Activator>>,
+    dir: Arc<PathBuf>,
+}
+
+impl Admin {
+    /// `dir` is the admin repository's directory.
+    pub fn new(activator: Activator, dir: PathBuf) -> Self {
+        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Activator> {
+        // An activation may run again at any time, so one that panicked leaves nothing to repair.
+        self.activator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Would this commit be a good configuration? The text is for whoever pushes it: warnings, or what is wrong.
+    pub fn check(&self, commit: &Oid) -> Result<String, String> {
+        let around = self.lock().surroundings().map_err(|e| format!("FATAL: the peers cannot be read: {e}\n"))?;
+        // Without the lock: a long compilation must not hold up another push's activation.
+        match check(&self.dir, commit, &around) {
+            Ok(checked) => Ok(checked.warnings),
+            Err(rejected) => Err(format!("{rejected}\n")),
+        }
+    }
+
+    /// Reads everything again and puts it in force, or says why not and leaves all as it is.
+    pub fn reload(&self) -> Result<Applied, ReloadError> {
+        self.lock().reload()
+    }
+}
+
+impl Store for repo::Store {
+    fn create(&self, repo: &RepoName) -> std::io::Result<bool> {
+        Self::create(self, repo)
+    }
+
+    fn exists(&self, repo: &RepoName) -> bool {
+        Self::exists(self, repo)
+    }
+
+    fn dir(&self, repo: &RepoName) -> PathBuf {
+        Self::dir(self, repo)
+    }
+
+    fn admin_dir(&self) -> PathBuf {
+        Self::dir(self, &RepoName::new(ADMIN_REPO).expect("a constant, and a valid name"))
+    }
+}

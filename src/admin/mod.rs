@@ -1,0 +1,33 @@
+//! The admin repository becomes the live policy.
+//!
+//! Promises that a commit is checked completely before anything of it comes alive, that rules, keys and peers are
+//! swapped together as one value, and that nobody can push a configuration that locks every administrator out.
+//! Never moves a reference, never listens on a door, never runs a user's git session.
+
+mod activate;
+mod address;
+mod compile;
+mod data;
+mod denial;
+mod emergency;
+mod handle;
+mod judge;
+mod peers;
+mod realm;
+mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use crate::policy::{Access, Grant};
+pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
+pub use address::{Address, NoAddress};
+pub use compile::{Checked, Rejected, Surroundings, check};
+pub use data::{DataDir, sync_dir, write_whole};
+pub use denial::Denial;
+pub use emergency::{Emergency, EmergencyError};
+pub use handle::Admin;
+pub use peers::{KnownPeers, load_peers};
+pub use realm::{Live, Realm};
+
+/// The admin repository's name.
+pub const ADMIN_REPO: &str = "gitmesh-admin";

@@ -1,0 +1,500 @@
+//! The handle through which the live policy is asked: who is this, and may they.
+//!
+//! All answers of one call come from one snapshot; rules, keys and peers are swapped together. The decider itself is
+//! `policy`; what is added here is what it cannot know: which repositories exist, who the peers are, and the words.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::git::objects::Kind;
+use crate::model::{Actor, Fingerprint, HostName, Oid, RefUpdate, RepoName, UserName};
+use crate::peer::Peers;
+use crate::policy::grant::{Access, Grant};
+use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
+use crate::policy::{Keyring, OwnerName};
+
+use super::{ADMIN_REPO, Address, Denial, Emergency};
+
+/// One configuration in force: everything that decides, swapped as one value.
+pub struct Live {
+    pub policy: Arc<Policy>,
+    pub keyring: Keyring,
+    pub peers: Peers,
+    pub emergency: Emergency,
+    /// This node.
+    pub node: HostName,
+    /// How users reach it.
+    pub address: Address,
+    /// Number of commits up to [`Live::commit`].
+    pub generation: u64,
+    /// The commit of the admin repository that this is.
+    pub commit: Oid,
+    /// The files of `keydir/`, by path.
+    pub(super) keys: BTreeMap<String, Vec<u8>>,
+    /// The admin repository's name in the rules: the old one, if only that is used there.
+    pub(super) admin_alias: Option<RepoName>,
+    admin: RepoName,
+    nodes: HashMap<Vec<u8>, HostName>,
+}
+
+/// The parts of a [`Live`].
+pub(super) struct Parts {
+    pub policy: Arc<Policy>,
+    pub keyring: Keyring,
+    pub peers: Peers,
+    pub emergency: Emergency,
+    pub node: HostName,
+    pub address: Address,
+    pub generation: u64,
+    pub commit: Oid,
+    pub admin_alias: Option<RepoName>,
+    pub keys: BTreeMap<String, Vec<u8>>,
+}
+
+impl Live {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys } = parts;
+        let nodes = peers.values().map(|peer| (peer.key.clone(), peer.name.clone())).collect();
+        let admin = admin_repo();
+        Self { policy, keyring, peers, emergency, node, address, generation, commit, keys, admin_alias, admin, nodes }
+    }
+
+    fn identify(&self, blob: &[u8]) -> Option<Actor> {
+        if let Some(node) = self.nodes.get(blob) {
+            return Some(Actor::Node(node.clone()));
+        }
+        if let Some((name, key)) = self.emergency.owner(blob) {
+            // Whoever is known by the configuration too keeps that name, and with it all other rights.
+            let name = self.user_of(blob).map_or_else(|| name.clone(), |(user, _)| user);
+            return Some(Actor::User { name, key: key.clone() });
+        }
+        self.user_of(blob).map(|(name, key)| Actor::User { name, key })
+    }
+
+    fn user_of(&self, blob: &[u8]) -> Option<(UserName, Fingerprint)> {
+        let owner = self.keyring.owner(blob)?;
+        match &owner.who {
+            OwnerName::User(user) => Some((user.clone(), owner.fingerprint.clone())),
+            // A peer by the configuration alone is in `nodes`; here it has been replaced by the machine's own files.
+            OwnerName::Node(_) => None,
+        }
+    }
+
+    /// What the rules call a repository.
+    fn in_rules<'a>(&'a self, repo: &'a RepoName) -> &'a RepoName {
+        self.admin_alias.as_ref().filter(|_| *repo == self.admin).unwrap_or(repo)
+    }
+
+    pub(super) fn facts<'a>(&'a self, repo: &'a RepoName, exists: bool) -> Facts<'a> {
+        let repo = self.in_rules(repo);
+        if exists { Facts::existing(repo) } else { Facts::missing(repo) }
+    }
+
+    /// The override's own answer: the admin repository and, for a key that is known nowhere else, nothing more.
+    pub(super) fn by_emergency(&self, actor: &Actor, repo: &RepoName) -> Option<bool> {
+        let Actor::User { key, .. } = actor else { return None };
+        if !self.emergency.holds(key) {
+            return None;
+        }
+        if *repo == self.admin {
+            return Some(true);
+        }
+        let known = self.emergency.blob(key).is_some_and(|blob| self.user_of(blob).is_some());
+        if known { None } else { Some(false) }
+    }
+
+    fn may(&self, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> bool {
+        if matches!(actor, Actor::Local) {
+            return exists;
+        }
+        match self.by_emergency(actor, repo) {
+            Some(answer) => answer && exists,
+            None => self.decide(actor, repo, exists, access).allowed,
+        }
+    }
+
+    fn decide(&self, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> Decision {
+        let op = match access {
+            Access::Read => Op::Read,
+            Access::Write => Op::Write,
+        };
+        self.policy.decide(&self.facts(repo, exists), &actor.to_string(), op, Target::Any)
+    }
+
+    /// The place of a repository as seen from this node.
+    pub fn place(&self, repo: &RepoName) -> Mirror {
+        self.policy.mirror(&self.facts(repo, true), &self.node)
+    }
+
+    /// git config and options of a repository, by full key.
+    pub fn config(&self, repo: &RepoName) -> BTreeMap<String, String> {
+        self.policy.config(&self.facts(repo, true))
+    }
+
+    /// Repositories that the configuration names, by the names they have on disk.
+    pub fn repositories(&self) -> impl Iterator<Item = &RepoName> {
+        let own = |repo| if Some(repo) == self.admin_alias.as_ref() { &self.admin } else { repo };
+        self.policy.repos().map(own)
+    }
+
+    fn address_of(&self, node: &HostName) -> Address {
+        let known = self.peers.get(node);
+        known.map_or_else(
+            || Address::of_host(node.as_str()),
+            |peer| Address { user: peer.user.clone(), host: peer.host.clone(), port: peer.port },
+        )
+    }
+}
+
+pub(super) fn admin_repo() -> RepoName {
+    RepoName::new(ADMIN_REPO).expect("a constant, and a valid name")
+}
+
+type Exists = Arc<dyn Fn(&RepoName) -> bool + Send + Sync>;
+
+/// The handle on the live policy; a clone is the same handle.
+#[derive(Clone)]
+pub struct Realm {
+    live: watch::Receiver<Arc<Live>>,
+    policies: watch::Receiver<Arc<Policy>>,
+    peers: watch::Receiver<Peers>,
+    changes: watch::Receiver<u64>,
+    exists: Exists,
+}
+
+/// The only writer of what a [`Realm`] answers.
+pub(super) struct Publisher {
+    live: watch::Sender<Arc<Live>>,
+    policies: watch::Sender<Arc<Policy>>,
+    peers: watch::Sender<Peers>,
+    changes: watch::Sender<u64>,
+}
+
+impl Publisher {
+    pub fn publish(&self, live: Arc<Live>) {
+        self.peers.send_if_modified(|peers| {
+            let changed = *peers != live.peers;
+            *peers = Arc::clone(&live.peers);
+            changed
+        });
+        let policy = Arc::clone(&live.policy);
+        self.live.send_replace(live);
+        self.policies.send_replace(policy);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    pub fn current(&self) -> Arc<Live> {
+        Arc::clone(&self.live.borrow())
+    }
+}
+
+/// A realm and its writer. `exists` tells which repositories are on disk.
+pub(super) fn realm(live: Arc<Live>, exists: Exists) -> (Publisher, Realm) {
+    let (peers_in, peers) = watch::channel(Arc::clone(&live.peers));
+    let (policies_in, policies) = watch::channel(Arc::clone(&live.policy));
+    let (live_in, live) = watch::channel(live);
+    let (changes_in, changes) = watch::channel(0);
+    (
+        Publisher { live: live_in, policies: policies_in, peers: peers_in, changes: changes_in },
+        Realm { live, policies, peers, changes, exists },
+    )
+}
+
+impl Realm {
+    /// The configuration in force.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.borrow())
+    }
+
+    /// Whose key this is (`blob` as in RFC 4253, section 6.6), by one look-up. A key that is both a node's and a
+    /// user's is the node's.
+    pub fn identify(&self, blob: &[u8]) -> Option<Actor> {
+        self.live.borrow().identify(blob)
+    }
+
+    /// May the actor read or write the repository at all? Users and nodes by the rules, with ref `any`; a node gets
+    /// nothing for being one, and never writes by this way (see [`Realm::authorize_mirror`]). Local may all.
+    pub fn authorize(&self, actor: &Actor, repo: &RepoName, access: Access) -> Result<Grant, Denial> {
+        let live = self.live();
+        let exists = (self.exists)(repo);
+        let by_mirror_only = matches!(actor, Actor::Node(_)) && access == Access::Write;
+        if !by_mirror_only && live.may(actor, repo, exists, access) {
+            return Ok(Grant::by_policy(repo.clone(), access, actor.clone()));
+        }
+        Err(self.refuse(&live, actor, repo, exists, access))
+    }
+
+    fn refuse(&self, live: &Live, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> Denial {
+        let letter = if access == Access::Read { 'R' } else { 'W' };
+        let insider = self.sees_rules(live, actor);
+        let readable = access == Access::Write && live.may(actor, repo, exists, Access::Read);
+        let decision = (insider || readable).then(|| live.decide(actor, repo, exists, access));
+        let refex = decision.as_ref().map_or("fallthru", |decision| decision.refex.as_str());
+        let (code, help) = if readable {
+            (Denial::NO_WRITE, format!("you may read '{repo}', but not write to it; ask an administrator for RW"))
+        } else if insider && !exists {
+            (Denial::NO_ACCESS, format!("there is no repository '{repo}' on this node; name it in the configuration"))
+        } else {
+            let ssh = live.address.ssh();
+            (Denial::NO_ACCESS, format!("see what you may use with: {ssh} info; or ask an administrator"))
+        };
+        Denial {
+            first: format!("FATAL: {letter} any {repo} {actor} DENIED by {refex}"),
+            you: Some(you(actor)),
+            rule: decision.filter(|_| insider).and_then(|decision| Some(Box::new((decision.rule?, decision.place?)))),
+            help,
+            code,
+        }
+    }
+
+    fn sees_rules(&self, live: &Live, actor: &Actor) -> bool {
+        live.may(actor, &live.admin, true, Access::Read)
+    }
+
+    /// May this peer bring the repository up to date? Only if this node's own configuration says that it holds a copy
+    /// and that the peer is its master. The repository need not exist yet.
+    pub fn authorize_mirror(&self, node: &HostName, repo: &RepoName) -> Result<Grant, Denial> {
+        let live = self.live();
+        mirror_refusal(&live, node, repo)
+            .map_or_else(|| Ok(Grant::by_policy(repo.clone(), Access::Write, Actor::Node(node.clone()))), Err)
+    }
+
+    /// Why this node does not serve the access itself, whatever the actor's rights: it is a copy, and copies take no
+    /// pushes, or the repository lives on other nodes. To be asked after [`Realm::authorize`].
+    pub fn refuse_here(&self, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
+        refuse_here(&self.live(), actor, repo, access)
+    }
+
+    /// Judges each update of a push by itself, by the newest rules. Merge checks are judged as if no update brought a
+    /// merge; see [`Realm::judge_merges`].
+    pub fn judge(&self, actor: &Actor, repo: &RepoName, updates: &[(RefUpdate, Kind)]) -> Vec<Result<(), Denial>> {
+        self.judge_merges(actor, repo, updates, |_| false)
+    }
+
+    /// As [`Realm::judge`]; `merges` tells whether an update brings a merge commit, and is only asked in a
+    /// repository with the option `MERGE_CHECK`.
+    pub fn judge_merges(
+        &self,
+        actor: &Actor,
+        repo: &RepoName,
+        updates: &[(RefUpdate, Kind)],
+        merges: impl Fn(&RefUpdate) -> bool,
+    ) -> Vec<Result<(), Denial>> {
+        let live = self.live();
+        super::judge::judge(&live, (self.exists)(repo), self.sees_rules(&live, actor), actor, repo, updates, merges)
+    }
+
+    /// Where the repository belongs, seen from this node.
+    pub fn place(&self, repo: &RepoName) -> Mirror {
+        self.live().place(repo)
+    }
+
+    /// Whether the actor may read and write an existing repository.
+    pub fn rights(&self, actor: &Actor, repo: &RepoName) -> (bool, bool) {
+        let live = self.live();
+        let may = |access| live.may(actor, repo, true, access);
+        (may(Access::Read), may(Access::Write) && !matches!(actor, Actor::Node(_)))
+    }
+
+    /// Those of the given existing repositories that the actor may use, with read and write.
+    pub fn repos_for(
+        &self,
+        actor: &Actor,
+        existing: impl IntoIterator<Item = RepoName>,
+    ) -> Vec<(RepoName, bool, bool)> {
+        let rights = |repo: RepoName| {
+            let (read, write) = self.rights(actor, &repo);
+            (repo, read, write)
+        };
+        existing.into_iter().map(rights).filter(|(_, read, write)| *read || *write).collect()
+    }
+
+    /// Whether the actor may write the admin repository.
+    pub fn may_administer(&self, actor: &Actor) -> bool {
+        let live = self.live();
+        !matches!(actor, Actor::Node(_)) && live.may(actor, &live.admin, true, Access::Write)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.live.borrow().generation
+    }
+
+    /// The known peers; changes only when they do.
+    pub fn peers(&self) -> watch::Receiver<Peers> {
+        self.peers.clone()
+    }
+
+    /// Counts the configurations put in force since the start.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The rules alone, for the rooms that place repositories.
+    pub fn policies(&self) -> watch::Receiver<Arc<Policy>> {
+        self.policies.clone()
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Live>> {
+        self.live.clone()
+    }
+}
+
+pub(super) fn you(actor: &Actor) -> String {
+    match actor {
+        Actor::User { name, key } => format!("{name} ({key})"),
+        Actor::Node(node) => format!("node {node}"),
+        Actor::Local => "the machine itself".to_owned(),
+    }
+}
+
+pub(super) fn refuse_here(live: &Live, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
+    let place = live.place(repo);
+    let (first, help, code) = match (&place.mode, access) {
+        (Mode::Copy { master }, Access::Write) => {
+            let url = live.address_of(master).url(repo.as_str());
+            let help = format!("git remote set-url --push origin {url}");
+            (format!("this is a copy; push to {master}: {url}"), help, Denial::COPY)
+        }
+        (Mode::Orphan, Access::Write) => (
+            format!("FATAL: this is a copy of '{repo}', and no node is its master"),
+            "name one by option mirror.master".to_owned(),
+            Denial::COPY,
+        ),
+        (Mode::NotHere, _) => {
+            let master = place.master.and_then(|master| HostName::new(&master).ok());
+            let master = master.map(|master| live.address_of(&master).url(repo.as_str()));
+            let help = master.map_or("no node is its master".to_owned(), |url| format!("its master is at {url}"));
+            let first = format!("FATAL: {}: '{repo}' is mirrored but not here", live.node);
+            (first, format!("{help}; copies are named by option mirror.copies"), Denial::NOT_HERE)
+        }
+        _ => return None,
+    };
+    Some(Denial { first, you: Some(you(actor)), rule: None, help, code })
+}
+
+pub(super) fn mirror_refusal(live: &Live, node: &HostName, repo: &RepoName) -> Option<Denial> {
+    let here = &live.node;
+    let (first, help) = match live.place(repo).mode {
+        Mode::Copy { master } if master == *node => return None,
+        Mode::Copy { master } => (
+            format!("FATAL: '{node}' is not the master of '{repo}'"),
+            format!("the configuration of {here} names {master}; make both nodes' mirror.master agree"),
+        ),
+        Mode::Master => (
+            format!("FATAL: '{repo}' is native to {here}"),
+            format!("{here} is its master by its own configuration; make both nodes' mirror.master agree"),
+        ),
+        Mode::Orphan => (
+            format!("FATAL: '{node}' is not the master of '{repo}'"),
+            format!("the configuration of {here} names no master; give it option mirror.master = {node}"),
+        ),
+        Mode::Local => (
+            format!("FATAL: '{repo}' is local to {here}"),
+            format!("{here} mirrors it with nobody; give it option mirror.master = {node} and mirror.copies there too"),
+        ),
+        Mode::NotHere => (
+            format!("FATAL: {here}: '{repo}' is mirrored but not here"),
+            format!("name {here} in its option mirror.copies, in the configuration of {here} too"),
+        ),
+    };
+    Some(Denial { first, you: Some(format!("node {node}")), rule: None, help, code: Denial::NOT_MASTER })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::testing::{Node, actor, blob, host, key_line, repo};
+
+    #[test]
+    fn keys_are_people_or_nodes() {
+        let node = Node::with("repo testing\n RW = @all");
+        node.commit(&[("keydir/server-server3.pub", &key_line(3)), ("keydir/bob@laptop.pub", &key_line(4))]);
+        std::fs::write(node.data.peers().join("server2.pub"), key_line(4)).unwrap();
+        let (_activator, realm, _) = node.run();
+        let alice = actor(&realm, 1);
+        assert!(
+            matches!(alice, Actor::User { name, key } if name.as_str() == "alice" && key.as_str().starts_with("SHA256:"))
+        );
+        assert_eq!(actor(&realm, 3), Actor::Node(host("server3")));
+        assert_eq!(actor(&realm, 4), Actor::Node(host("server2")), "the node wins");
+        assert_eq!(realm.identify(&blob(5)), None);
+    }
+
+    #[test]
+    fn missing_and_forbidden_read_the_same() {
+        let node = Node::with("repo secret\n RW = alice\nrepo open\n R = bob");
+        node.commit(&[("keydir/bob.pub", &key_line(2))]);
+        let (_activator, realm, _) = node.run();
+        let bob = actor(&realm, 2);
+        let text =
+            |name: &str, access| realm.authorize(&bob, &repo(name), access).unwrap_err().to_string().replace(name, "X");
+        for access in [Access::Read, Access::Write] {
+            assert_eq!(text("secret", access), text("missing", access));
+        }
+        insta::assert_snapshot!(text("secret", Access::Read), @"
+        FATAL: R any X bob DENIED by fallthru
+        (or you mis-spelled the reponame)
+          you:  bob (SHA256:4A9jyZBOhnKZvcGQ6TRFbf5Gymb41AfYvYaVmWHD+G4)
+          help: see what you may use with: ssh git@server1 info; or ask an administrator [E0201]
+        ");
+        insta::assert_snapshot!(text("open", Access::Write), @"
+        FATAL: W any X bob DENIED by fallthru
+          you:  bob (SHA256:4A9jyZBOhnKZvcGQ6TRFbf5Gymb41AfYvYaVmWHD+G4)
+          help: you may read 'X', but not write to it; ask an administrator for RW [E0202]
+        ");
+        let alice = actor(&realm, 1);
+        let denial = realm.authorize(&alice, &repo("missing"), Access::Read).unwrap_err();
+        assert!(denial.help.contains("there is no repository 'missing'"), "{denial}");
+        let grant = realm.authorize(&alice, &repo("secret"), Access::Write).unwrap();
+        assert_eq!((grant.repo().as_str(), grant.access(), grant.actor()), ("secret", Access::Write, &alice));
+        assert!(realm.may_administer(&alice) && !realm.may_administer(&bob) && realm.may_administer(&Actor::Local));
+        let all = ["secret", "open", "gitmesh-admin"].map(repo);
+        assert_eq!(realm.repos_for(&bob, all), [(repo("open"), true, false)]);
+    }
+
+    #[test]
+    fn a_node_gets_nothing_for_being_one() {
+        let node = Node::with(
+            "repo local\n RW+ = alice\nrepo given\n RW+ = server-server2\n\
+             repo copied\n RW+ = alice\n option mirror.copies = server1\n option mirror.master = server2\n\
+             repo native\n RW+ = alice\n option mirror.copies = server2\n option mirror.master = server1\n\
+             repo else\n RW = alice\n option mirror.master = server2\n option mirror.copies = server3\n",
+        );
+        std::fs::write(node.data.peers().join("server2.pub"), key_line(2)).unwrap();
+        std::fs::write(node.data.peers().join("server2.address"), "git@10.0.0.2:2222").unwrap();
+        let (_activator, realm, _) = node.run();
+        let peer = actor(&realm, 2);
+        assert!(realm.authorize(&peer, &repo("local"), Access::Read).is_err());
+        assert!(realm.authorize(&peer, &repo("given"), Access::Read).is_ok());
+        assert!(realm.authorize(&peer, &repo("given"), Access::Write).is_err());
+        let mirror =
+            |node: &str, name: &str| realm.authorize_mirror(&host(node), &repo(name)).map_err(|denial| denial.first);
+        assert!(mirror("server2", "copied").is_ok());
+        assert_eq!(mirror("server3", "copied").unwrap_err(), "FATAL: 'server3' is not the master of 'copied'");
+        assert_eq!(mirror("server2", "native").unwrap_err(), "FATAL: 'native' is native to server1");
+        assert_eq!(mirror("server2", "local").unwrap_err(), "FATAL: 'local' is local to server1");
+        assert_eq!(mirror("server2", "else").unwrap_err(), "FATAL: server1: 'else' is mirrored but not here");
+
+        let alice = actor(&realm, 1);
+        let denial = realm.refuse_here(&alice, &repo("copied"), Access::Write).unwrap();
+        assert_eq!(denial.first, "this is a copy; push to server2: ssh://git@10.0.0.2:2222/copied.git");
+        assert!(realm.refuse_here(&alice, &repo("copied"), Access::Read).is_none());
+        assert!(realm.refuse_here(&alice, &repo("native"), Access::Write).is_none());
+        assert!(realm.refuse_here(&alice, &repo("else"), Access::Read).unwrap().first.contains("not here"));
+    }
+
+    #[test]
+    fn the_emergency_override_opens_the_admin_repository_alone() {
+        let node = Node::with("repo testing\n RW+ = @all");
+        std::fs::create_dir(node.data.emergency_keydir()).unwrap();
+        std::fs::write(node.data.emergency_keydir().join("rescue.pub"), key_line(7)).unwrap();
+        std::fs::write(node.data.emergency_conf(), "").unwrap();
+        let (_activator, realm, _) = node.run();
+        let rescue = actor(&realm, 7);
+        assert!(realm.may_administer(&rescue));
+        assert!(realm.authorize(&rescue, &repo("gitmesh-admin"), Access::Write).is_ok());
+        assert!(realm.authorize(&rescue, &repo("testing"), Access::Read).is_err());
+    }
+}
