@@ -17,6 +17,13 @@ use serde::Deserialize;
 /// its id, so that other vectors of the same form run too.
 const MIRROR_KEYS: &str = "config gitolite.mirror.* needs no permission and means the same as option mirror.*";
 
+/// Repository, user, permission, ref, allowed, why.
+type AccessAnswer = (String, String, String, String, u8, String);
+/// Repository, user, kind, merge, ref, allowed, stage, operation, why.
+type PushAnswer = (String, String, String, u8, String, u8, u8, String, String);
+/// Repository, host, mode, master, copies, redirectors.
+type MirrorAnswer = (String, String, String, String, BTreeMap<String, String>, Vec<String>);
+
 #[derive(Deserialize)]
 struct Vector {
     id: String,
@@ -30,13 +37,13 @@ struct Vector {
     wild: Vec<Wild>,
     compile: Expected,
     #[serde(default)]
-    access: Vec<(String, String, String, String, u8, String)>,
+    access: Vec<AccessAnswer>,
     #[serde(default)]
-    push: Vec<(String, String, String, u8, String, u8, u8, String, String)>,
+    push: Vec<PushAnswer>,
     #[serde(default)]
     config: BTreeMap<String, BTreeMap<String, String>>,
     #[serde(default)]
-    mirror: Vec<(String, String, String, String, BTreeMap<String, String>, Vec<String>)>,
+    mirror: Vec<MirrorAnswer>,
     #[serde(default)]
     info: BTreeMap<String, Vec<String>>,
     #[serde(default)]

@@ -35,6 +35,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("default-roles", "roles of new repositories (option default.roles)"),
     ("hooks", "hooks of single repositories (option hook.*)"),
     ("hook-environment", "the environment of hooks (option ENV.*)"),
+    ("templates", "templates (=begin template-data)"),
     ("merge-check", "merge checks (RWM and RW+M rules)"),
 ];
 
@@ -267,19 +268,27 @@ fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str,
     known.extend(around.peers.keys().map(ToString::to_string));
     known.insert(around.node.to_string());
     let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
-    let mut sync = None;
+    let mut not_yet: BTreeMap<&str, RepoName> = BTreeMap::new();
     for repo in policy.repos() {
         let mirror = policy.mirror(&Facts::existing(repo), &around.node);
         if mirror.mode == Mode::Master {
-            sync = sync.or_else(|| mirror.copies.values().any(|how| *how == How::Sync).then(|| repo.clone()));
+            let mut note = |option, used: bool| {
+                if used {
+                    not_yet.entry(option).or_insert_with(|| repo.clone());
+                }
+            };
+            note("mirror.copies.sync", mirror.copies.values().any(|how| *how == How::Sync));
+            let by_hand = |how: &How| matches!(how, How::NoSync | How::NoSyncQuiet);
+            note("mirror.copies.nosync", mirror.copies.values().any(by_hand));
+            note("mirror.redirectOK", !mirror.redirectors.is_empty());
             for copy in mirror.copies.keys().filter(|copy| !known.contains(*copy)) {
                 unknown.entry(copy.clone()).or_insert_with(|| repo.clone());
             }
         }
     }
-    if let Some(repo) = sync {
-        let message = format!("not supported yet: synchronous copies (mirror.copies.sync) of '{repo}'");
-        let help = "use mirror.copies; copies are then brought up to date right after each push";
+    for (option, repo) in not_yet {
+        let message = format!("not supported yet: option {option} of '{repo}'");
+        let help = "use mirror.copies alone; copies are brought up to date right after each push, and users push to the master";
         found.push(remark("E0306", "not-supported-yet", main, message, help));
     }
     for (copy, repo) in unknown {

@@ -7,6 +7,7 @@
 mod activate;
 mod address;
 mod compile;
+mod config;
 mod data;
 mod denial;
 mod emergency;
@@ -22,6 +23,7 @@ pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
 pub use address::{Address, NoAddress};
 pub use compile::{Checked, Rejected, Surroundings, check};
+pub use config::{Config, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;
 pub use emergency::{Emergency, EmergencyError};

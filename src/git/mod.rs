@@ -3,8 +3,12 @@
 //! Promises: git runs with a cleared environment and with our settings alone; nothing here decides access, names
 //! a peer or reads our configuration. Never: a process spawned anywhere but in `process.rs`.
 
+mod config;
+pub mod odb;
 pub mod pktline;
 pub mod process;
 pub mod service;
 
 pub mod objects;
+
+pub use config::Config;

@@ -7,6 +7,7 @@
 mod actor;
 mod git;
 mod name;
+pub mod setting;
 
 pub use actor::{Actor, Fingerprint, PushId};
 pub use git::{Epoch, Oid, RefName, RefUpdate};

@@ -6,6 +6,10 @@
 //! packet arrives, not when it is read, so the window never holds the peer back. We therefore drop that queue's
 //! receiver (russh ignores the failed send) and take the data in [`Handler::data`], into a buffer of our own for each
 //! channel. A pipe whose reader falls [`UNREAD_MAX`](super::pipe::UNREAD_MAX) behind is failed alone.
+//!
+//! russh's server has the same two properties: a door that answers peers and leaves a channel's queue full (git is slow
+//! to take a large pack) delays all others of that link meanwhile. A link on which a channel cannot be opened in time
+//! is therefore retired, not cut, and the next pipe gets a new one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -153,7 +153,8 @@ impl Links {
             && let Ok(mut pooled) = slot.pooled.try_lock()
             && let Some(link) = pooled.link.take()
         {
-            link.cut("it is no longer a peer");
+            // The same cure as `LinkError::Unknown` names, for whoever reads the last error of what was cut off.
+            link.cut(&format!("it is no longer a peer; 'gitmesh add-mirroring-peer {peer}.pub' adds it again"));
         }
     }
 }

@@ -51,7 +51,6 @@ impl TestPeer {
             config: Arc::new(Config {
                 keys: vec![host_key],
                 auth_rejection_time: Duration::ZERO,
-                nodelay: true,
                 window_size: 1 << 20,
                 ..Default::default()
             }),
@@ -72,6 +71,7 @@ impl TestPeer {
         self.listening.spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
+                socket.set_nodelay(true).expect("a TCP socket");
                 let handler = Door { known: known.clone(), command: command.clone(), channels: HashMap::new() };
                 // Between the socket and the session, so that a cut looks like a network that is gone.
                 let (mut near, far) = tokio::io::duplex(1 << 16);

@@ -1,20 +1,21 @@
 //! Statements in their order become the tables of a policy.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
 use super::include::{Files, Joined};
 use super::lexer::{Line, Word};
 use super::lint::Lints;
-use super::parser::{Config, OPTION_PREFIX, Spelling, Statement, parse};
-use super::pattern::{Pattern, PatternError, key_matches};
-use super::rules::{ConfigEntry, Perm, Place, Policy, Refex, Rule, USER_MARK, Written};
+use super::parser::{Statement, parse};
+use super::pattern::PatternError;
+use super::rules::{Place, Policy};
 use super::{Compiled, Settings, include, names, sugar, template};
 use crate::model::{NameError, RepoName};
 
 /// More table entries than this (repositories times users of one line add up quickly) are refused.
-const ENTRIES_MAX: usize = 20_000_000;
+const ENTRIES_MAX: usize = 5_000_000;
+/// A member that is copied from one group into another weighs as much as this many table entries.
+const COPY_WEIGHT: usize = 5;
 
 /// What the lines up to here were about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,24 +28,24 @@ enum Block {
 }
 
 pub(super) struct Builder<'s, 'x> {
-    settings: &'x Settings,
-    files: Files<'s>,
+    pub(super) settings: &'x Settings,
+    pub(super) files: Files<'s>,
     pub(super) policy: Policy,
     pub(super) lints: Lints,
-    refex_ids: HashMap<String, Option<u32>>,
-    keys: HashMap<String, bool>,
-    repolist: Vec<u32>,
+    pub(super) refex_ids: HashMap<String, Option<u32>>,
+    pub(super) keys: HashMap<String, bool>,
+    pub(super) repolist: Vec<u32>,
     block: Block,
     /// CREATE_IS_C, DELETE_IS_D and MERGE_CHECK were already put in for this block.
-    switched: [bool; 3],
-    segment: u32,
-    entries: usize,
+    pub(super) switched: [bool; 3],
+    pub(super) segment: u32,
+    pub(super) entries: usize,
     /// Repositories and groups with rules (true) or only config lines, and the line that named them first.
-    used: BTreeMap<u32, (bool, usize)>,
+    pub(super) used: BTreeMap<u32, (bool, usize)>,
     /// Where a repository line named an item last.
-    repo_line: usize,
-    dropped: BTreeMap<u32, (BTreeSet<String>, usize)>,
-    too_large: bool,
+    pub(super) repo_line: usize,
+    pub(super) dropped: BTreeMap<u32, (BTreeSet<String>, usize)>,
+    pub(super) too_large: bool,
 }
 
 /// Compiles the configuration. With any error there is no policy.
@@ -139,7 +140,7 @@ impl Builder<'_, '_> {
         self.files.remark(class, line, word.map(|w| w.range()), message)
     }
 
-    fn undefined(&mut self, line: &Line, word: Word<'_>) {
+    pub(super) fn undefined(&mut self, line: &Line, word: Word<'_>) {
         let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
         let help = near.unwrap_or_else(|| format!("define it above this line: {} = alice bob", word.text));
         let remark = self.remark("undefined-group", line, Some(word), format!("group '{}' is not defined", word.text));
@@ -170,8 +171,11 @@ impl Builder<'_, '_> {
                 }
                 let inner = self.policy.groups.get(member.text);
                 let copied: Vec<Box<str>> = inner.into_iter().flat_map(BTreeMap::keys).cloned().collect();
-                self.entries += copied.len();
+                self.entries += copied.len() * COPY_WEIGHT;
                 self.check_entries(line);
+                if self.too_large {
+                    return;
+                }
                 for text in copied {
                     self.add_member(name.text, id, &text, from_main);
                 }
@@ -197,7 +201,7 @@ impl Builder<'_, '_> {
         self.policy.groups.add(group, id, text, from_main);
     }
 
-    fn check_entries(&mut self, line: &Line) {
+    pub(super) fn check_entries(&mut self, line: &Line) {
         if self.entries > ENTRIES_MAX && !self.too_large {
             self.too_large = true;
             let message = format!("the configuration makes more than {ENTRIES_MAX} table entries");
@@ -206,7 +210,7 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn pattern_checked(&mut self, line: &Line, word: Word<'_>, checked: &Result<bool, PatternError>) {
+    pub(super) fn pattern_checked(&mut self, line: &Line, word: Word<'_>, checked: &Result<bool, PatternError>) {
         match checked {
             Ok(false) => {}
             Ok(true) => {
@@ -283,245 +287,13 @@ impl Builder<'_, '_> {
         itself || self.policy.groups.part_accepts(part, &self.policy.patterns, name)
     }
 
-    fn has_repos(&mut self, line: &Line) -> bool {
+    pub(super) fn has_repos(&mut self, line: &Line) -> bool {
         if self.block == Block::Before {
             let message = "this line belongs to no repository and has no effect".to_owned();
             let remark = self.remark("no-current-repo", line, None, message);
             remark.help = Some("put it under a 'repo' line; each delegated file needs its own".into());
         }
         !self.repolist.is_empty()
-    }
-
-    fn rule(&mut self, line: &Line, perm: Perm, refexes: &[Word<'_>], users: &[Word<'_>]) {
-        if self.settings.enable.contains("refex-expr") && refexes.iter().any(|w| is_operator(w.text)) {
-            let message = "expressions over refexes (refex-expr) are not supported".to_owned();
-            self.remark("unsupported", line, None, message);
-            return;
-        }
-        let applies = self.has_repos(line);
-        let mut texts = self.refex_texts(line, perm, refexes);
-        if texts.is_empty() && refexes.is_empty() {
-            texts.push(("refs/.*".to_owned(), Word { text: "", at: 0 }));
-        }
-        let refexes: Vec<u32> = texts.iter().filter_map(|(text, word)| self.refex(line, perm, text, *word)).collect();
-        let users: Vec<String> = users.iter().filter_map(|word| self.user(line, *word)).collect();
-        self.switch(line, perm);
-        self.rule_features(line, perm);
-        if applies && !refexes.is_empty() && !users.is_empty() {
-            let statement = self.write_down(line);
-            let user_ids: Vec<u32> = users.iter().map(|u| self.policy.names.id(u)).collect();
-            self.lint_rule(line, perm, &refexes);
-            for &refex in &refexes {
-                for &user in &user_ids {
-                    self.add_rule(Rule { perm, refex, statement, subconf: line.subconf }, user);
-                }
-            }
-            self.check_entries(line);
-            self.mark_used(true);
-        }
-    }
-
-    fn add_rule(&mut self, rule: Rule, user: u32) {
-        let id = u32::try_from(self.policy.rules.len()).expect("entries are limited");
-        self.entries += self.repolist.len() + 1;
-        if self.entries > ENTRIES_MAX {
-            return;
-        }
-        self.policy.rules.push(rule);
-        for &repo in &self.repolist {
-            self.policy.rules_of.entry((repo, user)).or_default().push(id);
-        }
-    }
-
-    fn mark_used(&mut self, by_rule: bool) {
-        for &repo in &self.repolist {
-            let known = self.used.entry(repo).or_insert((by_rule, self.repo_line));
-            known.0 |= by_rule;
-        }
-    }
-
-    fn write_down(&mut self, line: &Line) -> u32 {
-        let (file, number, text) = (line.origin.file, line.origin.line, line.text.as_str().into());
-        self.policy.written.push(Written { file, line: number, text });
-        u32::try_from(self.policy.written.len() - 1).expect("the configuration is limited to 64 MiB")
-    }
-
-    /// The refexes in full, groups taken apart.
-    fn refex_texts<'l>(&mut self, line: &Line, perm: Perm, words: &[Word<'l>]) -> Vec<(String, Word<'l>)> {
-        let mut texts = Vec::new();
-        for &word in words {
-            if word.text.starts_with('@') && word.text != "@all" {
-                match self.policy.groups.get(word.text) {
-                    Some(members) => texts.extend(members.keys().map(|m| (m.to_string(), word))),
-                    None => self.undefined(line, word),
-                }
-            } else {
-                let virtual_name = word.text.starts_with("NAME/") && !matches!(perm, Perm::Read | Perm::CreateRepo);
-                let prefix = if virtual_name { "VREF/" } else { "" };
-                texts.push((format!("{prefix}{}", word.text), word));
-            }
-        }
-        for (text, _) in &mut texts {
-            if !text.starts_with("refs/") && !text.starts_with("VREF/") {
-                text.insert_str(0, "refs/heads/");
-            }
-        }
-        texts
-    }
-
-    fn refex(&mut self, line: &Line, perm: Perm, text: &str, word: Word<'_>) -> Option<u32> {
-        if perm == Perm::Read && text != "refs/.*" {
-            let message = format!("the refex '{text}' has no meaning in an 'R' rule");
-            let remark = self.remark("r-with-ref", line, Some(word), message);
-            remark.help = Some("reading is allowed or refused for a whole repository; write plain 'R'".into());
-        }
-        if !names::is_refex(text) {
-            let message = format!("'{text}' cannot be a refex");
-            let remark = self.remark("bad-ref", line, Some(word), message);
-            remark.help = Some("a regular expression without blanks and without ! : = < > # % & ~ ' \" ;".into());
-            return None;
-        }
-        if text.starts_with("VREF/") {
-            self.feature("vref", line);
-        }
-        if text.contains(USER_MARK) {
-            self.feature("user-refex", line);
-        }
-        if let Some(known) = self.refex_ids.get(text) {
-            return *known;
-        }
-        let parsed = Pattern::parse(text).and_then(|p| p.to_refex().map(|m| (m, p.alternation)));
-        let id = match parsed {
-            Ok((matcher, alternation)) => {
-                self.lint_refex(line, word, text, alternation);
-                let matcher = if text.contains(USER_MARK) { None } else { Some(matcher) };
-                self.policy.refexes.push(Refex { text: text.into(), matcher });
-                u32::try_from(self.policy.refexes.len() - 1).ok()
-            }
-            Err(problem) => {
-                self.pattern_checked(line, word, &Err(problem));
-                None
-            }
-        };
-        self.refex_ids.insert(text.to_owned(), id);
-        id
-    }
-
-    /// A word of a user list as it is stored: roles become groups.
-    fn user(&mut self, line: &Line, word: Word<'_>) -> Option<String> {
-        let bare = word.text.strip_prefix('@').unwrap_or(word.text);
-        if !names::is_user(bare) {
-            let remark = self.remark("bad-user", line, Some(word), format!("'{}' cannot be a user name", word.text));
-            let comma = "names are divided by blanks, not by commas";
-            let help = "letters, digits and '-_.@+' make a name; a letter or a digit starts it";
-            remark.help = Some(if bare.contains(',') { comma } else { help }.into());
-            return None;
-        }
-        let role = self.policy.roles.contains(bare);
-        if role {
-            self.feature("roles", line);
-            return Some(format!("@{bare}"));
-        }
-        if word.text.starts_with('@') && bare != "all" && !self.policy.groups.contains(word.text) {
-            self.lints.undeclared.push((word.text.to_owned(), self.files.remarks.len()));
-            let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
-            let message = format!("group '{}' is not defined so far", word.text);
-            self.remark("undeclared-group", line, Some(word), message).help = near;
-        }
-        Some(word.text.to_owned())
-    }
-
-    /// The first rule of a block with C, D or M switches the meaning of those letters on (section 3.6).
-    fn switch(&mut self, line: &Line, perm: Perm) {
-        let Perm::Write { create, delete, merge, .. } = perm else { return };
-        let switches = [(create, "CREATE_IS_C"), (delete, "DELETE_IS_D"), (merge, "MERGE_CHECK")];
-        for (index, (has, name)) in switches.into_iter().enumerate() {
-            if has && !self.switched[index] {
-                self.switched[index] = true;
-                self.add_config(line, &format!("{OPTION_PREFIX}{name}"), "1");
-            }
-        }
-    }
-
-    fn rule_features(&mut self, line: &Line, perm: Perm) {
-        match perm {
-            Perm::CreateRepo => self.feature("wild-repos", line),
-            Perm::Write { create, delete, merge, .. } => {
-                if create || delete {
-                    self.feature("create-delete", line);
-                }
-                if merge {
-                    self.feature("merge-check", line);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn config(&mut self, line: &Line, config: &Config<'_>) {
-        let applies = self.has_repos(line);
-        let mirror = super::mirror::is_alias(&config.key);
-        let lenient = self.settings.enable.contains("gitweb-keys") && config.spelling == Spelling::Gitweb;
-        if !mirror && !lenient && !self.key_allowed(&config.key) {
-            let message = format!("the config key '{}' is not allowed", config.key);
-            let word = (!config.key_word.text.is_empty()).then_some(config.key_word);
-            let help = "the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)";
-            self.remark("config-key-not-allowed", line, word, message).help = Some(help.into());
-            return;
-        }
-        let moved = config.spelling == Spelling::Gitweb && !lenient && config.value_word.text.contains(" =");
-        if config.key.contains(' ') || moved {
-            let message = "' = ' inside a value would move into the key".to_owned();
-            let help = "leave out the blank before '=' in the value";
-            self.remark("config-key-blank", line, None, message).help = Some(help.into());
-            return;
-        }
-        if let Some(bad) = config.value.chars().find(|c| "`~#$&()|;<>".contains(*c)).filter(|_| !lenient) {
-            let message = format!("'{bad}' is not allowed in a value");
-            let remark = self.remark("bad-config-value", line, Some(config.value_word), message);
-            remark.help = Some("none of ` ~ # $ & ( ) | ; < > may stand in a value".into());
-            return;
-        }
-        if !self.lint_option(line, config) {
-            return;
-        }
-        let mut value = config.value.to_owned();
-        for (key, text) in &self.settings.safe_config {
-            value = value.replace(&format!("%{key}"), text);
-        }
-        if applies {
-            self.add_config(line, &config.key, &value);
-        }
-    }
-
-    fn key_allowed(&mut self, key: &str) -> bool {
-        let options = OPTION_PREFIX.len();
-        if key.len() >= options && key.as_bytes()[..options].eq_ignore_ascii_case(OPTION_PREFIX.as_bytes()) {
-            return true;
-        }
-        if let Some(known) = self.keys.get(key) {
-            return *known;
-        }
-        let allowed = self.settings.config_keys.iter().any(|pattern| key_matches(pattern, key));
-        self.keys.insert(key.to_owned(), allowed);
-        allowed
-    }
-
-    fn add_config(&mut self, line: &Line, key: &str, value: &str) {
-        if self.repolist.is_empty() {
-            return;
-        }
-        self.lints.note_config(&self.repolist, key, value, line.subconf);
-        let id = u32::try_from(self.policy.configs.len()).expect("entries are limited");
-        let key: Arc<str> = self.policy.names.id_text(key);
-        let value: Arc<str> = self.policy.names.id_text(value);
-        self.policy.configs.push(ConfigEntry { key, value, subconf: line.subconf });
-        self.entries += self.repolist.len();
-        self.check_entries(line);
-        for &repo in &self.repolist {
-            self.policy.configs_of.entry(repo).or_default().push(id);
-        }
-        self.mark_used(false);
     }
 
     fn finish(mut self, lines: &[Line], sources: &super::Sources) -> Compiled {
@@ -591,10 +363,6 @@ impl Builder<'_, '_> {
             remark.help = Some("'.' and '+' are letters of names; a pattern for anything is '..*'".into());
         }
     }
-}
-
-fn is_operator(word: &str) -> bool {
-    matches!(word, "and" | "or" | "not" | "xor" | "+" | "-" | "==" | "-lt" | "-gt" | "-eq" | "-le" | "-ge" | "-ne")
 }
 
 /// The start of a long text.

@@ -108,12 +108,6 @@ impl Diagnostic {
     }
 
     #[must_use]
-    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
-        self
-    }
-
-    #[must_use]
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
@@ -195,10 +189,10 @@ mod tests {
     #[test]
     fn looks_like_rustc() {
         let source = "repo docs\n\tRW+     =   @dev alice\n";
-        let d = Diagnostic::new("undefined-group", "conf/gitmesh.conf", "group '@dev' is not defined".into())
+        let mut d = Diagnostic::new("undefined-group", "conf/gitmesh.conf", "group '@dev' is not defined".into())
             .at(23..27, 2)
-            .label("used here; nothing defines it")
             .help("did you mean '@devs' (conf/groups.conf:3)?");
+        d.label = "used here; nothing defines it".into();
         let text = render(&[d.clone(), d], &|_| Some(source.to_owned()), 1);
         insta::assert_snapshot!(text, @r"
         error[E0112]: group '@dev' is not defined

@@ -206,3 +206,124 @@ fn on_line(remark: Diagnostic, file: &KeyFile<'_>, line: u32) -> Diagnostic {
     let end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
     remark.at(start..start + end, line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{parse_public_key, render};
+
+    const ED25519: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC2/C2kQn1vF1erSHaH+Vz3+t2j06lMn4YMSCXCEgC5M alice@laptop";
+    const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEAQW3M4c56Niu3E0lUSDtxnJBy74WqdI5lXRGI/dxjKN4AJKGPLhdT0WE+jxm0Ya5OoNOaNCdqjZs7qtx4MlTA= bob at work";
+    const RSA: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQDeJBWFJF13gGhw4tkqbWWqX6wfw3Eea2klzp+qnWwUdu8yEzk9mDIysMzl9Nze0/PRJrZZxxjvJLJcntgMYGCSAPCBLusbcPKqsaVAdLG+a9chYdVpTaibNOfPwKtTNqPXtTSxLGbkdYoqF0l1lZdTgDMsiOlspWHQJ8CcyKj9kX0zyS9Kv1vdyAXfUE1JeaEpkw7g2Kq5SwErdUlhh2Chzzuh/kBsq4gibRApPVmdDK1WgFaFFTUFOsB9+OuOFkOLShDjKLtI4fF7SSf3+urkijxm1FGaBcDzQOCgNaXqznb7zcuSv7PJOxI8jCaapAdNFfJxazTW/QNF8K/ShneX rsa";
+    const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDibEDz6C+UUArE28GLZJ6PC2ncWqfT3YRdf9sDM3Fp86CtSoG81OEswS7CfmE+HGerzTncgx3RwUKxQK7p0JpbZrZeYkmxnBmEF9QW2tdTRXMzASqRsi23afkK8uJExvwDj2vAlFJYpkoAPYcXqOYQYHlxaRdmxb0nplrNODWUJw== weak";
+    const CERTIFICATE: &str = "ecdsa-sha2-nistp256-cert-v01@openssh.com AAAAKGVjZHNhLXNoYTItbmlzdHAyNTYtY2VydC12MDFAb3BlbnNzaC5jb20AAAAg3EwbGjnlDX/ulp4NYh1s/cLxaiNQiV+lmR2zDr8HA/gAAAAIbmlzdHAyNTYAAABBBEAQW3M4c56Niu3E0lUSDtxnJBy74WqdI5lXRGI/dxjKN4AJKGPLhdT0WE+jxm0Ya5OoNOaNCdqjZs7qtx4MlTAAAAAAAAAAAAAAAAEAAAACaWQAAAAFAAAAAXgAAAAAAAAAAP//////////AAAAAAAAAIIAAAAVcGVybWl0LVgxMS1mb3J3YXJkaW5nAAAAAAAAABdwZXJtaXQtYWdlbnQtZm9yd2FyZGluZwAAAAAAAAAWcGVybWl0LXBvcnQtZm9yd2FyZGluZwAAAAAAAAAKcGVybWl0LXB0eQAAAAAAAAAOcGVybWl0LXVzZXItcmMAAAAAAAAAAAAAADMAAAALc3NoLWVkMjU1MTkAAAAgLb8LaRCfW8XV6tIdof5XPf63aPTqUyfhgxIJcISALkwAAABTAAAAC3NzaC1lZDI1NTE5AAAAQGkqHwq7pdP2DVxMkxWFk9dn+6Dg0eBcjMwyW3C8s3P9luVSmVVCNzGW2a56wlV6g+Q8xTrthsPpKX5lhP7yHw4= bob at work";
+
+    fn ring(files: &[(&str, &str)]) -> (Keyring, Vec<Diagnostic>) {
+        let files: Vec<_> = files.iter().map(|(path, text)| KeyFile { path, text: text.as_bytes() }).collect();
+        Keyring::compile(&files)
+    }
+
+    fn classes(remarks: &[Diagnostic]) -> Vec<&str> {
+        remarks.iter().map(|r| r.class).collect()
+    }
+
+    #[test]
+    fn keys_of_each_type() {
+        for (text, algorithm, fingerprint) in [
+            (ED25519, "ssh-ed25519", "SHA256:IWeqjbfSGHgqiMRftwgaBNLFlnIqCcOYrfwEjGzn3zE"),
+            (ECDSA, "ecdsa-sha2-nistp256", "SHA256:eDjZ7/P0+QGy9ObEFOfdiF7zJZxG6ShtXF0Lpee3PKI"),
+            (RSA, "ssh-rsa", "SHA256:+FaESQUld2gydmpyrrCqW4TI9+Dd6w0QH3YPjUTJ5XE"),
+        ] {
+            let key = parse_public_key(text).unwrap();
+            assert_eq!((key.algorithm.as_str(), key.fingerprint.as_str()), (algorithm, fingerprint));
+        }
+        assert_eq!(parse_public_key(ECDSA).unwrap().comment, "bob at work");
+        let dressed = format!("\u{feff}# mine\r\n\r\n{ED25519}\r\n");
+        assert_eq!(parse_public_key(&dressed), parse_public_key(ED25519));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_cure() {
+        let cut = &ED25519[..60];
+        let swapped = ED25519.replacen("ssh-ed25519", "ssh-rsa", 1);
+        let unknown = "ssh-foo AAAAB3NzaC1mb28= me";
+        let quoted = format!("\"{ED25519}\"");
+        let twice = format!("{ED25519}\n{RSA}");
+        let broken = ED25519.replacen("AAAAC3", "!!!!", 1);
+        for (text, cure) in [
+            ("", "it is empty"),
+            ("\n # only a comment\n", "it is empty"),
+            ("\0\u{1}", "not text"),
+            ("---- BEGIN SSH2 PUBLIC KEY ----\nComment: x\n", "line 1: this is RFC 4716"),
+            ("PuTTY-User-Key-File-3: ssh-ed25519\n", "PuTTYgen"),
+            ("\n-----BEGIN OPENSSH PRIVATE KEY-----\n", "line 2: this is a private key; use the .pub"),
+            ("-----BEGIN RSA PRIVATE KEY-----", "new key pair"),
+            ("-----BEGIN PUBLIC KEY-----", "ssh-keygen -i -m PKCS8"),
+            (&quoted, "quotes around"),
+            ("SHA256:IWeqjbfSGHgqiMRftwgaBNLFlnIqCcOYrfwEjGzn3zE", "only a fingerprint"),
+            ("256 SHA256:IWeqjbfSGHgqiMRftwgaBNLFlnIqCcOYrfwEjGzn3zE a (ED25519)", "only a fingerprint"),
+            (CERTIFICATE, "a certificate"),
+            ("ssh-dss AAAAB3NzaC1kc3MAAACBAP1 old", "DSA"),
+            (RSA_1024, "1024 bits is too weak"),
+            (cut, "cut off or damaged"),
+            (&broken, "cut off or damaged"),
+            ("ssh-ed25519", "cut off or damaged"),
+            (&swapped, "says 'ssh-rsa' but the key inside is 'ssh-ed25519'"),
+            (unknown, "'ssh-foo' is no key type"),
+            ("hello world", "should look like"),
+            (&twice, "line 2: there is more than one key"),
+        ] {
+            let problem = parse_public_key(text).unwrap_err().to_string();
+            assert!(problem.contains(cure), "{text:?}: {problem}");
+        }
+    }
+
+    #[test]
+    fn owners_by_file_name() {
+        let names = [
+            ("alice.pub", "alice"),
+            ("alice@home.pub", "alice"),
+            ("alice@corp.com.pub", "alice@corp.com"),
+            ("alice@corp.com@home.pub", "alice@corp.com"),
+            ("foo.bar.pub", "foo.bar"),
+            ("server-mars.pub", "server-mars"),
+        ];
+        for (file, owner) in names {
+            let (ring, remarks) = ring(&[(&format!("keydir/a/b/{file}"), ED25519)]);
+            assert!(remarks.is_empty(), "{remarks:?}");
+            let key = parse_public_key(ED25519).unwrap();
+            assert_eq!(ring.owner(&key.blob).unwrap().who.to_string(), owner);
+        }
+        assert_eq!(ring(&[("keydir/server-mars.pub", RSA)]).0.nodes().len(), 1);
+        for bad in ["_x.pub", "@y.pub", ".pub", "0.pub", "a b.pub", "server-.pub", "server-a@b.pub"] {
+            assert_eq!(classes(&ring(&[(&format!("keydir/{bad}"), ED25519)]).1), ["key-file-name"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn several_keys_and_double_ones() {
+        let both = format!("# two\n{ED25519}\n\n{RSA}\n");
+        let (keys, remarks) = ring(&[("keydir/alice.pub", &both), ("keydir/README", "no key")]);
+        assert_eq!((keys.len(), remarks.len()), (2, 0));
+        assert_eq!(keys.owner(&parse_public_key(RSA).unwrap().blob).unwrap().line, 4);
+        let (_, remarks) = ring(&[("keydir/alice.pub", ED25519), ("keydir/alice@home.pub", ED25519)]);
+        assert_eq!(classes(&remarks), ["key-repeated"]);
+        let options = format!("from=\"10.0.0.1, x\",no-pty {ED25519}");
+        assert_eq!(classes(&ring(&[("keydir/alice.pub", &options)]).1), ["key-options-ignored"]);
+        let (_, remarks) = ring(&[("keydir/alice.pub", ED25519), ("keydir/alice@home.lan.pub", RSA)]);
+        assert_eq!(classes(&remarks), ["key-file-host-dotted"]);
+        let files = [("keydir/alice.pub", ED25519), ("keydir/x/bob.pub", ED25519)];
+        let text = render(&ring(&files).1, &|_| Some(ED25519.to_owned()), 9);
+        insta::assert_snapshot!(text);
+        let pasted = [("keydir/alice.pub", "\n-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")];
+        insta::assert_snapshot!(render(&ring(&pasted).1, &|_| Some(pasted[0].1.to_owned()), 9));
+    }
+
+    #[test]
+    fn many_keys_one_lookup() {
+        let (keys, _) = ring(&[("keydir/alice.pub", RSA), ("keydir/bob.pub", ECDSA)]);
+        assert_eq!(keys.users().into_iter().map(UserName::as_str).collect::<Vec<_>>(), ["alice", "bob"]);
+        assert!(keys.owner(b"nobody's").is_none());
+    }
+}

@@ -17,6 +17,7 @@
 mod compile;
 mod decide;
 mod diagnostic;
+mod entries;
 mod glob;
 pub mod grant;
 mod groups;
@@ -34,6 +35,8 @@ mod pattern;
 mod rules;
 mod sugar;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

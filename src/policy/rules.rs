@@ -238,8 +238,10 @@ impl Policy {
         self.repos.iter()
     }
 
-    /// The constructs that are used, each with the first place, so that a server can refuse those it cannot carry
-    /// out yet: `alternate-users`… see the table in the room's documentation.
+    /// The constructs that are used, each with its first place, so that a server can refuse those it cannot carry
+    /// out yet: `patterns`, `wild-repos` (`C` rules), `roles`, `default-roles`, `user-refex` (`/USER/`),
+    /// `create-delete` (RWC, RWD), `merge-check`, `deny-rules`, `vref`, `hooks`, `hook-environment`, `git-config`,
+    /// `gitweb` (and `desc`, `owner`, `category`), `mirror`, `subconf`, `templates`.
     pub fn features(&self) -> BTreeMap<&'static str, Place> {
         self.features.clone()
     }

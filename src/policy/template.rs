@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rules::Policy;
+use super::rules::{Place, Policy};
 use super::{Settings, Sources, names};
 use crate::model::RepoName;
 
@@ -20,7 +20,7 @@ pub const TEMPLATE_CREATOR: &str = "gitolite-admin";
 
 /// Reads the blocks of every file, included or not. Role groups that no rule names have no effect.
 pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) {
-    let mut found: BTreeMap<RepoName, (BTreeSet<String>, BTreeMap<String, String>)> = BTreeMap::new();
+    let mut found = Found::new();
     for (path, bytes) in &sources.files {
         if !path.ends_with("conf") {
             continue;
@@ -28,9 +28,13 @@ pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) 
         let text = String::from_utf8_lossy(bytes);
         let (mut open, mut current): (bool, Vec<RepoName>) = (false, Vec::new());
         let mut held = String::new();
-        for line in text.lines() {
+        for (number, line) in (1..).zip(text.lines()) {
             match line.trim_end() {
-                "=begin template-data" => open = true,
+                "=begin template-data" => {
+                    open = true;
+                    let place = Place { file: format!("conf/{path}"), line: number };
+                    policy.features.entry("templates").or_insert(place);
+                }
                 "=end" => open = false,
                 _ if !open => {}
                 line => {
@@ -53,6 +57,7 @@ pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) 
     }
 }
 
+/// Rule groups, and role to members, of each repository.
 type Found = BTreeMap<RepoName, (BTreeSet<String>, BTreeMap<String, String>)>;
 
 fn block_line(policy: &Policy, line: &str, current: &mut Vec<RepoName>, found: &mut Found) {

@@ -1,0 +1,95 @@
+//! The command line: one file a command that runs here; every other word goes to the daemon through its socket, as
+//! it would over SSH. A command prints what it did and how to go on.
+
+mod demo;
+mod init;
+mod peer;
+mod remote;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A mesh of git servers: gitolite's configuration, SSH only, and copies that keep themselves equal.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a node: its data directory, its identity and its admin repository
+    Init(init::Args),
+    /// Run the node in the foreground
+    Serve(serve::Args),
+    /// Let another node in: its public key as SERVER.pub
+    AddMirroringPeer(peer::Args),
+    /// Show two nodes mirroring a push, in a temporary directory
+    Demo(demo::Args),
+    /// Who you are here and what you may do, as 'ssh git@host info'
+    Info(remote::Args),
+    /// Where the copies stand; 'mirror push PEER REPO' brings one up to date
+    Mirror(remote::Args),
+    /// Called by git
+    #[command(hide = true)]
+    Hook { name: String },
+}
+
+impl Cli {
+    /// Runs the command and returns the exit code; an error is printed by `main`.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Init(args) => init::run(args),
+            Command::Serve(args) => serve::run(args),
+            Command::AddMirroringPeer(args) => peer::run(&args, |data| remote::reload(data.path())),
+            Command::Demo(args) => demo::run(args),
+            Command::Info(args) => remote::run("info", args),
+            Command::Mirror(args) => remote::run("mirror", args),
+            Command::Hook { name } => Ok(crate::hook::client::run(&name)),
+        }
+    }
+}
+
+/// The exit codes of the commands.
+pub mod exit {
+    pub const DONE: u8 = 0;
+    pub const FAILED: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const CONFIGURATION: u8 = 3;
+    pub const NOT_FOUND: u8 = 4;
+    pub const NOT_PERMITTED: u8 = 5;
+    pub const CONFLICT: u8 = 6;
+}
+
+/// Why a command did not do its work: the text for the user, with its cure, and the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    pub code: u8,
+    pub text: String,
+}
+
+impl Refusal {
+    pub fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+/// A word as one can type it in a POSIX shell.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,[]".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// The line of a key file that holds its key: the first that is neither blank nor a comment.
+fn key_line(text: &str) -> &str {
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    lines.into_iter().find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default()
+}

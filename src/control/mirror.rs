@@ -1,0 +1,138 @@
+//! `mirror`: where the copies stand, and an order to bring one up to date now.
+
+use std::time::Duration;
+
+use super::{Control, Reply};
+use crate::admin::Access;
+use crate::cluster::Place;
+use crate::git::objects;
+use crate::git::service::repo_of_path;
+use crate::model::{Actor, HostName, RepoName};
+
+/// A push by hand is waited for; a large first copy goes on in the background after that.
+const PATIENCE: Duration = Duration::from_secs(600);
+const USAGE: &str = "usage: mirror status [REPO] | mirror push PEER REPO | mirror request-push REPO";
+
+impl Control {
+    pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str]) -> Reply {
+        match *words {
+            ["status"] => self.mirror_status(actor, None),
+            ["status", repo] => match parse_repo(repo) {
+                Ok(repo) => self.mirror_status(actor, Some(repo)),
+                Err(reply) => reply,
+            },
+            ["push", peer, repo] => {
+                let parsed = parse_repo(repo).and_then(|repo| {
+                    let peer = HostName::new(peer)
+                        .map_err(|e| Reply::fail(2, format!("FATAL: {peer:?} is no node name: {e}")))?;
+                    Ok((repo, peer))
+                });
+                match parsed {
+                    Ok((repo, peer)) => self.push_to(actor, &repo, &[peer]).await,
+                    Err(reply) => reply,
+                }
+            }
+            ["request-push", repo] => match parse_repo(repo) {
+                Ok(repo) => match self.cluster.locate(&repo) {
+                    Place::Here { replicas, .. } => self.push_to(actor, &repo, &replicas).await,
+                    place => self.not_master(&repo, &place),
+                },
+                Err(reply) => reply,
+            },
+            _ => Reply::fail(2, USAGE),
+        }
+    }
+
+    fn not_master(&self, repo: &RepoName, place: &Place) -> Reply {
+        let whose = match place {
+            Place::There(master) => format!("its master is {master}; run this there"),
+            _ => "it has no part here".to_owned(),
+        };
+        Reply::fail(1, format!("FATAL: {} is not the master of '{repo}': {whose}", self.node.name))
+    }
+
+    async fn push_to(&self, actor: &Actor, repo: &RepoName, peers: &[HostName]) -> Reply {
+        if let Err(denial) = self.realm.authorize(actor, repo, Access::Write) {
+            return Reply::fail(5, denial.to_string());
+        }
+        let place = self.cluster.locate(repo);
+        let Place::Here { replicas, .. } = &place else { return self.not_master(repo, &place) };
+        if peers.is_empty() {
+            return Reply::fail(
+                1,
+                format!(
+                    "FATAL: '{repo}' has no replicas\nhelp: name them with 'option mirror.copies = NODE' in gitmesh.conf"
+                ),
+            );
+        }
+        let mut reply = Reply::default();
+        for peer in peers {
+            if !replicas.contains(peer) {
+                let known = replicas.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ");
+                reply.err.push_str(&format!("FATAL: {peer} is no replica of '{repo}'; its replicas: {known}\n"));
+                reply.code = 4;
+                continue;
+            }
+            let line = format!("{} ==== ({repo}) ===> {peer}", self.node.name);
+            match self.mirror.push_now(repo, peer, PATIENCE).await {
+                Ok(report) => reply.out.push_str(&format!("{line}   {report}\n")),
+                Err(error) => {
+                    reply.err.push_str(&format!("{line}   FAILED: {error}\n"));
+                    reply.code = 7;
+                }
+            }
+        }
+        reply
+    }
+
+    /// A master asks how far we are: a line `DIGEST<TAB>REPO` for each repository that it is master of.
+    pub(super) fn digests(&self, actor: &Actor, version: &str) -> Reply {
+        let Actor::Node(peer) = actor else {
+            return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
+        };
+        if version != "version=1" {
+            return Reply::fail(
+                2,
+                format!(
+                    "FATAL: {} speaks mirror protocol version 1, not '{version}'; upgrade the older node",
+                    self.node.name
+                ),
+            );
+        }
+        let repos = match self.store.list() {
+            Ok(repos) => repos,
+            Err(error) => {
+                tracing::error!(%error, "cannot list the repositories");
+                return Reply::fail(1, "FATAL: the repositories cannot be listed");
+            }
+        };
+        let mut out = String::new();
+        for repo in repos.iter().filter(|r| self.cluster.locate(r) == Place::There(peer.clone())) {
+            let Some(dir) = self.store.open_as_daemon(repo) else { continue };
+            match objects::read_refs(&dir) {
+                Ok(refs) => out.push_str(&format!("{}\t{repo}\n", refs.digest())),
+                // Left out, it counts as missing, and the master tries to push: the error shows there and here.
+                Err(error) => tracing::warn!(%error, %repo, "cannot read the references"),
+            }
+        }
+        Reply::done(out)
+    }
+
+    fn mirror_status(&self, actor: &Actor, only: Option<RepoName>) -> Reply {
+        let mut out = String::new();
+        for pair in self.mirror.status() {
+            if only.as_ref().is_some_and(|r| *r != pair.repo) || !self.realm.rights(actor, &pair.repo).0 {
+                continue;
+            }
+            out.push_str(&format!("{}\t{}\t{}\n", pair.repo, pair.peer, pair.state));
+        }
+        if out.is_empty() {
+            out.push_str("no repository that you may read is mirrored from here\n");
+        }
+        Reply::done(out)
+    }
+}
+
+fn parse_repo(text: &str) -> Result<RepoName, Reply> {
+    repo_of_path(text).map_err(|error| Reply::fail(2, format!("FATAL: {error}")))
+}

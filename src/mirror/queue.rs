@@ -1,0 +1,470 @@
+//! What one peer may be behind in, and when to try next. Pure: the caller brings the clock and the dice.
+//!
+//! The queue holds hints. At most one attempt runs for a repository, and at most one more is wanted after it, so
+//! a thousand pushes in a second become few; its size is bounded by the number of repositories. Failures of the link
+//! count for the whole peer, and while it is down one attempt at a time probes it; failures of a repository count for
+//! that one alone.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::model::RepoName;
+
+/// Callers that may wait for one repository's next attempt.
+const WAITERS_MAX: usize = 64;
+
+/// The pauses after failures.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    pub first: Duration,
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The pause after `failures` in a row, of which `dice` in [0, 1) takes up to half away, so that peers and
+    /// repositories which failed together do not come back together.
+    pub(super) fn pause(self, failures: u32, dice: f64) -> Duration {
+        let doubled = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        doubled.min(self.max).mul_f64(1.0 - dice / 2.0)
+    }
+}
+
+/// Something to do for the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Work<W> {
+    /// Make its copy equal, then answer those who wait.
+    Push(RepoName, Vec<W>),
+    /// Compare all copies.
+    Scan,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// This repository, or this scan, failed on a link that works.
+    Failed,
+    /// The link does not work; `false` when only a person can mend it, and then the pause is the longest at once.
+    LinkFailed {
+        retry_can_help: bool,
+    },
+    /// There is nothing to do any more: we are not its master, or it is gone.
+    Dropped,
+}
+
+/// One peer's queue. `W` is what waits for an attempt.
+#[derive(Debug)]
+pub(super) struct Queue<W> {
+    backoff: Backoff,
+    pairs: BTreeMap<RepoName, Pair<W>>,
+    ready: VecDeque<RepoName>,
+    waiting: BTreeSet<(Instant, RepoName)>,
+    scan: Slot,
+    running: usize,
+    link_failures: u32,
+    link_not_before: Option<Instant>,
+    /// Counts the calls of [`Queue::hurry`].
+    hurried: u64,
+}
+
+#[derive(Debug)]
+struct Pair<W> {
+    slot: Slot,
+    waiters: Vec<W>,
+}
+
+/// One thing that is wanted, running, or both.
+#[derive(Debug, Default)]
+struct Slot {
+    wanted: bool,
+    running: bool,
+    failures: u32,
+    not_before: Option<Instant>,
+    /// [`Queue::hurried`] when the running attempt began.
+    began: u64,
+}
+
+impl<W> Queue<W> {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self {
+            backoff,
+            pairs: BTreeMap::new(),
+            ready: VecDeque::new(),
+            waiting: BTreeSet::new(),
+            scan: Slot::default(),
+            running: 0,
+            link_failures: 0,
+            link_not_before: None,
+            hurried: 0,
+        }
+    }
+
+    /// The repository may be behind. A pause after a failure stays.
+    pub(super) fn mark(&mut self, repo: &RepoName) {
+        let pair = self.pairs.entry(repo.clone()).or_default();
+        if !pair.slot.wanted {
+            pair.slot.wanted = true;
+            if !pair.slot.running {
+                self.ready.push_back(repo.clone());
+            }
+        }
+    }
+
+    /// By hand: an attempt that begins from now on, without a pause. Gives the waiter back when there are too many.
+    pub(super) fn ask(&mut self, repo: &RepoName, waiter: W) -> Result<(), W> {
+        self.mark(repo);
+        self.link_not_before = None;
+        let pair = self.pairs.get_mut(repo).expect("just marked");
+        if pair.waiters.len() >= WAITERS_MAX {
+            return Err(waiter);
+        }
+        pair.waiters.push(waiter);
+        if let Some(at) = pair.slot.not_before.take()
+            && self.waiting.remove(&(at, repo.clone()))
+        {
+            self.ready.push_front(repo.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether an attempt is wanted, after the one that may be running.
+    pub(super) fn is_wanted(&self, repo: &RepoName) -> bool {
+        self.pairs.get(repo).is_some_and(|pair| pair.slot.wanted)
+    }
+
+    /// Whether an attempt is wanted or running.
+    pub(super) fn is_known(&self, repo: &RepoName) -> bool {
+        self.pairs.contains_key(repo)
+    }
+
+    /// All copies are to be compared.
+    pub(super) fn want_scan(&mut self) {
+        self.scan.wanted = true;
+    }
+
+    /// A new link is up: a comparison under way goes over it, or fails with the old one and comes again.
+    pub(super) fn want_scan_of_new_link(&mut self) {
+        self.scan.wanted |= !self.scan.running;
+    }
+
+    /// The link works again, or the configuration changed: nothing waits any longer.
+    pub(super) fn hurry(&mut self) {
+        self.hurried += 1;
+        self.link_failures = 0;
+        self.link_not_before = None;
+        self.scan.not_before = None;
+        for (_, repo) in std::mem::take(&mut self.waiting) {
+            if let Some(pair) = self.pairs.get_mut(&repo) {
+                pair.slot.not_before = None;
+            }
+            self.ready.push_back(repo);
+        }
+    }
+
+    /// The next thing to do at `now`, of which at most `most` run at once.
+    pub(super) fn take(&mut self, now: Instant, most: usize) -> Option<Work<W>> {
+        // One attempt is enough to learn whether a link that failed works again.
+        let most = if self.link_failures > 0 { 1 } else { most };
+        if self.running >= most || self.link_not_before.is_some_and(|at| at > now) {
+            return None;
+        }
+        while let Some((at, _)) = self.waiting.first()
+            && *at <= now
+        {
+            let (_, repo) = self.waiting.pop_first().expect("just seen");
+            self.ready.push_back(repo);
+        }
+        // On a doubtful link a push comes first: it is quicker, and somebody waits for it.
+        let scan_due = self.scan.wanted && !self.scan.running && self.scan.not_before.is_none_or(|at| at <= now);
+        if scan_due && (self.link_failures == 0 || self.ready.is_empty()) {
+            (self.scan.wanted, self.scan.running, self.scan.began) = (false, true, self.hurried);
+            self.running += 1;
+            return Some(Work::Scan);
+        }
+        let repo = self.ready.pop_front()?;
+        let pair = self.pairs.get_mut(&repo).expect("what is ready is known");
+        (pair.slot.wanted, pair.slot.running, pair.slot.not_before) = (false, true, None);
+        pair.slot.began = self.hurried;
+        self.running += 1;
+        Some(Work::Push(repo, std::mem::take(&mut pair.waiters)))
+    }
+
+    /// When [`Queue::take`] has something that it has not now, if only time is missing and not a free place.
+    pub(super) fn next_try(&self, most: usize) -> Option<Instant> {
+        if self.running >= most || (self.link_failures > 0 && self.running > 0) {
+            return None;
+        }
+        let scan = self.scan.wanted && !self.scan.running;
+        if !self.ready.is_empty() || (scan && self.scan.not_before.is_none()) {
+            return self.link_not_before;
+        }
+        let pair = self.waiting.first().map(|(at, _)| *at);
+        let scan = if scan { self.scan.not_before } else { None };
+        let first = match (pair, scan) {
+            (Some(pair), Some(scan)) => pair.min(scan),
+            (one, other) => one.or(other)?,
+        };
+        Some(self.link_not_before.map_or(first, |link| link.max(first)))
+    }
+
+    /// A push has ended. Returns when it is tried again, if only after a pause.
+    pub(super) fn pushed(&mut self, repo: &RepoName, outcome: Outcome, now: Instant, dice: f64) -> Option<Instant> {
+        self.running -= 1;
+        let began = self.pairs.get(repo)?.slot.began;
+        let link_try = self.link_result(outcome, began, now, dice);
+        let pair = self.pairs.get_mut(repo)?;
+        pair.slot.running = false;
+        if outcome == Outcome::Failed {
+            pair.slot.failures = pair.slot.failures.saturating_add(1);
+            let at = now + self.backoff.pause(pair.slot.failures, dice);
+            pair.slot.wanted = true;
+            // Who waits by hand for the next attempt does not wait for a pause.
+            if pair.waiters.is_empty() {
+                pair.slot.not_before = Some(at);
+                self.waiting.insert((at, repo.clone()));
+                return Some(at);
+            }
+            self.ready.push_front(repo.clone());
+            return None;
+        }
+        if matches!(outcome, Outcome::LinkFailed { .. }) {
+            pair.slot.wanted = true;
+        } else {
+            pair.slot.failures = 0;
+        }
+        if pair.slot.wanted {
+            self.ready.push_back(repo.clone());
+        } else {
+            self.pairs.remove(repo);
+        }
+        link_try
+    }
+
+    /// A scan has ended.
+    pub(super) fn scanned(&mut self, outcome: Outcome, now: Instant, dice: f64) -> Option<Instant> {
+        self.running -= 1;
+        let link_try = self.link_result(outcome, self.scan.began, now, dice);
+        self.scan.running = false;
+        match outcome {
+            Outcome::Failed => {
+                self.scan.failures = self.scan.failures.saturating_add(1);
+                self.scan.wanted = true;
+                self.scan.not_before = Some(now + self.backoff.pause(self.scan.failures, dice));
+                self.scan.not_before
+            }
+            Outcome::LinkFailed { .. } => {
+                self.scan.wanted = true;
+                link_try
+            }
+            Outcome::Done | Outcome::Dropped => {
+                self.scan.failures = 0;
+                None
+            }
+        }
+    }
+
+    fn link_result(&mut self, outcome: Outcome, began: u64, now: Instant, dice: f64) -> Option<Instant> {
+        match outcome {
+            Outcome::LinkFailed { retry_can_help } => {
+                // An attempt from before a change says little about the link since then: no long pause.
+                let retry_can_help = retry_can_help || began != self.hurried;
+                match self.link_not_before {
+                    // Attempts that ran side by side and failed of one cause count once.
+                    Some(at) if at > now && retry_can_help => return Some(at),
+                    _ if retry_can_help => self.link_failures = self.link_failures.saturating_add(1),
+                    _ => self.link_failures = u32::MAX,
+                }
+                let at = now + self.backoff.pause(self.link_failures, dice);
+                self.link_not_before = Some(at);
+                Some(at)
+            }
+            Outcome::Done | Outcome::Failed => {
+                self.link_failures = 0;
+                self.link_not_before = None;
+                None
+            }
+            // Decided without the link, so it says nothing about it.
+            Outcome::Dropped => None,
+        }
+    }
+}
+
+impl<W> Default for Pair<W> {
+    fn default() -> Self {
+        Self { slot: Slot::default(), waiters: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MOST: usize = 2;
+
+    fn queue() -> (Queue<u32>, Instant) {
+        (Queue::new(Backoff { first: SECOND, max: 8 * SECOND }), Instant::now())
+    }
+
+    fn repo(name: &str) -> RepoName {
+        RepoName::new(name).expect("a name")
+    }
+
+    fn push(name: &str) -> Option<Work<u32>> {
+        Some(Work::Push(repo(name), vec![]))
+    }
+
+    #[test]
+    fn duplicates_merge_and_one_runs_while_one_waits() {
+        let (mut q, t) = queue();
+        for _ in 0..1000 {
+            q.mark(&repo("a"));
+        }
+        assert_eq!(q.take(t, MOST), push("a"));
+        assert_eq!(q.take(t, MOST), None, "the same one does not run twice at once");
+        for _ in 0..1000 {
+            q.mark(&repo("a"));
+        }
+        assert_eq!(q.take(t, MOST), None);
+        q.pushed(&repo("a"), Outcome::Done, t, 0.0);
+        assert_eq!(q.take(t, MOST), push("a"), "what came meanwhile is pushed once more");
+        q.pushed(&repo("a"), Outcome::Done, t, 0.0);
+        assert_eq!((q.take(t, MOST), q.next_try(MOST)), (None, None));
+        assert!(q.pairs.is_empty(), "nothing is kept of what is in step");
+    }
+
+    #[test]
+    fn repositories_take_turns_within_the_limit() {
+        let (mut q, t) = queue();
+        for name in ["c", "a", "b"] {
+            q.mark(&repo(name));
+        }
+        assert_eq!((q.take(t, MOST), q.take(t, MOST), q.take(t, MOST)), (push("c"), push("a"), None));
+        q.mark(&repo("c"));
+        q.pushed(&repo("c"), Outcome::Done, t, 0.0);
+        assert_eq!(q.take(t, MOST), push("b"), "a busy repository goes to the end of the line");
+    }
+
+    #[test]
+    fn a_failing_repository_pauses_alone() {
+        let (mut q, t) = queue();
+        q.mark(&repo("a"));
+        assert_eq!(q.take(t, MOST), push("a"));
+        assert_eq!(q.pushed(&repo("a"), Outcome::Failed, t, 0.0), Some(t + SECOND));
+        q.mark(&repo("a"));
+        q.mark(&repo("b"));
+        assert_eq!(q.take(t, MOST), push("b"));
+        assert_eq!((q.take(t, MOST), q.next_try(MOST)), (None, Some(t + SECOND)));
+        assert_eq!(q.take(t + SECOND, MOST), push("a"));
+        assert_eq!(q.pushed(&repo("a"), Outcome::Failed, t, 0.0), Some(t + 2 * SECOND), "the pause doubles");
+        q.hurry();
+        assert_eq!(q.take(t, MOST), push("a"), "a change ends all pauses");
+        q.pushed(&repo("a"), Outcome::Done, t, 0.0);
+        assert!(!q.pairs.contains_key(&repo("a")));
+    }
+
+    #[test]
+    fn a_dead_link_is_probed_by_one_and_then_all_go() {
+        let (mut q, t) = queue();
+        for name in ["a", "b", "c"] {
+            q.mark(&repo(name));
+        }
+        q.want_scan();
+        assert_eq!((q.take(t, MOST), q.take(t, MOST)), (Some(Work::Scan), push("a")));
+        let down = Outcome::LinkFailed { retry_can_help: true };
+        q.scanned(down, t, 0.0);
+        let next = q.pushed(&repo("a"), down, t, 0.0);
+        assert_eq!(next, Some(t + SECOND), "one cause counts once");
+        assert_eq!((q.take(t, MOST), q.next_try(MOST)), (None, next));
+        let t = t + SECOND;
+        assert_eq!((q.take(t, MOST), q.take(t, MOST)), (push("b"), None));
+        assert_eq!(q.next_try(MOST), None, "the probe will tell");
+        q.pushed(&repo("b"), Outcome::Done, t, 0.0);
+        assert_eq!((q.take(t, MOST), q.take(t, MOST)), (Some(Work::Scan), push("c")));
+    }
+
+    #[test]
+    fn what_a_person_must_mend_pauses_longest_and_by_hand_not_at_all() {
+        let (mut q, t) = queue();
+        q.mark(&repo("a"));
+        assert!(q.take(t, MOST).is_some());
+        let next = q.pushed(&repo("a"), Outcome::LinkFailed { retry_can_help: false }, t, 0.0);
+        assert_eq!(next, Some(t + 8 * SECOND));
+        assert_eq!(q.take(t, MOST), None);
+        q.ask(&repo("a"), 7).expect("room");
+        assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![7])));
+        q.ask(&repo("a"), 8).expect("room");
+        q.pushed(&repo("a"), Outcome::Failed, t, 0.0);
+        assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![8])), "an attempt that began after the order");
+        for n in 0..WAITERS_MAX {
+            q.ask(&repo("b"), u32::try_from(n).expect("small")).expect("room");
+        }
+        assert_eq!(q.ask(&repo("b"), 99), Err(99));
+    }
+
+    #[test]
+    fn pauses_grow_to_the_limit_and_scatter() {
+        let backoff = Backoff { first: SECOND, max: 8 * SECOND };
+        let pauses: Vec<u64> = (1..6).map(|n| backoff.pause(n, 0.0).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 8]);
+        assert_eq!(backoff.pause(4, 0.5), 6 * SECOND);
+        assert!(backoff.pause(u32::MAX, 0.999) >= 4 * SECOND);
+    }
+
+    /// Random histories: nothing that was marked is lost, nothing runs twice at once, and the queue empties.
+    #[test]
+    fn whatever_happens_each_mark_is_followed_by_an_attempt_that_succeeds() {
+        use rand::{Rng as _, SeedableRng as _};
+        for seed in 0..300 {
+            let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
+            let (mut q, mut t) = queue();
+            let names: Vec<RepoName> = ["a", "b", "c", "d"].iter().map(|n| repo(n)).collect();
+            let mut owed: BTreeSet<RepoName> = BTreeSet::new();
+            let (mut running, mut scanning): (Vec<RepoName>, bool) = (Vec::new(), false);
+            for step in 0..400 {
+                let calm = step > 200;
+                if !calm && dice.random_bool(0.4) {
+                    let name = &names[dice.random_range(0..names.len())];
+                    q.mark(name);
+                    owed.insert(name.clone());
+                }
+                if !calm && dice.random_bool(0.05) {
+                    q.want_scan();
+                }
+                match q.take(t, MOST) {
+                    Some(Work::Push(name, _)) => {
+                        assert!(!running.contains(&name), "seed {seed}");
+                        owed.remove(&name);
+                        running.push(name);
+                    }
+                    Some(Work::Scan) => assert!(!std::mem::replace(&mut scanning, true), "seed {seed}"),
+                    None => match q.next_try(MOST) {
+                        Some(at) => t = t.max(at),
+                        None if running.is_empty() && !scanning => assert!(owed.is_empty(), "seed {seed} stuck"),
+                        None => {}
+                    },
+                }
+                assert!(running.len() + usize::from(scanning) <= MOST, "seed {seed}");
+                if dice.random_bool(0.5) || calm {
+                    let outcomes = [
+                        Outcome::Done,
+                        Outcome::Failed,
+                        Outcome::LinkFailed { retry_can_help: true },
+                        Outcome::LinkFailed { retry_can_help: false },
+                    ];
+                    let outcome = if calm { Outcome::Done } else { outcomes[dice.random_range(0..4)] };
+                    if let Some(name) = running.pop() {
+                        if outcome != Outcome::Done {
+                            owed.insert(name.clone());
+                        }
+                        q.pushed(&name, outcome, t, dice.random());
+                    } else if scanning {
+                        scanning = false;
+                        q.scanned(outcome, t, dice.random());
+                    }
+                }
+            }
+            assert!(owed.is_empty() && running.is_empty() && q.pairs.is_empty(), "seed {seed}: {q:?}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! One mirror push: git-receive-pack's protocol, version 0, spoken by us (gitprotocol-pack(5), "Pushing Data To a
+//! Server"), with `git pack-objects` making the pack.
+//!
+//! We speak it ourselves because `git push` would need an ssh command, a remote helper and their processes to reach a
+//! pooled link, and would hide per-ref refusals in text; gitolite reads success out of such text and gets it wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::plan::plan;
+use crate::git::objects::{ObjectsError, RefState};
+use crate::git::odb;
+use crate::git::pktline::{self, Band, Packet, PktError, Reader};
+use crate::git::process::Git;
+use crate::model::{Epoch, Oid, RefName, RefUpdate, RepoName};
+
+/// Version of the exec line that both nodes must agree on.
+const VERSION: u32 = 1;
+/// What a replica may advertise before we take it for broken.
+const REFS_MAX: usize = 5_000_000;
+/// How much progress text is kept for an error message, in bytes.
+const PROGRESS_MAX: usize = 4096;
+/// How much of `git pack-objects`' stderr is kept, in bytes.
+const STDERR_MAX: u64 = 4096;
+/// Bytes of commands or pack handed on at once.
+const CHUNK: usize = 64 << 10;
+
+/// Why a push did not make the replica equal.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The replica's own words.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{}", refs_refused(.0))]
+    Refs(Vec<(RefName, String)>),
+    #[error("the replica could not take the pack: {0}")]
+    Unpack(String),
+    #[error("the replica's git is broken off: {0}")]
+    Fatal(String),
+    #[error("the replica sent what is not git's push protocol: {0}")]
+    Protocol(String),
+    #[error("the connection ended before the replica had reported")]
+    Ended,
+    #[error("git pack-objects failed here: {0}")]
+    Pack(String),
+    #[error("read this repository")]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The first few refs, and how many more.
+fn refs_refused(refs: &[(RefName, String)]) -> String {
+    let shown: Vec<String> = refs.iter().take(3).map(|(name, why)| format!("{name}: {why}")).collect();
+    let more = refs.len().saturating_sub(3);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("the replica refused {}{more}", shown.join("; "))
+}
+
+impl From<PktError> for SendError {
+    fn from(error: PktError) -> Self {
+        match error {
+            PktError::Io(error) => Self::Io(error),
+            PktError::Truncated => Self::Ended,
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// What a push changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Updates that the replica confirmed.
+    pub refs: usize,
+    pub pack_bytes: u64,
+}
+
+/// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. When the session has
+/// ended well it makes its HEAD name `head`.
+pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>) -> String {
+    let head = head.map(|head| format!(" head={head}")).unwrap_or_default();
+    format!("gitmesh-mirror-receive '{repo}' version={VERSION} epoch={epoch}{head}")
+}
+
+/// Makes the replica at the other end of the two streams equal to `ours`, whose objects are in the repository `dir`.
+///
+/// Not atomic: with `atomic`, one ref that the replica must refuse would hold back all others, and git cannot delete
+/// `a` and create `a/b` in one transaction. Whatever stays behind is found again by the difference.
+pub async fn send(
+    input: impl AsyncRead + Unpin,
+    mut output: impl AsyncWrite + Unpin,
+    git: &Git,
+    dir: &Path,
+    ours: &RefState,
+) -> Result<Sent, SendError> {
+    let mut input = Reader::new(input);
+    let theirs = read_advertisement(&mut input).await?;
+    let updates = plan(ours, &theirs.refs);
+    if updates.is_empty() {
+        output.write_all(pktline::FLUSH).await?;
+        output.shutdown().await?;
+        drop(output);
+        while input.next().await?.is_some() {}
+        return Ok(Sent::default());
+    }
+    let capabilities = theirs.negotiate(&updates)?;
+    let (commands, theirs) = (&updates, &theirs);
+    let writing = async move {
+        let written = write_push(&mut output, git, dir, commands, &capabilities, theirs).await;
+        // In any case, and by dropping it too: a replica that waits for the rest of a pack must see that none will
+        // come.
+        let ended = output.shutdown().await;
+        written.and_then(|bytes| Ok(ended.map(|()| bytes)?))
+    };
+    // Both at once: the replica may report, or be gone, before it has read everything.
+    let (written, report) = tokio::join!(writing, read_report(&mut input, &updates));
+    match (written, report) {
+        (Ok(pack_bytes), Ok(())) => Ok(Sent { refs: updates.len(), pack_bytes }),
+        (Err(error @ (SendError::Pack(_) | SendError::Objects(_))), _) => Err(error),
+        // The report says more than the broken pipe it caused.
+        (_, Err(error)) | (Err(error), Ok(())) => Err(error),
+    }
+}
+
+/// What the replica has and can.
+#[derive(Debug, Default)]
+struct Advertisement {
+    refs: BTreeMap<RefName, Oid>,
+    /// Objects it has besides (`.have`), from repositories it borrows from.
+    haves: Vec<Oid>,
+    capabilities: BTreeSet<String>,
+}
+
+impl Advertisement {
+    fn can(&self, capability: &str) -> bool {
+        self.capabilities.contains(capability)
+    }
+
+    /// The capabilities of our first command line.
+    fn negotiate(&self, updates: &[RefUpdate]) -> Result<String, SendError> {
+        for needed in ["report-status", "side-band-64k"] {
+            if !self.can(needed) {
+                return Err(SendError::Protocol(format!("it does not offer '{needed}'")));
+            }
+        }
+        if updates.iter().any(|u| u.new.is_zero()) && !self.can("delete-refs") {
+            return Err(SendError::Refused("the replica forbids deletions (receive.denyDeletes?)".to_owned()));
+        }
+        let mut asked = "report-status side-band-64k".to_owned();
+        for wanted in ["delete-refs", "ofs-delta", "quiet"] {
+            if self.can(wanted) {
+                asked.push(' ');
+                asked.push_str(wanted);
+            }
+        }
+        let format = updates.first().map_or("sha1", |u| if u.new.as_str().len() == 64 { "sha256" } else { "sha1" });
+        let offered = self.capabilities.iter().find_map(|c| c.strip_prefix("object-format=")).unwrap_or("sha1");
+        if offered != format {
+            return Err(SendError::Refused(format!("the replica's objects are {offered}, and ours are {format}")));
+        }
+        if self.can(&format!("object-format={format}")) {
+            asked.push_str(&format!(" object-format={format}"));
+        }
+        asked.push_str(concat!(" agent=gitmesh/", env!("CARGO_PKG_VERSION")));
+        Ok(asked)
+    }
+}
+
+async fn read_advertisement<R: AsyncRead + Unpin>(input: &mut Reader<R>) -> Result<Advertisement, SendError> {
+    let mut found = Advertisement::default();
+    let bad = |line: &str| SendError::Protocol(format!("{line:?} where a reference was expected"));
+    let mut first = true;
+    loop {
+        let packet = input.next().await?.ok_or(SendError::Ended)?;
+        if let Some(refusal) = packet.refusal() {
+            return Err(SendError::Refused(refusal));
+        }
+        let line = match packet {
+            Packet::Flush => return Ok(found),
+            Packet::Data(_) => packet.text().map(String::from_utf8_lossy).unwrap_or_default(),
+            Packet::Delim | Packet::ResponseEnd => return Err(bad("0001")),
+        };
+        let (reference, capabilities) = line.split_once('\0').unwrap_or((&line, ""));
+        if std::mem::take(&mut first) {
+            found.capabilities = capabilities.split_ascii_whitespace().map(str::to_owned).collect();
+        }
+        if reference.starts_with("shallow ") {
+            continue; // a replica with a shallow clone in it still knows what its refs point at
+        }
+        let (oid, name) = reference.split_once(' ').ok_or_else(|| bad(reference))?;
+        let oid = Oid::parse(oid).ok_or_else(|| bad(reference))?;
+        match name {
+            ".have" => found.haves.push(oid),
+            "capabilities^{}" => {}
+            _ => match RefName::parse(name) {
+                Some(name) => drop(found.refs.insert(name, oid)),
+                // Such a name cannot be one of ours either, so nothing is lost by leaving it alone.
+                None => tracing::debug!(name, "the replica has a reference whose name we cannot use"),
+            },
+        }
+        if found.refs.len() + found.haves.len() > REFS_MAX {
+            return Err(SendError::Protocol(format!("more than {REFS_MAX} references")));
+        }
+    }
+}
+
+/// Commands, and the pack unless there are only deletions. Returns the pack's length in bytes.
+async fn write_push(
+    output: &mut (impl AsyncWrite + Unpin),
+    git: &Git,
+    dir: &Path,
+    updates: &[RefUpdate],
+    capabilities: &str,
+    theirs: &Advertisement,
+) -> Result<u64, SendError> {
+    let mut buffer = Vec::new();
+    for (n, RefUpdate { name, old, new }) in updates.iter().enumerate() {
+        let capabilities = if n == 0 { format!("\0 {capabilities}") } else { String::new() };
+        pktline::encode(&mut buffer, format!("{old} {new} {name}{capabilities}").as_bytes());
+        if buffer.len() >= CHUNK {
+            output.write_all(&buffer).await?;
+            buffer.clear();
+        }
+    }
+    buffer.extend_from_slice(pktline::FLUSH);
+    output.write_all(&buffer).await?;
+    if updates.iter().all(|u| u.new.is_zero()) {
+        return Ok(0);
+    }
+    write_pack(output, git, dir, updates, theirs).await
+}
+
+async fn write_pack(
+    output: &mut (impl AsyncWrite + Unpin),
+    git: &Git,
+    dir: &Path,
+    updates: &[RefUpdate],
+    theirs: &Advertisement,
+) -> Result<u64, SendError> {
+    let has: BTreeSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
+    let wanted: BTreeSet<Oid> =
+        updates.iter().map(|u| &u.new).filter(|new| !new.is_zero() && !has.contains(new)).cloned().collect();
+    // pack-objects stops at an exclusion it does not have; the replica may well have commits that we lack.
+    let (at, asked) = (dir.to_owned(), has.into_iter().cloned().collect::<Vec<_>>());
+    let shared = tokio::task::spawn_blocking(move || odb::present(&at, &asked)).await;
+    let shared = shared.expect("the look-up does not panic, and is not cancelled")?;
+
+    let mut command = git.command(dir);
+    // --thin and --sparse as `git push` does: the replica completes the pack, and trees it has are not walked.
+    command.args(["pack-objects", "--revs", "--thin", "--sparse", "--stdout", "-q"]);
+    if theirs.can("ofs-delta") {
+        command.arg("--delta-base-offset");
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (Some(mut revs), Some(mut pack), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        unreachable!("all three streams are piped");
+    };
+    let feeding = async {
+        let mut text = String::new();
+        let lines = wanted.iter().map(|oid| ("", oid)).chain(shared.iter().map(|oid| ("^", oid)));
+        for (mark, oid) in lines {
+            text.push_str(mark);
+            text.push_str(oid.as_str());
+            text.push('\n');
+            if text.len() >= CHUNK {
+                revs.write_all(text.as_bytes()).await?;
+                text.clear();
+            }
+        }
+        revs.write_all(text.as_bytes()).await?;
+        drop(revs);
+        Ok::<_, std::io::Error>(())
+    };
+    let copying = async {
+        let (mut buffer, mut total) = (vec![0; CHUNK], 0);
+        loop {
+            let n = pack.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok::<_, std::io::Error>(total);
+            }
+            output.write_all(&buffer[..n]).await?;
+            total += n as u64;
+        }
+    };
+    let complaining = async {
+        let mut text = Vec::new();
+        let mut stderr = stderr.take(STDERR_MAX);
+        drop(stderr.read_to_end(&mut text).await);
+        // What exceeds the limit is thrown away, lest git block on it.
+        drop(tokio::io::copy(stderr.get_mut(), &mut tokio::io::sink()).await);
+        String::from_utf8_lossy(&text).trim().to_owned()
+    };
+    // A copy that fails (the replica is gone) ends this at once, and git is killed when it is dropped; a feed that
+    // fails does not, since then git has the better words.
+    let (fed, (total, status), complaint) = tokio::try_join!(
+        async { Ok(feeding.await) },
+        async { Ok::<_, std::io::Error>((copying.await?, child.wait().await?)) },
+        async { Ok(complaining.await) },
+    )?;
+    if !status.success() {
+        return Err(SendError::Pack(if complaint.is_empty() { status.to_string() } else { complaint }));
+    }
+    fed?;
+    Ok(total)
+}
+
+/// Reads to the end; success only if the pack was taken and each update confirmed.
+async fn read_report<R: AsyncRead + Unpin>(input: &mut Reader<R>, updates: &[RefUpdate]) -> Result<(), SendError> {
+    let mut report = Report { waiting: updates.iter().map(|u| u.name.clone()).collect(), ..Report::default() };
+    let (mut pending, mut progress) = (Vec::new(), Vec::new());
+    while let Some(packet) = input.next().await? {
+        if let Some(refusal) = packet.refusal() {
+            return Err(SendError::Refused(refusal));
+        }
+        let Packet::Data(payload) = packet else { continue };
+        match pktline::demultiplex(payload)? {
+            Band::Data(data) => {
+                pending.extend_from_slice(data);
+                let mut used = 0;
+                while let Some((packet, len)) = pktline::decode(&pending[used..])? {
+                    report.line(packet)?;
+                    used += len;
+                }
+                pending.drain(..used);
+            }
+            Band::Progress(text) => {
+                let room = PROGRESS_MAX.saturating_sub(progress.len()).min(text.len());
+                progress.extend_from_slice(&text[..room]);
+            }
+            Band::Fatal(text) => return Err(SendError::Fatal(String::from_utf8_lossy(text).trim().to_owned())),
+        }
+    }
+    report.verdict(&String::from_utf8_lossy(&progress))
+}
+
+/// What `report-status` has said so far.
+#[derive(Default)]
+struct Report {
+    /// `Some(None)`: the pack was taken.
+    unpack: Option<Option<String>>,
+    waiting: BTreeSet<RefName>,
+    refused: Vec<(RefName, String)>,
+    ended: bool,
+}
+
+impl Report {
+    fn line(&mut self, packet: Packet<'_>) -> Result<(), SendError> {
+        let Some(text) = packet.text() else {
+            self.ended = true;
+            return Ok(());
+        };
+        let text = String::from_utf8_lossy(text);
+        let bad = || SendError::Protocol(format!("{text:?} in its report"));
+        let (kind, rest) = text.split_once(' ').ok_or_else(bad)?;
+        match kind {
+            "unpack" => self.unpack = Some((rest != "ok").then(|| rest.to_owned())),
+            "ok" => {
+                let name = RefName::parse(rest).ok_or_else(bad)?;
+                self.waiting.remove(&name);
+            }
+            "ng" => {
+                let (name, why) = rest.split_once(' ').unwrap_or((rest, "no reason given"));
+                let name = RefName::parse(name).ok_or_else(bad)?;
+                self.waiting.remove(&name);
+                self.refused.push((name, why.to_owned()));
+            }
+            "option" => {} // report-status-v2 only, which we do not ask for
+            _ => return Err(bad()),
+        }
+        Ok(())
+    }
+
+    fn verdict(self, progress: &str) -> Result<(), SendError> {
+        let said = |why: String| {
+            let progress = progress.trim();
+            if progress.is_empty() { why } else { format!("{why} (it said: {progress})") }
+        };
+        match self.unpack {
+            None => Err(SendError::Ended),
+            Some(Some(why)) => Err(SendError::Unpack(said(why))),
+            Some(None) if !self.refused.is_empty() => Err(SendError::Refs(self.refused)),
+            Some(None) if !self.waiting.is_empty() || !self.ended => Err(SendError::Ended),
+            Some(None) => Ok(()),
+        }
+    }
+}

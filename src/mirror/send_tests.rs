@@ -1,0 +1,222 @@
+//! `send` against the machine's own `git receive-pack`, over pipes.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::send::{SendError, Sent, exec_line, send};
+use crate::git::objects::read_refs;
+use crate::git::process::Git;
+use crate::model::{Epoch, RefName, RepoName};
+
+/// A master's repository and a replica's, both bare.
+pub(super) struct Pair {
+    _home: TempDir,
+    pub ours: PathBuf,
+    pub theirs: PathBuf,
+}
+
+pub(super) fn git_in(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("GIT_CONFIG_NOSYSTEM", "1");
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("HOME", "/nonexistent").current_dir(dir).args(args);
+    for role in ["AUTHOR", "COMMITTER"] {
+        command.env(format!("GIT_{role}_NAME"), "t").env(format!("GIT_{role}_EMAIL"), "t@example.org");
+    }
+    let out = command.output().expect("git is installed");
+    assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("text").trim().to_owned()
+}
+
+/// A commit on top of `parents`, not yet named by a ref.
+pub(super) fn commit(dir: &Path, message: &str, parents: &[&str]) -> String {
+    let tree = git_in(dir, &["hash-object", "-t", "tree", "-w", "/dev/null"]);
+    let mut args = vec!["commit-tree", "-m", message];
+    args.extend(parents.iter().flat_map(|p| ["-p", p]));
+    args.push(&tree);
+    git_in(dir, &args)
+}
+
+impl Pair {
+    pub(super) fn new() -> Self {
+        let home = TempDir::new().expect("a directory");
+        let (ours, theirs) = (home.path().join("ours.git"), home.path().join("theirs.git"));
+        for dir in [&ours, &theirs] {
+            git_in(home.path(), &["init", "-q", "--bare", "-b", "main", dir.to_str().expect("text")]);
+        }
+        Self { _home: home, ours, theirs }
+    }
+
+    /// Names a fresh commit in ours.
+    fn set(&self, name: &str, parents: &[&str]) -> String {
+        let oid = commit(&self.ours, name, parents);
+        git_in(&self.ours, &["update-ref", name, &oid]);
+        oid
+    }
+
+    async fn push(&self) -> Result<Sent, SendError> {
+        let git = Git::new("git".into(), "/dev/null".into());
+        let mut command = git.command(&self.theirs);
+        command.args(["receive-pack", "."]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("git receive-pack");
+        let (input, output) = (child.stdout.take().expect("piped"), child.stdin.take().expect("piped"));
+        let ours = read_refs(&self.ours).expect("readable");
+        let sent = send(input, output, &git, &self.ours, &ours).await;
+        if sent.is_ok() {
+            assert!(child.wait().await.expect("ended").success());
+        }
+        sent
+    }
+
+    /// How many refs a push changed; the replica's are then ours, and its objects are whole.
+    async fn in_step_after(&self) -> usize {
+        let sent = self.push().await.expect("pushed");
+        assert_eq!(read_refs(&self.theirs).expect("readable").refs, read_refs(&self.ours).expect("readable").refs);
+        git_in(&self.theirs, &["fsck", "--connectivity-only", "--strict"]);
+        sent.refs
+    }
+
+    fn hook(&self, name: &str, script: &str) {
+        let path = self.theirs.join("hooks").join(name);
+        std::fs::create_dir_all(path.parent().expect("hooks")).expect("created");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+    }
+}
+
+#[tokio::test]
+async fn creations_updates_and_tags_arrive_and_an_equal_replica_gets_nothing() {
+    let pair = Pair::new();
+    assert_eq!(pair.in_step_after().await, 0, "both empty");
+    let first = pair.set("refs/heads/main", &[]);
+    assert_eq!(pair.in_step_after().await, 1);
+    pair.set("refs/heads/main", &[&first]);
+    git_in(&pair.ours, &["tag", "light", &first]);
+    git_in(&pair.ours, &["tag", "-a", "-m", "x", "annotated", &first]);
+    git_in(&pair.ours, &["update-ref", "refs/notes/commits", &first]);
+    assert_eq!(pair.in_step_after().await, 4);
+    assert_eq!(pair.push().await.expect("pushed"), Sent { refs: 0, pack_bytes: 0 });
+    // Objects the replica has are not sent again.
+    git_in(&pair.ours, &["update-ref", "refs/heads/again", &first]);
+    assert!(pair.push().await.expect("pushed").pack_bytes <= 32, "an empty pack");
+}
+
+#[tokio::test]
+async fn forced_updates_and_deletions_arrive() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    pair.set("refs/heads/main", &[&base]);
+    pair.set("refs/heads/dir", &[&base]);
+    assert_eq!(pair.in_step_after().await, 2);
+    pair.set("refs/heads/main", &[]);
+    git_in(&pair.ours, &["update-ref", "-d", "refs/heads/dir"]);
+    pair.set("refs/heads/dir/file", &[&base]);
+    assert_eq!(pair.in_step_after().await, 3, "rewound, and a name became a directory");
+    git_in(&pair.ours, &["update-ref", "-d", "refs/heads/dir/file"]);
+    assert_eq!(pair.in_step_after().await, 1, "deletions alone");
+}
+
+#[tokio::test]
+async fn a_replica_with_commits_we_lack_is_overwritten() {
+    let pair = Pair::new();
+    pair.set("refs/heads/main", &[]);
+    let strange = commit(&pair.theirs, "made there", &[]);
+    git_in(&pair.theirs, &["update-ref", "refs/heads/main", &strange]);
+    git_in(&pair.theirs, &["update-ref", "refs/heads/strange", &strange]);
+    assert_eq!(pair.in_step_after().await, 2);
+}
+
+#[tokio::test]
+async fn internal_refs_stay_where_they_are() {
+    let pair = Pair::new();
+    let ours = pair.set("refs/gitmesh/lost/a", &[]);
+    let theirs = commit(&pair.theirs, "kept", &[]);
+    git_in(&pair.theirs, &["update-ref", "refs/gitmesh/lost/b", &theirs]);
+    assert_eq!(pair.push().await.expect("pushed").refs, 0);
+    let names = |dir: &Path| git_in(dir, &["for-each-ref", "--format=%(objectname) %(refname)"]);
+    assert_eq!(names(&pair.ours), format!("{ours} refs/gitmesh/lost/a"));
+    assert_eq!(names(&pair.theirs), format!("{theirs} refs/gitmesh/lost/b"));
+}
+
+#[tokio::test]
+async fn a_thousand_refs_go_in_one_push() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    let lines: String = (0..1000).map(|n| format!("create refs/heads/b{n} {base}\n")).collect();
+    std::fs::write(pair.ours.join("commands"), lines).expect("written");
+    let script = "git update-ref --stdin < commands";
+    let done = Command::new("sh").args(["-c", script]).current_dir(&pair.ours).status().expect("a shell");
+    assert!(done.success());
+    assert_eq!(pair.in_step_after().await, 1001);
+}
+
+#[tokio::test]
+async fn a_refused_ref_is_a_failure_that_names_it_and_the_others_arrive() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    pair.set("refs/heads/frozen", &[&base]);
+    pair.hook("update", "case $1 in refs/heads/frozen) echo 'not this one' >&2; exit 1;; esac");
+    let error = pair.push().await.expect_err("one is refused");
+    assert_eq!(error.to_string(), "the replica refused refs/heads/frozen: hook declined");
+    assert_eq!(git_in(&pair.theirs, &["rev-parse", "refs/heads/main"]), base);
+
+    pair.hook("pre-receive", "echo 'disk is full' >&2; exit 1");
+    let error = pair.push().await.expect_err("all are refused");
+    assert!(matches!(&error, SendError::Refs(refs) if refs[0].1 == "pre-receive hook declined"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_pack_is_the_error_of_who_made_it() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    pair.set("refs/heads/main", &[&base]);
+    std::fs::remove_file(pair.ours.join("objects").join(&base[..2]).join(&base[2..])).expect("a loose object");
+    let error = pair.push().await.expect_err("an object is missing");
+    assert!(matches!(&error, SendError::Pack(said) if said.contains(&base)), "{error}");
+    assert_eq!(git_in(&pair.theirs, &["for-each-ref"]), "");
+}
+
+async fn answer(advertisement: &[u8]) -> String {
+    let git = Git::new("git".into(), "/dev/null".into());
+    let pair = Pair::new();
+    pair.set("refs/heads/main", &[]);
+    let ours = read_refs(&pair.ours).expect("readable");
+    let error = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours).await.expect_err("no success");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn what_is_no_advertisement_is_told() {
+    let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    let zero = "0".repeat(40);
+    assert_eq!(answer(b"001aERR go to server1 now\n").await, "go to server1 now");
+    assert_eq!(answer(b"").await, "the connection ended before the replica had reported");
+    assert_eq!(answer(b"003fcut").await, "the connection ended before the replica had reported");
+    assert!(answer(b"Welcome!\n").await.contains("\"Welcome!\\n\""));
+    assert!(answer(line("no oid\n").as_bytes()).await.contains("\"no oid\" where a reference was expected"));
+    assert!(answer(line(&format!("{zero} capabilities^{{}}\0quiet\n")).as_bytes()).await.contains("ended"));
+    let poor = format!("{}0000", line(&format!("{zero} capabilities^{{}}\0quiet\n")));
+    assert!(answer(poor.as_bytes()).await.contains("'report-status'"));
+    let sha256 = "report-status side-band-64k object-format=sha256";
+    let other = format!("{}0000", line(&format!("{zero} capabilities^{{}}\0{sha256}\n")));
+    assert!(answer(other.as_bytes()).await.contains("sha256"));
+    // Everything is promised and nothing reported.
+    let mute = format!("{}0000", line(&format!("{zero} capabilities^{{}}\0report-status side-band-64k\n")));
+    assert!(answer(mute.as_bytes()).await.contains("ended before"));
+    let fatal = format!("{mute}{}0000", line("\x03disk full\n"));
+    assert!(answer(fatal.as_bytes()).await.contains("disk full"));
+    let silent_ref = format!("{mute}{}0000", line(&format!("\x01{}0000", line("unpack ok\n"))));
+    assert!(answer(silent_ref.as_bytes()).await.contains("ended before"), "an update it does not mention");
+}
+
+#[test]
+fn exec_lines() {
+    let (repo, head) = (RepoName::new("docs/handbook").expect("a name"), RefName::parse("refs/heads/main"));
+    assert_eq!(
+        exec_line(&repo, Epoch::FIRST, head.as_ref()),
+        "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main"
+    );
+    assert_eq!(exec_line(&repo, Epoch::FIRST, None), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1");
+}

@@ -1,0 +1,320 @@
+//! One peer's worker: takes what is due, pushes or compares, records, backs off.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Outcome, Queue, Work};
+use super::send::{self, SendError};
+use super::{Answer, Inner, MirrorError, Report, propagate_panic};
+use crate::cluster::Place;
+use crate::git::objects::{ObjectsError, RefState, read_refs};
+use crate::model::{HostName, RepoName};
+use crate::peer::{Finished, LinkError};
+
+/// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there.
+const DIGESTS: &str = "gitmesh-mirror-digests version=1";
+/// Longest line of that answer, in bytes: 64 digits, a tab and a name.
+const DIGEST_LINE_MAX: usize = 64 + 1 + RepoName::MAX + 1;
+/// How long running pushes may go on when the node stops. What is cut off is found again by the next comparison.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a command may take to end after it has said everything.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
+const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One peer's queue and the bell of its worker.
+pub(super) struct Lane {
+    pub peer: HostName,
+    queue: Mutex<Queue<Answer>>,
+    bell: Notify,
+}
+
+impl Lane {
+    pub(super) fn new(peer: HostName, queue: Queue<Answer>) -> Self {
+        Self { peer, queue: Mutex::new(queue), bell: Notify::new() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<Answer>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn mark(&self, repo: &RepoName) {
+        self.queue().mark(repo);
+        self.bell.notify_one();
+    }
+
+    pub(super) fn ask(&self, repo: &RepoName, answer: Answer) -> Result<(), Answer> {
+        self.queue().ask(repo, answer)?;
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// Ends all pauses.
+    pub(super) fn hurry(&self) {
+        self.queue().hurry();
+        self.bell.notify_one();
+    }
+
+    /// Ends all pauses and has all copies compared.
+    pub(super) fn compare(&self) {
+        self.queue().want_scan();
+        self.hurry();
+    }
+
+    fn link_is_up(&self) {
+        self.queue().want_scan_of_new_link();
+        self.hurry();
+    }
+}
+
+/// What a task has done.
+enum Done {
+    Pushed { repo: RepoName, answers: Vec<Answer>, began: SystemTime, result: Result<Report, MirrorError> },
+    Scanned(Result<(), MirrorError>),
+}
+
+/// Serves the lane until `stop`, and returns when its tasks have ended.
+pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationToken) {
+    let most = inner.config.workers.max(1);
+    let mut tasks = JoinSet::new();
+    let mut connected = inner.links.connected(&lane.peer);
+    loop {
+        loop {
+            let work = lane.queue().take(Instant::now(), most);
+            match work {
+                Some(Work::Push(repo, answers)) => {
+                    tasks.spawn(push_task(inner.clone(), lane.peer.clone(), repo, answers));
+                }
+                Some(Work::Scan) => {
+                    let (inner, lane) = (inner.clone(), lane.clone());
+                    tasks.spawn(async move { Done::Scanned(scan(&inner, &lane).await) });
+                }
+                None => break,
+            }
+        }
+        let next_try = lane.queue().next_try(most);
+        let pause = async {
+            match next_try {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(done) => record(&inner, &lane, done),
+                Err(_) => propagate_panic(ended),
+            },
+            // A new link, by whoever's dial: the peer may have been away, or be another machine.
+            Ok(()) = connected.changed() => {
+                inner.board().link_works(&lane.peer);
+                lane.link_is_up();
+            }
+            () = lane.bell.notified() => {}
+            () = pause => {}
+        }
+    }
+    let drained = timeout(DRAIN, async {
+        while let Some(ended) = tasks.join_next().await {
+            propagate_panic(ended);
+        }
+    });
+    if drained.await.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+async fn push_task(inner: Arc<Inner>, peer: HostName, repo: RepoName, answers: Vec<Answer>) -> Done {
+    let began = SystemTime::now();
+    let result = push(&inner, &peer, &repo).await;
+    Done::Pushed { repo, answers, began, result }
+}
+
+/// Settles an attempt with the queue, the board and those who wait.
+fn record(inner: &Inner, lane: &Lane, done: Done) {
+    let (now, dice) = (Instant::now(), rand::random::<f64>());
+    let wall = |at: Option<Instant>| at.map(|at| SystemTime::now() + at.saturating_duration_since(now));
+    let peer = &lane.peer;
+    match done {
+        Done::Pushed { repo, answers, began, result } => {
+            let outcome = outcome(result.as_ref().err());
+            let next_try = wall(lane.queue().pushed(&repo, outcome, now, dice));
+            let marked_since = lane.queue().is_wanted(&repo);
+            let mut board = inner.board();
+            match (&result, outcome) {
+                (Ok(report), _) => {
+                    board.link_works(peer);
+                    board.in_step(&repo, peer, began, marked_since);
+                    let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
+                    tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
+                }
+                (Err(error), Outcome::LinkFailed { .. }) => {
+                    board.behind(&repo, peer, false, began);
+                    board.link_failed(peer, &error.to_string(), next_try, SystemTime::now());
+                }
+                (Err(_), Outcome::Dropped) => board.drop_pair(&repo, peer),
+                (Err(error), _) => {
+                    board.link_works(peer);
+                    board.failed(&repo, peer, &error.to_string(), next_try, SystemTime::now());
+                }
+            }
+            drop(board);
+            for answer in answers {
+                // Who has stopped waiting does not mind.
+                drop(answer.send(result.clone()));
+            }
+        }
+        Done::Scanned(result) => {
+            let outcome = outcome(result.as_ref().err());
+            let next_try = wall(lane.queue().scanned(outcome, now, dice));
+            let (mut board, now) = (inner.board(), SystemTime::now());
+            match (result, outcome) {
+                (Ok(()), _) => board.compared(peer),
+                (Err(error), Outcome::LinkFailed { .. }) => board.link_failed(peer, &error.to_string(), next_try, now),
+                (Err(error), _) => board.not_compared(peer, &error.to_string(), next_try, now),
+            }
+        }
+    }
+}
+
+fn outcome(error: Option<&MirrorError>) -> Outcome {
+    match error {
+        None => Outcome::Done,
+        Some(MirrorError::Link(LinkError::Busy { .. })) => Outcome::Failed,
+        Some(MirrorError::Link(error)) => Outcome::LinkFailed { retry_can_help: error.retry_can_help() },
+        Some(MirrorError::NotMaster(_) | MirrorError::NotReplica { .. } | MirrorError::NoRepository(_)) => {
+            Outcome::Dropped
+        }
+        Some(_) => Outcome::Failed,
+    }
+}
+
+/// The one path of every mirror push.
+async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Report, MirrorError> {
+    let began = Instant::now();
+    let Place::Here { epoch, replicas } = (inner.world.locate)(repo) else {
+        return Err(MirrorError::NotMaster(repo.clone()));
+    };
+    if !replicas.contains(peer) {
+        return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
+    }
+    let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
+    // Before the command, which carries HEAD. What lands from here on has marked the pair again.
+    let ours = blocking_refs(dir.clone()).await.map_err(local)?;
+    let exec = send::exec_line(repo, epoch, ours.head.as_ref());
+    let limit = inner.config.timeout;
+    let mut pipe = inner.links.run(peer, &exec).await?;
+    let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, &dir, &ours)).await;
+    let sent = sent.map_err(|_| MirrorError::Timeout(limit))?;
+    let end_timeout = if sent.is_ok() { END_TIMEOUT } else { REFUSED_END_TIMEOUT };
+    let finished = timeout(end_timeout, pipe.finish()).await;
+    match (sent, finished) {
+        (Err(error), finished) => Err(explain(peer, error, finished.ok())),
+        (Ok(_), Err(_)) => Err(MirrorError::Timeout(END_TIMEOUT)),
+        (Ok(sent), Ok(finished)) => {
+            check(peer, finished)?;
+            Ok(Report { refs: sent.refs, pack_bytes: sent.pack_bytes, elapsed: began.elapsed() })
+        }
+    }
+}
+
+/// A stream that broke is the link's failure, and a command that never spoke git has said why on its stderr.
+fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> MirrorError {
+    let silent = matches!(error, SendError::Ended | SendError::Io(_) | SendError::Protocol(_));
+    match finished {
+        Some(Finished { failure: Some(failure), .. }) if silent => MirrorError::Link(failure),
+        Some(Finished { exit, stderr, .. }) if silent && !stderr.trim().is_empty() => {
+            MirrorError::Remote { peer: peer.clone(), exit: exit.unwrap_or(255), said: stderr.trim().to_owned() }
+        }
+        _ => MirrorError::Send(Arc::new(error)),
+    }
+}
+
+/// Whether a command ended well.
+fn check(peer: &HostName, finished: Finished) -> Result<(), MirrorError> {
+    match finished {
+        Finished { failure: Some(failure), .. } => Err(failure.into()),
+        Finished { exit: Some(0), .. } => Ok(()),
+        Finished { exit, stderr, .. } => {
+            let (exit, said) = (exit.unwrap_or(255), stderr.trim().to_owned());
+            Err(MirrorError::Remote { peer: peer.clone(), exit, said })
+        }
+    }
+}
+
+fn local(error: ObjectsError) -> MirrorError {
+    MirrorError::Local(error.to_string())
+}
+
+async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, ObjectsError> {
+    let reading = tokio::task::spawn_blocking(move || read_refs(&dir));
+    reading.await.expect("reading references does not panic, and is not cancelled")
+}
+
+/// Compares all of the peer's copies with what is here and marks those that differ.
+async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
+    let (peer, began) = (&lane.peer, SystemTime::now());
+    let repos = inner.assigned_to(peer);
+    if repos.is_empty() {
+        return Ok(()); // not worth a connection
+    }
+    let limit = inner.config.timeout;
+    let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
+    inner.board().link_works(peer);
+    for repo in repos {
+        let Some(dir) = (inner.world.dir)(&repo) else { continue };
+        let there = theirs.get(&repo);
+        let equal = match there {
+            None => false,
+            // What cannot be read here cannot be compared; the push will say why, for this repository alone.
+            Some(digest) => blocking_refs(dir).await.is_ok_and(|ours| ours.digest() == *digest),
+        };
+        if equal {
+            // A hint that came meanwhile stands, and is settled by its own push.
+            if !lane.queue().is_known(&repo) {
+                inner.board().in_step(&repo, peer, began, false);
+            }
+        } else {
+            inner.board().behind(&repo, peer, there.is_none(), began);
+            lane.mark(&repo);
+        }
+    }
+    Ok(())
+}
+
+/// The peer's digest of each repository whose master we are in its view.
+async fn digests(inner: &Inner, peer: &HostName) -> Result<BTreeMap<RepoName, String>, MirrorError> {
+    let mut pipe = inner.links.run(peer, DIGESTS).await?;
+    let mut found = BTreeMap::new();
+    let mut reader = BufReader::new(&mut pipe.reader);
+    let mut line = Vec::new();
+    let broken = loop {
+        line.clear();
+        let mut limited = tokio::io::AsyncReadExt::take(&mut reader, DIGEST_LINE_MAX as u64);
+        match limited.read_until(b'\n', &mut line).await {
+            Ok(0) => break None,
+            Err(error) => break Some(error.to_string()),
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n');
+        match text.split_once('\t').map(|(digest, repo)| (digest, RepoName::new(repo))) {
+            Some((digest, Ok(repo))) if digest.len() == 64 => drop(found.insert(repo, digest.to_owned())),
+            _ => return Err(MirrorError::Answer { peer: peer.clone(), line: text.to_owned() }),
+        }
+    };
+    drop(reader);
+    let finished = timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?;
+    check(peer, finished)?;
+    match broken {
+        Some(why) => Err(LinkError::Closed { peer: peer.clone(), why }.into()),
+        None => Ok(found),
+    }
+}

@@ -1,0 +1,50 @@
+//! How settings are written: durations with a unit, and words that are parsed at once.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+/// For `deserialize_with`: a string that a type's own parser reads.
+pub fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// A duration with its unit, for `deserialize_with`: `"200ms"`, `"20s"`, `"10m"`, `"1h"`, `"7d"`; whole numbers above 0.
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)).filter(|total| *total > 0);
+    total.map(Duration::from_millis).ok_or_else(|| {
+        format!("'{text}' is no duration; write a whole number above 0 and a unit, as \"200ms\", \"20s\", \"10m\", \"1h\" or \"7d\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
+        for bad in ["", "s", "0s", "1.5s", "-1s", "1 s", "1w", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

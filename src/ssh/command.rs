@@ -1,0 +1,88 @@
+//! An exec line becomes a git session, a mirror push or a command.
+
+use crate::git::service::{self, BadPath, Exec, ExecError, Service, repo_of_path};
+use crate::model::{Epoch, RefName, RepoName};
+use crate::transfer::MirrorPush;
+
+/// The mirror protocol this node speaks.
+const MIRROR_VERSION: &str = "1";
+
+/// What a client asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Git(Service, RepoName),
+    MirrorReceive(RepoName, MirrorPush),
+    Command(Vec<String>),
+    /// Refused in git's protocol, for git prints it as it is.
+    RefuseGit(String),
+    Refuse(String),
+}
+
+/// Reads the line of an exec request.
+pub(super) fn parse(line: &[u8]) -> Order {
+    match service::parse_exec(line) {
+        Ok(Exec::Git(service, Ok(repo))) => Order::Git(service, repo),
+        Ok(Exec::Git(_, Err(bad))) => Order::RefuseGit(no_such_path(&bad)),
+        Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-mirror-receive") => {
+            mirror_receive(&words[1..]).unwrap_or_else(Order::RefuseGit)
+        }
+        Ok(Exec::Command(words)) => Order::Command(words),
+        Err(error @ (ExecError::NotText | ExecError::Control)) if line.starts_with(b"git") => {
+            Order::RefuseGit(format!("{error}; rename the repository in the URL"))
+        }
+        Err(error) => Order::Refuse(format!("FATAL: {error}")),
+    }
+}
+
+fn no_such_path(bad: &BadPath) -> String {
+    format!("{bad}\nhelp: use a path such as 'docs/handbook' or 'docs/handbook.git'; 'info' over ssh lists yours")
+}
+
+/// `'REPO' version=1 epoch=1 head=refs/heads/main`; unknown words are of a later version and change nothing.
+fn mirror_receive(words: &[String]) -> Result<Order, String> {
+    let value = |key: &str| words.iter().skip(1).find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+    let repo = repo_of_path(words.first().map_or("", String::as_str)).map_err(|e| no_such_path(&e))?;
+    match value("version") {
+        Some(MIRROR_VERSION) => {}
+        other => {
+            let other = other.unwrap_or("none");
+            return Err(format!(
+                "this node speaks mirror protocol version {MIRROR_VERSION}, the master {other}; upgrade the older one"
+            ));
+        }
+    }
+    let epoch = value("epoch").and_then(Epoch::parse).ok_or("the mirror push names no epoch")?;
+    let head =
+        value("head").map(|h| RefName::parse(h).ok_or("the mirror push's HEAD is no reference name")).transpose()?;
+    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirror_pushes() {
+        let Order::MirrorReceive(repo, push) =
+            parse(b"gitmesh-mirror-receive 'docs/a' version=1 epoch=3 head=refs/heads/main later=x")
+        else {
+            panic!("a mirror push")
+        };
+        assert_eq!(repo.as_str(), "docs/a");
+        assert_eq!(push.epoch.to_string(), "3");
+        assert_eq!(push.head.map(|h| h.to_string()).as_deref(), Some("refs/heads/main"));
+        for bad in ["version=2 epoch=1", "version=1", "version=1 epoch=0", "version=1 epoch=1 head=main"] {
+            let line = format!("gitmesh-mirror-receive 'a' {bad}");
+            assert!(matches!(parse(line.as_bytes()), Order::RefuseGit(_)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bad_path_is_refused_in_gits_own_protocol() {
+        assert!(
+            matches!(parse(b"git-upload-pack '../etc/passwd'"), Order::RefuseGit(text) if text.contains("no repository name"))
+        );
+        assert!(matches!(parse(b"git-upload-pack '../a\x01'"), Order::RefuseGit(_)));
+        assert!(matches!(parse(b"info 'x"), Order::Refuse(_)));
+    }
+}

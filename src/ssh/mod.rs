@@ -1,0 +1,268 @@
+//! The SSH door: public keys in, git sessions and commands out. With `peer`, the only room that names russh.
+//!
+//! Promises: a connection that does not authenticate costs a bounded place for a bounded time and never keeps a user
+//! out; a user's text always says why and what now; data is written through the channel's own writer, so that a
+//! client that does not read stalls nobody else. Never: a shell, a terminal, forwarding, a subsystem, or a decision
+//! about access.
+
+mod command;
+mod config;
+mod quickack;
+mod session;
+mod waiting;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
+use russh::{MethodKind, MethodSet, Preferred, cipher, compression, kex, server};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::control::Control;
+use crate::transfer::Transfer;
+pub use config::{Config, Listen};
+use waiting::Waiting;
+
+/// Connections that have not shown a known key yet; the oldest goes when one more comes.
+const UNAUTHENTICATED: usize = 100;
+/// A dead client is noticed after three of these.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// A channel's window: what a client may send ahead of us, 8 MiB, so that a push fills a long link.
+const WINDOW: u32 = 8 << 20;
+/// The largest payload of one packet, just under what fits in a TCP segment's 64 KiB.
+const PACKET: u32 = 65_535;
+
+/// The SSH door, bound and ready to serve.
+pub struct Door {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+pub(super) struct Shared {
+    config: Config,
+    russh: Arc<server::Config>,
+    transfer: Transfer,
+    control: Control,
+    waiting: Waiting,
+    connections: Arc<Semaphore>,
+    /// Git sessions and commands at work; they outlive their connection's loop and are drained at the end.
+    sessions: TaskTracker,
+    session_places: Arc<Semaphore>,
+    /// Sessions at work, by user or node.
+    busy: Mutex<HashMap<String, usize>>,
+}
+
+impl Shared {
+    /// Counts one more session of `who`; `None` when there are as many as one may have.
+    fn admit(self: &Arc<Self>, who: String) -> Option<Busy> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = busy.entry(who.clone()).or_default();
+        (*count < self.config.max_sessions_per_user).then(|| {
+            *count += 1;
+            Busy { shared: self.clone(), who }
+        })
+    }
+}
+
+/// One session of somebody's, until it is dropped.
+pub(super) struct Busy {
+    shared: Arc<Shared>,
+    who: String,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = busy.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                busy.remove(&self.who);
+            }
+        }
+    }
+}
+
+impl Door {
+    /// Takes listeners that are bound already, so that nothing is announced before everything else is ready.
+    pub fn new(
+        config: Config,
+        listeners: Vec<TcpListener>,
+        identity: PrivateKey,
+        transfer: Transfer,
+        control: Control,
+    ) -> Self {
+        let shared = Shared {
+            russh: Arc::new(protocol(&config, identity)),
+            waiting: Waiting::new(UNAUTHENTICATED),
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            sessions: TaskTracker::new(),
+            busy: Mutex::default(),
+            session_places: Arc::new(Semaphore::new(config.max_sessions)),
+            config,
+            transfer,
+            control,
+        };
+        Self { listeners, shared: Arc::new(shared) }
+    }
+
+    /// Serves until told to stop; then accepts no more, and returns when the running sessions have ended.
+    pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
+        let connections = TaskTracker::new();
+        let mut accepts = tokio::task::JoinSet::new();
+        // Connections are cut only after their sessions have ended.
+        let hang_up = CancellationToken::new();
+        for listener in self.listeners {
+            accepts.spawn(accept(listener, self.shared.clone(), connections.clone(), stop.clone(), hang_up.clone()));
+        }
+        while let Some(ended) = accepts.join_next().await {
+            ended.map_err(std::io::Error::other)??;
+        }
+        self.shared.sessions.close();
+        self.shared.sessions.wait().await;
+        hang_up.cancel();
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    hang_up: CancellationToken,
+) -> std::io::Result<()> {
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            place = shared.connections.clone().acquire_owned() => place.map_err(std::io::Error::other)?,
+        };
+        let (stream, from) = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, or the client left: neither ends the server.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (shared, hang_up) = (shared.clone(), hang_up.clone());
+        tasks.spawn(async move {
+            connection(stream, from, shared, hang_up).await;
+            drop(place);
+        });
+    }
+}
+
+/// One connection, from its first byte to its last.
+async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, hang_up: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+    }
+    let seat = shared.waiting.enter();
+    let session = session::Session::new(shared.clone(), from, seat.clone());
+    let stream = quickack::Quickack::new(stream, seat.clone());
+    let running = tokio::select! {
+        running = server::run_stream(shared.russh.clone(), stream, session) => running,
+        () = seat.evicted() => return,
+        () = tokio::time::sleep(shared.config.auth_timeout) => return,
+    };
+    let running = match running {
+        Ok(running) => running,
+        Err(error) => return tracing::debug!(%error, %from, "no SSH client"),
+    };
+    let handle = running.handle();
+    tokio::pin!(running);
+    let deadline = tokio::time::sleep(shared.config.auth_timeout);
+    tokio::pin!(deadline);
+    let mut waiting = true;
+    loop {
+        let reason = tokio::select! {
+            ended = &mut running => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, %from, "connection ended");
+                }
+                return;
+            }
+            () = &mut deadline, if waiting => {
+                waiting = !seat.is_authenticated();
+                if !waiting { continue }
+                "no known key was shown in time"
+            }
+            () = seat.evicted(), if waiting => {
+                waiting = !seat.is_authenticated();
+                if !waiting { continue }
+                "too many connections are waiting to authenticate; try again"
+            }
+            () = hang_up.cancelled() => "the server is shutting down; try again in a minute",
+        };
+        let bye = handle.disconnect(russh::Disconnect::ByApplication, reason.into(), String::new());
+        if tokio::time::timeout(Duration::from_secs(1), bye).await.is_err() {
+            tracing::debug!(%from, "the client took no good-bye");
+        }
+        // The loop of a connection whose client does not read may not notice; dropping the stream ends it.
+        if tokio::time::timeout(Duration::from_secs(1), &mut running).await.is_err() {
+            tracing::debug!(%from, "the connection was cut");
+        }
+        return;
+    }
+}
+
+/// The protocol's settings: key exchange and ciphers of today only, and no artificial waiting.
+fn protocol(config: &Config, identity: PrivateKey) -> server::Config {
+    let p256 = Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 };
+    let keys = vec![
+        Algorithm::Ed25519,
+        p256,
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
+        // Never SHA-1 (RFC 8332).
+        Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
+        Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
+    ];
+    let kex = vec![
+        kex::MLKEM768X25519_SHA256,
+        kex::CURVE25519,
+        kex::CURVE25519_PRE_RFC_8731,
+        kex::EXTENSION_SUPPORT_AS_SERVER,
+        kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
+    ];
+    let ciphers = vec![cipher::AES_256_GCM, cipher::AES_128_GCM, cipher::CHACHA20_POLY1305];
+    server::Config {
+        server_id: russh::SshId::Standard(concat!("SSH-2.0-gitmesh_", env!("CARGO_PKG_VERSION")).into()),
+        methods: MethodSet::from(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive][..]),
+        // A public key is no secret that could be guessed bit by bit; waiting would cost each client that has
+        // several keys a second a key.
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![identity],
+        window_size: WINDOW,
+        maximum_packet_size: PACKET,
+        channel_buffer_size: 256,
+        max_auth_attempts: 20,
+        inactivity_timeout: Some(config.idle_timeout),
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_max: 3,
+        nodelay: true,
+        preferred: Preferred {
+            kex: Cow::Owned(kex),
+            key: Cow::Owned(keys),
+            cipher: Cow::Owned(ciphers),
+            // Packs are compressed already.
+            compression: Cow::Owned(vec![compression::NONE]),
+            ..Preferred::DEFAULT
+        },
+        ..server::Config::default()
+    }
+}

@@ -1,0 +1,372 @@
+//! One connection's handler: key → actor, exec → transfer or control. It decides nothing and waits for nothing; work
+//! is handed to a task, since russh calls these methods inside the connection's own loop.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use russh::keys::{HashAlg, PublicKeyBase64};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Connection, VerifiedPublicKey,
+};
+use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, MethodKind, MethodSet};
+use tokio::io::AsyncWriteExt;
+
+use super::Shared;
+use super::command::{self, Order};
+use super::waiting::Seat;
+use crate::git::{pktline, service::Service};
+use crate::model::Actor;
+use crate::transfer::{Request, Streams};
+
+/// Channels of one connection; OpenSSH's default is 10 (sshd_config(5), MaxSessions).
+const CHANNELS: usize = 64;
+
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    from: SocketAddr,
+    seat: Arc<Seat>,
+    actor: Option<Actor>,
+    /// Fingerprints of the keys that were offered and are not known, for the explanation.
+    unknown: Vec<String>,
+    wrong_login: Option<String>,
+    channels: HashMap<ChannelId, Opened>,
+}
+
+/// A channel that has not been told what to run yet.
+struct Opened {
+    channel: Channel<Msg>,
+    protocol: Option<String>,
+    /// A terminal was asked for and refused.
+    terminal: bool,
+}
+
+/// What a client that asks for a terminal is told beside its answer.
+const NO_TERMINAL: &str = "(there is no terminal and no shell here; 'help' lists the commands)\n";
+/// What a client that asks to forward something is told.
+const NO_FORWARDING: &str = "this server does git and its own commands only; it forwards nothing";
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, from: SocketAddr, seat: Arc<Seat>) -> Self {
+        Self { shared, from, seat, actor: None, unknown: Vec::new(), wrong_login: None, channels: HashMap::new() }
+    }
+
+    /// What an unknown key is told (RFC 4256, section 3.2: an instruction without a prompt).
+    fn explanation(&self) -> String {
+        let node = &self.shared.control.node;
+        let login = &node.user;
+        let mut text = match &self.wrong_login {
+            Some(wrong) => {
+                format!("gitmesh on {}: log in as '{login}', not as '{wrong}': ssh {login}@{}\n", node.name, node.name)
+            }
+            None => format!("gitmesh on {}: none of the keys that your client offered is known here.\n", node.name),
+        };
+        for key in &self.unknown {
+            text.push_str(&format!("  offered: {key}\n"));
+        }
+        if self.wrong_login.is_none() {
+            if self.unknown.is_empty() {
+                text.push_str("  offered: no key at all; is your key in ~/.ssh or in your agent (ssh-add -l)?\n");
+            }
+            text.push_str(
+                "Send the .pub file of your key to an administrator, who puts it into keydir/ of gitmesh-admin.\n",
+            );
+        }
+        text
+    }
+
+    fn refuse_channel(&mut self, id: ChannelId, text: &str, connection: &mut Connection) -> Result<(), russh::Error> {
+        let Some(opened) = self.channels.remove(&id) else { return connection.channel_failure(id) };
+        connection.channel_success(id)?;
+        let text = format!("{text}\n");
+        self.shared.sessions.spawn(async move {
+            let (_, writer) = opened.channel.split();
+            write_to(&writer, Some(1), text.as_bytes()).await;
+            finish(&writer, 1).await;
+        });
+        Ok(())
+    }
+
+    /// Hands the channel to a task that does what was ordered.
+    fn start(&mut self, id: ChannelId, order: Order, connection: &mut Connection) -> Result<(), russh::Error> {
+        self.seat.settled();
+        let (Some(Opened { channel, protocol, terminal }), Some(actor)) =
+            (self.channels.remove(&id), self.actor.clone())
+        else {
+            return connection.channel_failure(id);
+        };
+        connection.channel_success(id)?;
+        let Ok(place) = self.shared.session_places.clone().try_acquire_owned() else {
+            self.channels.insert(id, Opened { channel, protocol, terminal });
+            return self.refuse_channel(
+                id,
+                "FATAL: this server has as many sessions as it may; try again in a minute",
+                connection,
+            );
+        };
+        // Nodes share one connection for all their repositories, and mirroring has limits of its own.
+        let busy = match &actor {
+            Actor::User { .. } => match self.shared.admit(actor.to_string()) {
+                Some(busy) => Some(busy),
+                None => {
+                    self.channels.insert(id, Opened { channel, protocol, terminal });
+                    return self.refuse_channel(
+                        id,
+                        "FATAL: you have as many sessions here as one user may; wait for some to end",
+                        connection,
+                    );
+                }
+            },
+            _ => None,
+        };
+        let (shared, from) = (self.shared.clone(), self.from.to_string());
+        self.shared.sessions.spawn(async move {
+            let channel = if terminal { told(channel, NO_TERMINAL).await } else { channel };
+            work(&shared, channel, actor, order, protocol, from).await;
+            drop((place, busy));
+        });
+        Ok(())
+    }
+}
+
+async fn told(channel: Channel<Msg>, text: &str) -> Channel<Msg> {
+    let mut out = Box::pin(channel.make_writer_ext(Some(1)));
+    if let Err(error) = out.write_all(text.as_bytes()).await {
+        tracing::debug!(%error, "the client left before its answer");
+    }
+    channel
+}
+
+async fn work(
+    shared: &Shared,
+    channel: Channel<Msg>,
+    actor: Actor,
+    order: Order,
+    protocol: Option<String>,
+    from: String,
+) {
+    let (mut reader, writer) = channel.split();
+    let request =
+        |service, repo, mirror| Request { actor: actor.clone(), service, repo, protocol, from: from.clone(), mirror };
+    let code = match order {
+        Order::Git(..) | Order::MirrorReceive(..) => {
+            let request = match order {
+                Order::Git(service, repo) => request(service, repo, None),
+                Order::MirrorReceive(repo, push) => request(Service::ReceivePack, repo, Some(push)),
+                _ => unreachable!("matched above"),
+            };
+            let streams = Streams {
+                input: Box::pin(reader.make_reader()),
+                output: Box::pin(writer.make_writer()),
+                errors: Box::pin(writer.make_writer_ext(Some(1))),
+            };
+            shared.transfer.serve(request, streams).await
+        }
+        Order::Command(words) => {
+            let reply = shared.control.run(&actor, &words, &from).await;
+            write_to(&writer, None, reply.out.as_bytes()).await;
+            write_to(&writer, Some(1), reply.err.as_bytes()).await;
+            reply.code.cast_unsigned()
+        }
+        Order::RefuseGit(text) => {
+            tracing::info!(user = %actor, from, reason = text.lines().next().unwrap_or_default(), "refused");
+            write_to(&writer, None, &pktline::err_line(&text)).await;
+            1
+        }
+        Order::Refuse(text) => {
+            write_to(&writer, Some(1), format!("{text}\n").as_bytes()).await;
+            1
+        }
+    };
+    finish(&writer, code).await;
+}
+
+/// Writes through the channel's own writer, which waits for the client's window; `Handle::data` of russh does not, and
+/// one client that does not read would then stall everything else on its connection.
+async fn write_to(writer: &ChannelWriteHalf<Msg>, stream: Option<u32>, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let mut out = Box::pin(writer.make_writer_ext(stream));
+    if let Err(error) = out.write_all(bytes).await {
+        tracing::debug!(%error, "the client left before its answer");
+    }
+}
+
+/// Ends a channel: exit status, end of file, close (RFC 4254, sections 5.3 and 6.10).
+async fn finish(writer: &ChannelWriteHalf<Msg>, code: u32) {
+    let ended = async {
+        writer.exit_status(code).await?;
+        writer.eof().await?;
+        writer.close().await
+    };
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "the client left before the exit status");
+    }
+}
+
+fn only(method: MethodKind) -> Auth {
+    Auth::Reject { proceed_with_methods: Some(MethodSet::from(&[method][..])), partial_success: false }
+}
+
+impl Handler for Session {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, login: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, russh::Error> {
+        if login != self.shared.config.user {
+            self.wrong_login = Some(login.chars().filter(|c| !c.is_control()).take(64).collect());
+            return Ok(Auth::reject());
+        }
+        if self.shared.control.realm.identify(&offer.public_key.public_key_bytes()).is_some() {
+            return Ok(Auth::Accept);
+        }
+        let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
+        let key = format!("{} {fingerprint}", offer.public_key.algorithm());
+        if self.unknown.len() < 20 && !self.unknown.contains(&key) {
+            self.unknown.push(key);
+        }
+        Ok(Auth::reject())
+    }
+
+    async fn auth_publickey(&mut self, login: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
+        if login != self.shared.config.user {
+            return Ok(Auth::reject());
+        }
+        self.actor = self.shared.control.realm.identify(&key.public_key.public_key_bytes());
+        let Some(actor) = &self.actor else { return Ok(Auth::reject()) };
+        self.seat.authenticated();
+        if let Actor::Node(node) = actor {
+            self.shared.control.node_seen(node);
+        }
+        tracing::debug!(user = %actor, from = %self.from, "authenticated");
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        login: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Result<Auth, russh::Error> {
+        if response.is_some() || !self.shared.config.explain_unknown_keys {
+            // Said once; offering the method again would print it three times.
+            return Ok(only(MethodKind::PublicKey));
+        }
+        // The line that fail2ban reads.
+        tracing::warn!(from = %self.from, user = login, keys = self.unknown.join(", "), "auth failed");
+        Ok(Auth::Partial { name: "".into(), instructions: self.explanation().into(), prompts: (&[][..]).into() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        if self.channels.len() >= CHANNELS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        self.channels.insert(channel.id(), Opened { channel, protocol: None, terminal: false });
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        _host: &str,
+        _port: u32,
+        _originator: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        // SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254, section 5.1), with our sentence.
+        reply.reject(ChannelOpenFailure::Other { code: 1, reason: NO_FORWARDING.to_owned() }).await;
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _connection: &mut Connection) -> Result<(), russh::Error> {
+        self.channels.remove(&id);
+        Ok(())
+    }
+
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        value: &str,
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        let plain = value.len() <= 200 && value.bytes().all(|b| b.is_ascii_graphic());
+        match self.channels.get_mut(&id) {
+            // The only variable that a client may set (git(1), GIT_PROTOCOL).
+            Some(opened) if name == "GIT_PROTOCOL" && plain => {
+                opened.protocol = Some(value.to_owned());
+                connection.channel_success(id)
+            }
+            _ => connection.channel_failure(id),
+        }
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(russh::Pty, u32)],
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        if let Some(opened) = self.channels.get_mut(&id) {
+            opened.terminal = true;
+        }
+        connection.channel_failure(id)
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, connection: &mut Connection) -> Result<(), russh::Error> {
+        self.start(id, Order::Command(Vec::new()), connection)
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        line: &[u8],
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        self.start(id, command::parse(line), connection)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+        let text = format!(
+            "FATAL: there is no subsystem '{name}' here: this server does git and its own commands only (try 'help')"
+        );
+        self.refuse_channel(id, &text, connection)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        connection.channel_failure(id)
+    }
+
+    async fn agent_request(&mut self, id: ChannelId, connection: &mut Connection) -> Result<bool, russh::Error> {
+        connection.channel_failure(id)?;
+        Ok(false)
+    }
+}

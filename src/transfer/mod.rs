@@ -1,0 +1,209 @@
+//! The data plane: one git session, from any door.
+//!
+//! `serve` is the whole story: authorize, locate, open, run. Every door shares every line of it, so access is decided
+//! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
+//! prints as it is. Never: a door's library, the grammar of commands, a rule.
+
+mod push;
+mod relay;
+mod request;
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+use crate::admin::{Access, Admin, Realm};
+use crate::cluster::Cluster;
+use crate::git::process::Git;
+use crate::git::service::Service;
+use crate::git::{objects, pktline};
+use crate::mirror::Mirror;
+use crate::model::{Actor, HostName, RepoName};
+use crate::policy::Grant;
+use crate::repo::{self, Repo, Store};
+pub use push::{Pushes, Verdicts};
+use relay::{Abandoned, relay};
+pub use request::{Input, MirrorPush, Output, Request, Streams};
+
+/// How long a session waits for a free git process before it is told to come back.
+const QUEUE: Duration = Duration::from_secs(30);
+
+/// Everything a git session needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Transfer {
+    pub realm: Realm,
+    pub admin: Admin,
+    pub cluster: Cluster,
+    pub store: Store,
+    pub git: Git,
+    pub mirror: Mirror,
+    pub pushes: Pushes,
+    /// One permit a git process.
+    pub processes: Arc<Semaphore>,
+    /// Where hooks knock.
+    pub socket: Arc<str>,
+}
+
+/// A refusal: the text for the client, in whole lines.
+struct Refusal(String);
+
+impl<T: Display> From<T> for Refusal {
+    fn from(text: T) -> Self {
+        Self(text.to_string())
+    }
+}
+
+impl Transfer {
+    /// Serves one session and returns the exit code for the client: git's own, or 1 after a refusal.
+    pub async fn serve<R: Input, W: Output, E: Output>(&self, request: Request, mut streams: Streams<R, W, E>) -> u32 {
+        let begun = Instant::now();
+        let result = self.run(&request, &mut streams).await;
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Request { actor, service, repo, from, .. } = &request;
+        match result {
+            Ok(code) => {
+                tracing::info!(user = %actor, %repo, %service, from, code, ms, "served");
+                code
+            }
+            Err(Refusal(text)) => {
+                let reason = text.lines().next().unwrap_or_default();
+                tracing::info!(user = %actor, %repo, %service, from, ms, reason, "refused");
+                let packet = pktline::err_line(&text);
+                if let Err(error) = streams.output.write_all(&packet).await {
+                    tracing::debug!(%error, "the client left before its refusal");
+                }
+                1
+            }
+        }
+    }
+
+    async fn run<R: Input, W: Output, E: Output>(
+        &self,
+        request: &Request,
+        streams: &mut Streams<R, W, E>,
+    ) -> Result<u32, Refusal> {
+        let repo = self.admit(request)?;
+        let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned());
+        let _permit = permit
+            .await
+            .map_err(|_| "this server is busy; try again in a minute")?
+            .map_err(|_| "this server is shutting down; try again in a minute")?;
+        match request.service {
+            Service::ReceivePack => self.receive(request, &repo, streams).await,
+            fetch => {
+                let env: Vec<(&str, &str)> = request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())).collect();
+                let git = self.git.serve(fetch, repo.dir(), &env, &[]).map_err(|e| self.internal(&e))?;
+                match relay(git, streams, Abandoned::Kill).await {
+                    Ok(status) => Ok(exit_code(status)),
+                    Err(error) => {
+                        tracing::debug!(%error, "the client left in the middle of a fetch");
+                        Ok(1)
+                    }
+                }
+            }
+        }
+    }
+
+    /// May they, is it ours to serve, and is it here?
+    fn admit(&self, request: &Request) -> Result<Repo, Refusal> {
+        let Request { actor, repo, service, mirror, .. } = request;
+        let grant = match (mirror, actor) {
+            (Some(push), Actor::Node(node)) => return self.admit_mirror(node, repo, push),
+            (Some(_), _) => return Err("only the node that is master of a repository mirrors it".into()),
+            (None, _) if *service == Service::ReceivePack => self.realm.authorize(actor, repo, Access::Write)?,
+            (None, _) => self.realm.authorize(actor, repo, Access::Read)?,
+        };
+        if let Some(denial) = self.realm.refuse_here(actor, repo, grant.access()) {
+            return Err(denial.into());
+        }
+        self.open(&grant)
+    }
+
+    fn admit_mirror(&self, node: &HostName, repo: &RepoName, push: &MirrorPush) -> Result<Repo, Refusal> {
+        let grant = self.realm.authorize_mirror(node, repo)?;
+        if !self.store.exists(repo) && self.store.create(repo).map_err(|e| self.internal(&e))? {
+            tracing::info!(%repo, master = %node, "created, for its master mirrors it here");
+        }
+        let open = self.open(&grant)?;
+        match repo::promise_epoch(open.dir(), push.epoch).map_err(|e| self.internal(&e))? {
+            Ok(()) => Ok(open),
+            Err(promised) => Err(format!(
+                "epoch {} of '{repo}' is over: {promised} has been promised here; {node} is no longer its master",
+                push.epoch
+            )
+            .into()),
+        }
+    }
+
+    fn open(&self, grant: &Grant) -> Result<Repo, Refusal> {
+        let name = grant.repo();
+        self.store.open(grant).ok_or_else(|| {
+            Refusal(format!("'{name}' is configured but not on this server's disk\nhelp: an administrator can make it by pushing gitmesh-admin again"))
+        })
+    }
+
+    /// Tells the client that it is not to blame, and the operator everything under the same reference.
+    fn internal(&self, error: &dyn Display) -> String {
+        let reference = format!("{:08x}", rand::random::<u32>());
+        tracing::error!(%error, reference, "a session failed");
+        format!("the server has a problem of its own (reference {reference}); tell an administrator, then try again")
+    }
+
+    async fn receive<R: Input, W: Output, E: Output>(
+        &self,
+        request: &Request,
+        repo: &Repo,
+        streams: &mut Streams<R, W, E>,
+    ) -> Result<u32, Refusal> {
+        let entry = self.pushes.enter(request.actor.clone(), repo.name.clone(), request.mirror.is_some());
+        let mut env = vec![
+            (crate::hook::client::SOCKET_ENV, &*self.socket),
+            (crate::hook::client::PUSH_ENV, entry.id().expose()),
+        ];
+        env.extend(request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())));
+        // A master may delete whatever it has deleted itself, and its replicas take it as it is.
+        let settings: &[&str] = match request.mirror {
+            Some(_) => &["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"],
+            None => &[],
+        };
+        let git = self.git.serve(request.service, repo.dir(), &env, settings).map_err(|e| self.internal(&e))?;
+        let ended = relay(git, streams, Abandoned::Drain).await;
+        let code = ended.as_ref().map_or(1, |status| exit_code(*status));
+        if let Err(error) = &ended {
+            tracing::warn!(%error, repo = %repo.name, "git ended badly in a push");
+        }
+        if code != 0 && self.pushes.is_last(&entry) {
+            sweep_locks(repo).await;
+        }
+        if code == 0
+            && let Some(head) = request.mirror.as_ref().and_then(|m| m.head.clone())
+        {
+            let dir = repo.dir().to_owned();
+            let set = tokio::task::spawn_blocking(move || objects::set_head(&dir, &head)).await;
+            if let Err(error) = set.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string())) {
+                self.internal(&error);
+                return Ok(1);
+            }
+        }
+        Ok(code)
+    }
+}
+
+async fn sweep_locks(repo: &Repo) {
+    let dir = repo.dir().to_owned();
+    let swept = tokio::task::spawn_blocking(move || repo::remove_stale_locks(&dir, std::time::SystemTime::now())).await;
+    match swept {
+        Ok(Ok(locks)) if locks.is_empty() => {}
+        Ok(Ok(locks)) => tracing::warn!(repo = %repo.name, ?locks, "removed locks that a killed git left behind"),
+        Ok(Err(error)) => tracing::warn!(%error, repo = %repo.name, "cannot look for stale locks"),
+        Err(error) => tracing::error!(%error, "the search for stale locks panicked"),
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> u32 {
+    // A shell's convention for a process that a signal ended.
+    status.code().map_or(137, i32::cast_unsigned)
+}

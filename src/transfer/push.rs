@@ -1,0 +1,220 @@
+//! Pushes in flight: what git's hooks ask and tell about them, and what happens after a push has landed.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::admin::{ADMIN_REPO, Access, Applied};
+use crate::cluster::Place;
+use crate::git::objects;
+use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
+
+use super::Transfer;
+
+/// The table of pushes in flight. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Pushes(Arc<Mutex<HashMap<PushId, InFlight>>>);
+
+/// One push that came through a door.
+#[derive(Clone, Debug)]
+struct InFlight {
+    actor: Actor,
+    repo: RepoName,
+    /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
+    mirror: bool,
+}
+
+/// A push's place in the table, given back when the session ends.
+pub(super) struct Entry {
+    id: PushId,
+    table: Pushes,
+}
+
+impl Entry {
+    pub(super) fn id(&self) -> &PushId {
+        &self.id
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.id);
+    }
+}
+
+impl Pushes {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, InFlight>> {
+        // Each change is one insert or remove, so a panic elsewhere leaves the table whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enter(&self, actor: Actor, repo: RepoName, mirror: bool) -> Entry {
+        let id = PushId::from_random(rand::random());
+        self.lock().insert(id.clone(), InFlight { actor, repo, mirror });
+        Entry { id, table: self.clone() }
+    }
+
+    /// Whether no other push into the same repository is in flight.
+    pub(super) fn is_last(&self, entry: &Entry) -> bool {
+        let table = self.lock();
+        let Some(own) = table.get(&entry.id) else { return false };
+        table.values().filter(|p| p.repo == own.repo).count() == 1
+    }
+
+    /// How many pushes are in flight.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// The answer to git's question: a reason for each refused update, in order, and text for the pusher's terminal.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    pub refused: Vec<Option<String>>,
+    pub text: String,
+}
+
+impl Transfer {
+    /// Whose push is it? A push id names one that came through a door; without one it was made on the machine by
+    /// path. The error is for the hook that asked.
+    fn whose(&self, id: Option<&str>, dir: &Path) -> Result<InFlight, String> {
+        let named = self.store.name_of(dir);
+        let Some(id) = id else {
+            let repo = named.ok_or_else(|| format!("{} is not a repository of this server", dir.display()))?;
+            return Ok(InFlight { actor: Actor::Local, repo, mirror: false });
+        };
+        let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
+        let push = found.ok_or("this push is not known to the daemon any more; push again")?;
+        if named.as_ref() != Some(&push.repo) {
+            return Err("this push belongs to another repository".to_owned());
+        }
+        Ok(push)
+    }
+
+    /// git asks, once for all references of a push: which of them may go on? Blocking: reads objects and may compile
+    /// a configuration.
+    pub fn judge(&self, id: Option<&str>, dir: &Path, atomic: bool, updates: &[RefUpdate]) -> Result<Verdicts, String> {
+        let push = self.whose(id, dir)?;
+        let mut verdicts = if push.mirror {
+            Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text: String::new() }
+        } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
+            // A door has asked the same already; a push by path, or one that began under the old configuration, has not.
+            Verdicts { refused: vec![Some(denial.short()); updates.len()], text: format!("{denial}\n") }
+        } else {
+            self.judge_by_rules(&push, dir, updates)?
+        };
+        if push.repo.as_str() == ADMIN_REPO && !push.mirror {
+            self.judge_configuration(dir, updates, &mut verdicts);
+        }
+        if atomic && verdicts.refused.iter().any(Option::is_some) {
+            for verdict in verdicts.refused.iter_mut().filter(|v| v.is_none()) {
+                *verdict = Some("another reference of this atomic push is refused".to_owned());
+            }
+        }
+        Ok(verdicts)
+    }
+
+    fn judge_by_rules(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate]) -> Result<Verdicts, String> {
+        let kinds = objects::kinds(dir, updates).map_err(|error| {
+            tracing::warn!(%error, repo = %push.repo, "cannot read the objects of a push");
+            "the pushed objects cannot be read; push again".to_owned()
+        })?;
+        let asked: Vec<_> = updates.iter().cloned().zip(kinds).collect();
+        let mut text = String::new();
+        let judged = self.realm.judge(&push.actor, &push.repo, &asked);
+        let refused = judged.into_iter().map(|verdict| {
+            let denial = verdict.err()?;
+            // Ten refusals say it as well as ten thousand.
+            if text.lines().count() < 40 {
+                text.push_str(&format!("{denial}\n"));
+            }
+            Some(denial.short())
+        });
+        Ok(Verdicts { refused: refused.collect(), text })
+    }
+
+    /// A configuration is compiled from the pushed commit before any reference moves.
+    fn judge_configuration(&self, dir: &Path, updates: &[RefUpdate], verdicts: &mut Verdicts) {
+        let live = match objects::read_refs(dir) {
+            Ok(refs) => refs.head,
+            Err(error) => {
+                tracing::error!(%error, "cannot read HEAD of the admin repository");
+                None
+            }
+        };
+        for (update, verdict) in updates.iter().zip(&mut verdicts.refused).filter(|(_, v)| v.is_none()) {
+            if Some(&update.name) != live.as_ref() {
+                let live = live.as_ref().map_or("(none)", |l| l.as_str());
+                verdicts.text.push_str(&format!(
+                    "warning: only '{live}' is the live configuration; '{}' changes nothing\n",
+                    update.name
+                ));
+            } else if update.new.is_zero() {
+                *verdict = Some("the live configuration cannot be deleted; push a changed one".to_owned());
+            } else {
+                match self.admin.check(&update.new) {
+                    Ok(warnings) => verdicts.text.push_str(&warnings),
+                    Err(rejected) => {
+                        verdicts.text.push_str(&rejected);
+                        *verdict = Some("the configuration is refused; nothing has changed".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
+    /// Blocking.
+    pub fn landed(&self, id: Option<&str>, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
+        let push = self.whose(id, dir)?;
+        for RefUpdate { name, old, new } in updates {
+            tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
+        }
+        let mut text = String::new();
+        if push.repo.as_str() == ADMIN_REPO {
+            match self.admin.reload() {
+                Ok(applied) => text.push_str(&told(&applied)),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "the new configuration is not in force; the old one stays");
+                    text.push_str("FATAL: the new configuration is not in force; the old one stays. Tell the operator of this server.\n");
+                }
+            }
+        }
+        if push.mirror {
+            return Ok(text);
+        }
+        if let Place::Here { replicas, .. } = self.cluster.locate(&push.repo) {
+            self.mirror.mark(&push.repo);
+            let (pid, host) = (std::process::id(), self.cluster.host());
+            for replica in replicas {
+                // gitolite 2's spelling, which scripts and eyes know.
+                text.push_str(&format!("({pid}&) {host} ==== ({}) ===> {replica}\n", push.repo));
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn internal_ref(name: &RefName) -> Option<String> {
+    name.is_internal().then(|| "refs/gitmesh/ is never mirrored".to_owned())
+}
+
+/// What a configuration push did, for whoever pushed it.
+fn told(applied: &Applied) -> String {
+    let mut text = format!("generation {} is in force", applied.generation);
+    if !applied.created.is_empty() {
+        let names: Vec<&str> = applied.created.iter().take(10).map(RepoName::as_str).collect();
+        let more = if applied.created.len() > names.len() { ", ..." } else { "" };
+        text.push_str(&format!("; {} made: {}{more}", applied.created.len(), names.join(", ")));
+    }
+    text.push('\n');
+    for problem in &applied.problems {
+        text.push_str(&format!("warning: not done yet: {problem}\n"));
+    }
+    text
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map_or_else(String::new, |source| format!(": {}", chain(source)));
+    format!("{error}{source}")
+}

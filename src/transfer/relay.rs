@@ -1,0 +1,83 @@
+//! Copies bytes between a client and one git process until the process ends.
+
+use std::io;
+use std::process::ExitStatus;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::request::{Input, Output, Streams};
+use crate::git::process::Serving;
+
+/// As large as a pipe of Linux holds by default.
+const CHUNK: usize = 64 << 10;
+
+/// What becomes of git when its client goes away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// Nobody wants the answer any more.
+    Kill,
+    /// What has been received may still land, so git is left to end by itself.
+    Drain,
+}
+
+/// Runs the session to git's end and returns its exit status.
+///
+/// Errors are git's pipes failing; a client that goes away is no error, see [`Abandoned`].
+pub async fn relay<R: Input, W: Output, E: Output>(
+    mut git: Serving,
+    streams: &mut Streams<R, W, E>,
+    abandoned: Abandoned,
+) -> io::Result<ExitStatus> {
+    let missing = || io::Error::other("git was started without its pipes");
+    let mut stdin = git.child.stdin.take().ok_or_else(missing)?;
+    let mut stdout = git.child.stdout.take().ok_or_else(missing)?;
+    let mut stderr = git.child.stderr.take().ok_or_else(missing)?;
+    let Streams { input, output, errors } = streams;
+
+    let to_git = async {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match input.read(&mut buffer).await {
+                Ok(0) | Err(_) => break, // the client has said all it wanted, or is gone
+                Ok(n) => {
+                    if stdin.write_all(&buffer[..n]).await.is_err() {
+                        break; // git has ended and needs no more
+                    }
+                }
+            }
+        }
+        drop(stdin);
+        // Only git's end ends the session.
+        std::future::pending::<()>().await
+    };
+    let from_git = async {
+        let (out, err) = tokio::join!(copy(&mut stdout, output, abandoned), copy(&mut stderr, errors, abandoned));
+        out.and(err)
+    };
+    let copied = tokio::select! {
+        () = to_git => unreachable!("reading from the client never ends a session"),
+        copied = from_git => copied,
+    };
+    match copied {
+        Ok(()) => git.child.wait().await,
+        // Dropping the handle kills git and its children.
+        Err(error) => Err(error),
+    }
+}
+
+async fn copy(from: &mut (impl Input + ?Sized), to: &mut impl Output, abandoned: Abandoned) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut listening = true;
+    loop {
+        let n = from.read(&mut buffer).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        if listening && let Err(error) = to.write_all(&buffer[..n]).await {
+            if abandoned == Abandoned::Kill {
+                return Err(error);
+            }
+            listening = false;
+        }
+    }
+}

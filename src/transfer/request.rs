@@ -1,0 +1,43 @@
+//! What a door hands to `serve`: who wants which service of which repository, and the three streams.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::git::service::Service;
+use crate::model::{Actor, Epoch, RefName, RepoName};
+
+/// One git session as a door has understood it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub actor: Actor,
+    pub service: Service,
+    pub repo: RepoName,
+    /// The client's `GIT_PROTOCOL` (git(1)), checked to be short and plain.
+    pub protocol: Option<String>,
+    /// Where the client connects from, for the log.
+    pub from: String,
+    /// Set when a master sends its state to this replica.
+    pub mirror: Option<MirrorPush>,
+}
+
+/// What a master tells with each mirror push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorPush {
+    pub epoch: Epoch,
+    /// The master's HEAD, when it is a branch.
+    pub head: Option<RefName>,
+}
+
+/// The client's end of a session.
+#[derive(Debug)]
+pub struct Streams<R, W, E> {
+    pub input: R,
+    pub output: W,
+    pub errors: E,
+}
+
+/// Bounds for the streams, so that signatures stay short.
+pub trait Input: AsyncRead + Unpin + Send {}
+impl<T: AsyncRead + Unpin + Send> Input for T {}
+/// See [`Input`].
+pub trait Output: AsyncWrite + Unpin + Send {}
+impl<T: AsyncWrite + Unpin + Send> Output for T {}
