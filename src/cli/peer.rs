@@ -51,9 +51,10 @@ pub fn run(args: &Args, notify_daemon: impl FnOnce(&DataDir) -> anyhow::Result<b
         Err(error) => println!("  the daemon could not be told: {error:#}; reload it: systemctl reload gitmesh"),
     }
     println!(
-        "\nthe other side needs {} in the same way; then this proves both:\n  {} info",
+        "\nthe other side needs {} in the same way; then this proves both, with this node's own key:\n  {} -i {} info",
         shell_word(&data.public_key(&added.node).display().to_string()),
-        added.address.ssh()
+        added.address.ssh(),
+        shell_word(&data.identity().display().to_string())
     );
     Ok(ExitCode::SUCCESS)
 }

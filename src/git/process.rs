@@ -13,6 +13,9 @@ use super::service::Service;
 /// Oldest git that knows every setting and hook we rely on: `core.fsync` components came with 2.36.
 pub const MIN_VERSION: (u32, u32) = (2, 36);
 
+/// Bytes of a pack between git and us; the largest pipe that Linux gives everybody (fcntl(2), F_SETPIPE_SZ).
+const PACK_PIPE: usize = 1 << 20;
+
 /// How to run git on this machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Git {
@@ -81,7 +84,15 @@ impl Git {
         command.arg(service.subcommand()).arg(AsRef::<OsStr>::as_ref(dir));
         command.envs(env.iter().copied()).current_dir(dir);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        Ok(Serving { child: command.spawn()? })
+        let child = command.spawn()?;
+        if let Some(stdout) = child.stdout.as_ref().filter(|_| service == Service::UploadPack) {
+            // A pack is read in large pieces, so that git and the channel's encryption work at the same time. The
+            // kernel grants each user a share of such pipes; past it the usual 64 KiB do as well.
+            if let Err(error) = rustix::pipe::fcntl_setpipe_size(stdout, PACK_PIPE) {
+                tracing::debug!(%error, "a pack's pipe stays small");
+            }
+        }
+        Ok(Serving { child })
     }
 }
 

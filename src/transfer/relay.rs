@@ -8,8 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::request::{Input, Output, Streams};
 use crate::git::process::Serving;
 
-/// As large as a pipe of Linux holds by default.
-const CHUNK: usize = 64 << 10;
+/// Read at once from a client, who sends packets of 32 KiB.
+const FROM_CLIENT: usize = 64 << 10;
+/// Read at once from git: a pack comes through a pipe of 1 MiB.
+const FROM_GIT: usize = 256 << 10;
+/// Read at once from git's standard error.
+const MESSAGES: usize = 4 << 10;
 
 /// What becomes of git when its client goes away.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub async fn relay<R: Input, W: Output, E: Output>(
     let Streams { input, output, errors } = streams;
 
     let to_git = async {
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; FROM_CLIENT];
         loop {
             match input.read(&mut buffer).await {
                 Ok(0) | Err(_) => break, // the client has said all it wanted, or is gone
@@ -51,7 +55,10 @@ pub async fn relay<R: Input, W: Output, E: Output>(
         std::future::pending::<()>().await
     };
     let from_git = async {
-        let (out, err) = tokio::join!(copy(&mut stdout, output, abandoned), copy(&mut stderr, errors, abandoned));
+        let (out, err) = tokio::join!(
+            copy(&mut stdout, output, FROM_GIT, abandoned),
+            copy(&mut stderr, errors, MESSAGES, abandoned)
+        );
         out.and(err)
     };
     let copied = tokio::select! {
@@ -65,8 +72,8 @@ pub async fn relay<R: Input, W: Output, E: Output>(
     }
 }
 
-async fn copy(from: &mut (impl Input + ?Sized), to: &mut impl Output, abandoned: Abandoned) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+async fn copy(from: &mut impl Input, to: &mut impl Output, chunk: usize, abandoned: Abandoned) -> io::Result<()> {
+    let mut buffer = vec![0; chunk];
     let mut listening = true;
     loop {
         let n = from.read(&mut buffer).await?;
