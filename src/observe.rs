@@ -33,18 +33,39 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging to standard error. `RUST_LOG` wins over the configured level; both are tracing's filter directives.
-pub fn start(config: &Config) -> Result<(), String> {
-    let text = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());
-    let filter = EnvFilter::try_new(&text).map_err(|error| {
-        format!("{text:?} is no log filter: {error}; write one as 'info' or 'gitmesh::mirror=debug,info'")
-    })?;
-    let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.format == Format::Text || (config.format == Format::Auto && terminal) {
-        builder.with_target(false).with_ansi(terminal).try_init()
-    } else {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+/// Changes how much a running node logs.
+pub struct Level(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+
+impl Level {
+    /// `level` is a tracing filter directive; the error says how one is written.
+    pub fn set(&self, level: &str) -> Result<(), String> {
+        (self.0)(filter(level)?)
     }
-    .map_err(|error| error.to_string())
+}
+
+/// `RUST_LOG` wins over the configured level; both are tracing's filter directives.
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let text = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    // russh tells of every packet, and what it prints of keys is not ours to vouch for; naming it asks for it.
+    EnvFilter::try_new(format!("russh=warn,{text}")).map_err(|error| {
+        format!("{text:?} is no log filter: {error}; write one as 'info' or 'gitmesh::mirror=debug,info'")
+    })
+}
+
+/// Starts logging to standard error.
+pub fn start(config: &Config) -> Result<Level, String> {
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter(&config.level)?);
+    if config.format == Format::Text || (config.format == Format::Auto && terminal) {
+        let builder = builder.with_target(false).with_ansi(terminal).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().map_err(|error| error.to_string())?;
+        Ok(Level(Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))))
+    } else {
+        let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().map_err(|error| error.to_string())?;
+        Ok(Level(Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))))
+    }
 }

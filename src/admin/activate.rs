@@ -148,6 +148,12 @@ impl Activator {
         Ok(self.settle(&live, Before::Live(&before), peer_problems))
     }
 
+    /// Changes what the machine's settings say; the next reload puts it in force.
+    pub fn set(&mut self, address: Address, settings: Settings) {
+        self.start.address = address;
+        self.start.settings = settings;
+    }
+
     /// What [`super::check`] needs for a push to this node's admin repository.
     pub fn surroundings(&self) -> io::Result<Surroundings> {
         surroundings(&self.start)

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{ADMIN_REPO, Activator, Applied, ReloadError, Store, check};
+use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check};
 use crate::model::{Oid, RepoName};
+use crate::policy::Settings;
 use crate::repo;
 
 /// Cheap to clone; every call blocks and belongs in `spawn_blocking`.
@@ -33,6 +34,11 @@ impl Admin {
             Ok(checked) => Ok(checked.warnings),
             Err(rejected) => Err(format!("{rejected}\n")),
         }
+    }
+
+    /// Changes what the machine's settings say; the next reload puts it in force.
+    pub fn set(&self, address: Address, settings: Settings) {
+        self.lock().set(address, settings);
     }
 
     /// Reads everything again and puts it in force, or says why not and leaves all as it is.

@@ -21,9 +21,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let data = std::path::absolute(args.data.unwrap_or_else(|| DataDir::by_default().path().to_owned()))?;
     let file = std::path::absolute(Config::locate(args.config, &data))?;
     let config = Config::load(&file)?;
-    observe::start(&config.log).map_err(anyhow::Error::msg)?;
+    let level = observe::start(&config.log).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let data = config.node.data.clone().unwrap_or(data);
-    runtime.block_on(daemon::run(config, file, data))?;
+    runtime.block_on(daemon::run(config, file, data, level))?;
     Ok(ExitCode::SUCCESS)
 }

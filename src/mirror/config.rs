@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::model::setting::duration;
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Pushes that run at once to one peer.

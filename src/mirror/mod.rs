@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, oneshot};
@@ -113,7 +113,7 @@ pub struct Mirror {
 }
 
 struct Inner {
-    config: Config,
+    config: RwLock<Config>,
     world: World,
     git: Git,
     links: Links,
@@ -153,6 +153,12 @@ impl Mirror {
         }
     }
 
+    /// Changes the settings of a running node; what is under way keeps those it began with.
+    pub fn set_config(&self, config: Config) {
+        self.inner.set_config(config);
+    }
+
+    /// All copies of what is mastered here.
     /// All copies of what is mastered here.
     pub fn status(&self) -> Vec<PairStatus> {
         self.inner.board().list(SystemTime::now())
@@ -170,11 +176,29 @@ impl Mirror {
     }
 }
 
+fn backoff(config: &Config) -> queue::Backoff {
+    queue::Backoff { first: config.retry_first, max: config.retry_max }
+}
+
 impl Inner {
     fn new(config: Config, world: World, git: Git, links: Links) -> Self {
         let board = Mutex::new(Board::new(config.alarm_after));
         let (lanes, lane_added, assigned) = (Mutex::default(), Notify::new(), Mutex::default());
+        let config = RwLock::new(config);
         Self { config, world, git, links, lanes, lane_added, board, assigned }
+    }
+
+    fn config(&self) -> Config {
+        *self.config.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_config(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        self.board().set_alarm_after(config.alarm_after);
+        for lane in self.lanes().values() {
+            lane.set_backoff(backoff(&config));
+        }
+        self.lane_added.notify_one();
     }
 
     fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<HostName, Arc<Lane>>> {
@@ -191,8 +215,7 @@ impl Inner {
         if let Some(lane) = lanes.get(peer) {
             return lane.clone();
         }
-        let backoff = queue::Backoff { first: self.config.retry_first, max: self.config.retry_max };
-        let lane = Arc::new(Lane::new(peer.clone(), Queue::new(backoff)));
+        let lane = Arc::new(Lane::new(peer.clone(), Queue::new(backoff(&self.config()))));
         lanes.insert(peer.clone(), lane.clone());
         self.lane_added.notify_one();
         lane
@@ -272,7 +295,7 @@ impl Inner {
                 () = self.lane_added.notified() => {}
                 () = changed() => self.look_around().await,
                 Ok(()) = peers.changed() => self.look_around().await,
-                () = tokio::time::sleep(self.config.verify) => self.look_around().await,
+                () = tokio::time::sleep(self.config().verify) => self.look_around().await,
                 Some(ended) = tasks.join_next() => propagate_panic(ended),
             }
         }

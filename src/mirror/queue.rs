@@ -85,6 +85,10 @@ struct Slot {
 }
 
 impl<W> Queue<W> {
+    pub(super) fn set_backoff(&mut self, backoff: Backoff) {
+        self.backoff = backoff;
+    }
+
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
             backoff,

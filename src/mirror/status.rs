@@ -99,6 +99,10 @@ impl Board {
         self.pairs.entry((repo.clone(), peer.clone())).or_default()
     }
 
+    pub(super) fn set_alarm_after(&mut self, alarm_after: Duration) {
+        self.alarm_after = alarm_after;
+    }
+
     pub(super) fn behind(&mut self, repo: &RepoName, peer: &HostName, missing: bool, now: SystemTime) {
         let pair = self.pair(repo, peer);
         pair.behind.get_or_insert(now);

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{Outcome, Queue, Work};
+use super::queue::{Backoff, Outcome, Queue, Work};
 use super::send::{self, SendError};
 use super::{Answer, Inner, MirrorError, Report, propagate_panic};
 use crate::cluster::Place;
@@ -68,6 +68,11 @@ impl Lane {
         self.hurry();
     }
 
+    pub(super) fn set_backoff(&self, backoff: Backoff) {
+        self.queue().set_backoff(backoff);
+        self.bell.notify_one();
+    }
+
     fn link_is_up(&self) {
         self.queue().want_scan_of_new_link();
         self.hurry();
@@ -82,10 +87,10 @@ enum Done {
 
 /// Serves the lane until `stop`, and returns when its tasks have ended.
 pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationToken) {
-    let most = inner.config.workers.max(1);
     let mut tasks = JoinSet::new();
     let mut connected = inner.links.connected(&lane.peer);
     loop {
+        let most = inner.config().workers;
         loop {
             let work = lane.queue().take(Instant::now(), most);
             match work {
@@ -209,7 +214,7 @@ async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Re
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let ours = blocking_refs(dir.clone()).await.map_err(local)?;
     let exec = send::exec_line(repo, epoch, ours.head.as_ref());
-    let limit = inner.config.timeout;
+    let limit = inner.config().timeout;
     let mut pipe = inner.links.run(peer, &exec).await?;
     let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, &dir, &ours)).await;
     let sent = sent.map_err(|_| MirrorError::Timeout(limit))?;
@@ -265,7 +270,7 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
     if repos.is_empty() {
         return Ok(()); // not worth a connection
     }
-    let limit = inner.config.timeout;
+    let limit = inner.config().timeout;
     let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
     inner.board().link_works(peer);
     for repo in repos {

@@ -7,6 +7,7 @@
 
 mod command;
 mod config;
+mod places;
 mod quickack;
 mod session;
 mod waiting;
@@ -14,19 +15,20 @@ mod waiting;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use russh::{MethodKind, MethodSet, Preferred, cipher, compression, kex, server};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::Control;
 use crate::transfer::Transfer;
 pub use config::{Config, Listen};
+use places::Places;
 use waiting::Waiting;
 
 /// Connections that have not shown a known key yet; the oldest goes when one more comes.
@@ -42,29 +44,85 @@ const PACKET: u32 = 65_535;
 pub struct Door {
     listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
+    updates: mpsc::Receiver<Update>,
+}
+
+/// A change for a running door.
+struct Update {
+    config: Config,
+    added: Vec<TcpListener>,
+}
+
+/// Changes a running door. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    updates: mpsc::Sender<Update>,
+}
+
+impl Handle {
+    /// Puts new settings in force, for the next connection and the next session. Addresses that are new are bound
+    /// first; if one cannot be, the error names it and everything stays as it was.
+    pub async fn update(&self, config: Config) -> std::io::Result<()> {
+        let old = self.shared.settings().config.listen.clone();
+        let mut added = Vec::new();
+        for address in config.listen.iter().filter(|l| !old.contains(l)) {
+            added.push(bind(*address).await?);
+        }
+        self.updates.send(Update { config, added }).await.map_err(|_| std::io::Error::other("the SSH door is closed"))
+    }
+}
+
+/// Listens on an address; the error names it and the cure.
+pub async fn bind(address: Listen) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address.0).await.map_err(|error| {
+        let text = format!("cannot listen on {}: {error}; is another SSH server there? Change [ssh] listen", address.0);
+        std::io::Error::new(error.kind(), text)
+    })
 }
 
 /// What all connections share.
 pub(super) struct Shared {
-    config: Config,
-    russh: Arc<server::Config>,
+    identity: PrivateKey,
+    settings: RwLock<Arc<Settings>>,
     transfer: Transfer,
     control: Control,
     waiting: Waiting,
-    connections: Arc<Semaphore>,
+    connections: Places,
     /// Git sessions and commands at work; they outlive their connection's loop and are drained at the end.
     sessions: TaskTracker,
-    session_places: Arc<Semaphore>,
+    session_places: Places,
     /// Sessions at work, by user or node.
     busy: Mutex<HashMap<String, usize>>,
 }
 
+/// The settings in force, and the protocol's own made from them.
+pub(super) struct Settings {
+    config: Config,
+    russh: Arc<server::Config>,
+}
+
+impl Settings {
+    fn new(config: Config, identity: &PrivateKey) -> Arc<Self> {
+        Arc::new(Self { russh: Arc::new(protocol(&config, identity.clone())), config })
+    }
+}
+
 impl Shared {
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, config: Config) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::new(config, &self.identity);
+    }
+
     /// Counts one more session of `who`; `None` when there are as many as one may have.
     fn admit(self: &Arc<Self>, who: String) -> Option<Busy> {
+        let most = self.settings().config.max_sessions_per_user;
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let count = busy.entry(who.clone()).or_default();
-        (*count < self.config.max_sessions_per_user).then(|| {
+        (*count < most).then(|| {
             *count += 1;
             Busy { shared: self.clone(), who }
         })
@@ -97,29 +155,48 @@ impl Door {
         identity: PrivateKey,
         transfer: Transfer,
         control: Control,
-    ) -> Self {
-        let shared = Shared {
-            russh: Arc::new(protocol(&config, identity)),
+    ) -> (Self, Handle) {
+        let shared = Arc::new(Shared {
+            settings: RwLock::new(Settings::new(config, &identity)),
+            identity,
             waiting: Waiting::new(UNAUTHENTICATED),
-            connections: Arc::new(Semaphore::new(config.max_connections)),
+            connections: Places::default(),
             sessions: TaskTracker::new(),
             busy: Mutex::default(),
-            session_places: Arc::new(Semaphore::new(config.max_sessions)),
-            config,
+            session_places: Places::default(),
             transfer,
             control,
-        };
-        Self { listeners, shared: Arc::new(shared) }
+        });
+        let (sender, updates) = mpsc::channel(1);
+        let handle = Handle { shared: shared.clone(), updates: sender };
+        (Self { listeners, shared, updates }, handle)
     }
 
     /// Serves until told to stop; then accepts no more, and returns when the running sessions have ended.
-    pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn run(mut self, stop: CancellationToken) -> std::io::Result<()> {
         let connections = TaskTracker::new();
         let mut accepts = tokio::task::JoinSet::new();
         // Connections are cut only after their sessions have ended.
         let hang_up = CancellationToken::new();
-        for listener in self.listeners {
-            accepts.spawn(accept(listener, self.shared.clone(), connections.clone(), stop.clone(), hang_up.clone()));
+        let mut open: HashMap<SocketAddr, CancellationToken> = HashMap::new();
+        let mut add = std::mem::take(&mut self.listeners);
+        loop {
+            for listener in add.drain(..) {
+                let close = stop.child_token();
+                open.insert(listener.local_addr()?, close.clone());
+                accepts.spawn(accept(listener, self.shared.clone(), connections.clone(), close, hang_up.clone()));
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = accepts.join_next() => ended.map_err(std::io::Error::other)??,
+                Some(update) = self.updates.recv() => {
+                    for gone in self.shared.settings().config.listen.iter().filter(|l| !update.config.listen.contains(l)) {
+                        open.remove(&gone.0).inspect(CancellationToken::cancel);
+                    }
+                    self.shared.set(update.config);
+                    add = update.added;
+                }
+            }
         }
         while let Some(ended) = accepts.join_next().await {
             ended.map_err(std::io::Error::other)??;
@@ -143,7 +220,7 @@ async fn accept(
     loop {
         let place = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            place = shared.connections.clone().acquire_owned() => place.map_err(std::io::Error::other)?,
+            place = shared.connections.take(|| shared.settings().config.max_connections) => place,
         };
         let (stream, from) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -170,13 +247,14 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot switch off Nagle's algorithm");
     }
+    let settings = shared.settings();
     let seat = shared.waiting.enter();
     let session = session::Session::new(shared.clone(), from, seat.clone());
     let stream = quickack::Quickack::new(stream, seat.clone());
     let running = tokio::select! {
-        running = server::run_stream(shared.russh.clone(), stream, session) => running,
+        running = server::run_stream(settings.russh.clone(), stream, session) => running,
         () = seat.evicted() => return,
-        () = tokio::time::sleep(shared.config.auth_timeout) => return,
+        () = tokio::time::sleep(settings.config.auth_timeout) => return,
     };
     let running = match running {
         Ok(running) => running,
@@ -184,7 +262,7 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
     };
     let handle = running.handle();
     tokio::pin!(running);
-    let deadline = tokio::time::sleep(shared.config.auth_timeout);
+    let deadline = tokio::time::sleep(settings.config.auth_timeout);
     tokio::pin!(deadline);
     let mut waiting = true;
     loop {

@@ -96,7 +96,7 @@ impl Session {
             return connection.channel_failure(id);
         };
         connection.channel_success(id)?;
-        let Ok(place) = self.shared.session_places.clone().try_acquire_owned() else {
+        let Some(place) = self.shared.session_places.try_take(self.shared.settings().config.max_sessions) else {
             self.channels.insert(id, Opened { channel, protocol, terminal });
             return self.refuse_channel(
                 id,
@@ -213,7 +213,7 @@ impl Handler for Session {
     type Error = russh::Error;
 
     async fn auth_publickey_offered(&mut self, login: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, russh::Error> {
-        if login != self.shared.config.user {
+        if login != self.shared.settings().config.user {
             self.wrong_login = Some(login.chars().filter(|c| !c.is_control()).take(64).collect());
             return Ok(Auth::reject());
         }
@@ -229,7 +229,7 @@ impl Handler for Session {
     }
 
     async fn auth_publickey(&mut self, login: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
-        if login != self.shared.config.user {
+        if login != self.shared.settings().config.user {
             return Ok(Auth::reject());
         }
         self.actor = self.shared.control.realm.identify(&key.public_key.public_key_bytes());
@@ -248,7 +248,7 @@ impl Handler for Session {
         _submethods: &str,
         response: Option<Response<'a>>,
     ) -> Result<Auth, russh::Error> {
-        if response.is_some() || !self.shared.config.explain_unknown_keys {
+        if response.is_some() || !self.shared.settings().config.explain_unknown_keys {
             // Said once; offering the method again would print it three times.
             return Ok(only(MethodKind::PublicKey));
         }

@@ -1,12 +1,14 @@
 //! The composition root: builds every room from the bottom floor up, binds ports last, and stops from the top down.
 
-use std::path::{Path, PathBuf};
+mod install;
+mod reload;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use russh::keys::PublicKeyBase64;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -23,16 +25,19 @@ use crate::peer::Links;
 use crate::policy::parse_public_key;
 use crate::repo::{self, Store};
 use crate::transfer::{Pushes, Transfer};
-use crate::{hook, socket, ssh};
+use crate::{observe, socket, ssh};
+use install::{install_hooks, write_if_changed};
+use reload::{Running, watch_files};
 
 /// Running sessions may take this long to end after a stop is asked for; systemd waits a little longer.
 const DRAIN: Duration = Duration::from_secs(60);
 
 /// Runs the node until it is told to stop. `file` is where `config` was read from, `data` the data directory.
-pub async fn run(config: Config, file: PathBuf, data: PathBuf) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::Level) -> anyhow::Result<()> {
     let data = data
         .canonicalize()
         .with_context(|| format!("cannot open the data directory {}; make it with 'gitmesh init'", data.display()))?;
+    let _alone = install::lock(&data)?;
     let identity = russh::keys::load_secret_key(data.join("identity"), None)
         .with_context(|| format!("cannot read the node's key {}/identity; 'gitmesh init' makes one", data.display()))?;
     let own = parse_public_key(&identity.public_key().to_openssh()?).map_err(|e| anyhow!("the node's own key: {e}"))?;
@@ -57,7 +62,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf) -> anyhow::Result
     let admin = Admin::new(activator, store.dir(&RepoName::new(ADMIN_REPO)?));
     let cluster = Cluster::new(config.node.name.clone(), realm.policies());
     let links = Links::new(identity.clone(), realm.peers());
-    let mirror = Mirror::new(config.mirror.clone(), cluster.clone(), store.clone(), git.clone(), links);
+    let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links);
     let socket_path = config.admin_socket.path.clone();
     let transfer = Transfer {
         realm: realm.clone(),
@@ -88,24 +93,17 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf) -> anyhow::Result
         .with_context(|| format!("cannot listen at {}", socket_path.display()))?;
     let mut listeners = Vec::new();
     for listen in &config.ssh.listen {
-        let bound = TcpListener::bind(listen.0).await;
-        listeners.push(bound.with_context(|| {
-            format!(
-                "cannot listen on {}; is another SSH server there? change [ssh] listen in {}",
-                listen.0,
-                file.display()
-            )
-        })?);
+        listeners.push(ssh::bind(*listen).await?);
     }
     let addresses: Vec<String> = listeners.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.to_string()).collect();
-    let door = ssh::Door::new(config.ssh.clone(), listeners, identity, transfer, control);
+    let (door, handle) = ssh::Door::new(config.ssh.clone(), listeners, identity, transfer, control);
 
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let mut top = JoinSet::new();
     let mut rest = JoinSet::new();
     rest.spawn(local.run(house.clone()));
     rest.spawn({
-        let (mirror, stop) = (mirror, house.clone());
+        let (mirror, stop) = (mirror.clone(), house.clone());
         async move {
             mirror.run(stop).await;
             Ok(())
@@ -116,7 +114,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf) -> anyhow::Result
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
-    let ended = watch(&config, &file, &data, &admin, &reload, &mut top, &mut rest).await;
+    let mut running = Running { config, file, data, admin, door: handle, mirror, level };
+    let ended = watch(&mut running, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());
     doors.cancel();
@@ -133,10 +132,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf) -> anyhow::Result
 
 /// Waits for a signal to stop, and reloads on the way. A room that ends by itself ends the daemon.
 async fn watch(
-    config: &Config,
-    file: &Path,
-    data: &Path,
-    admin: &Admin,
+    running: &mut Running,
     asked: &Notify,
     top: &mut JoinSet<std::io::Result<()>>,
     rest: &mut JoinSet<std::io::Result<()>>,
@@ -144,10 +140,8 @@ async fn watch(
     let (mut term, mut int, mut hup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let edits = Arc::new(Notify::new());
-    let _watcher = watch_files(
-        &[file, &data.join("emergency-keydir"), &data.join("emergency.conf"), &data.join("peers")],
-        edits.clone(),
-    )?;
+    let on_machine = ["emergency-keydir", "emergency.conf", "peers"].map(|name| running.data.join(name));
+    let _watcher = watch_files(&[std::slice::from_ref(&running.file), &on_machine[..]].concat(), edits.clone())?;
     loop {
         let why = tokio::select! {
             _ = term.recv() => return Ok(()),
@@ -163,53 +157,9 @@ async fn watch(
             Some(ended) = rest.join_next() => return Err(anyhow!("a room ended: {ended:?}")),
         };
         notify_systemd(&[sd_notify::NotifyState::Reloading]);
-        reload(config, file, admin, why).await;
+        running.reload(why).await;
         notify_systemd(&[sd_notify::NotifyState::Ready]);
     }
-}
-
-/// Checks the new files first; a bad one is refused with the old one kept.
-async fn reload(config: &Config, file: &Path, admin: &Admin, why: &str) {
-    match Config::load(file) {
-        Ok(new) if new == *config => {}
-        Ok(_) => tracing::warn!(file = %file.display(), "the new settings are good and take effect at the next start"),
-        Err(error) => tracing::error!(%error, "the new settings are refused; the old ones stay"),
-    }
-    let admin = admin.clone();
-    let done = tokio::task::spawn_blocking(move || admin.reload()).await;
-    match done.map_err(anyhow::Error::from).and_then(|r| r.map_err(anyhow::Error::from)) {
-        Ok(_) => tracing::info!(why, "reloaded"),
-        Err(error) => {
-            tracing::error!(why, error = format!("{error:#}"), "the reload is refused; the old configuration stays")
-        }
-    }
-}
-
-/// Tells of edits below the given paths' directories.
-fn watch_files(paths: &[&Path], edits: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
-    use notify::Watcher;
-    let wanted: Vec<PathBuf> = paths.iter().map(|p| p.to_path_buf()).collect();
-    let ours = wanted.clone();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-        Ok(event) if event.kind.is_access() => {}
-        Ok(event) => {
-            if event.paths.iter().any(|p| ours.iter().any(|w| p.starts_with(w))) {
-                edits.notify_one();
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot watch the configuration for edits; use SIGHUP"),
-    })?;
-    // Editors replace files, so their directories are watched.
-    let mut directories: Vec<&Path> =
-        wanted.iter().map(|p| if p.is_dir() { p.as_path() } else { p.parent().unwrap_or(p) }).collect();
-    directories.sort();
-    directories.dedup();
-    for directory in directories {
-        watcher
-            .watch(directory, notify::RecursiveMode::NonRecursive)
-            .with_context(|| format!("cannot watch {}", directory.display()))?;
-    }
-    Ok(watcher)
 }
 
 async fn all(set: &mut JoinSet<std::io::Result<()>>) {
@@ -249,35 +199,6 @@ async fn sweep_locks(store: Store, stop: CancellationToken) -> std::io::Result<(
     }
     stop.cancelled().await;
     Ok(())
-}
-
-/// Puts our hooks where every repository's git looks for them.
-fn install_hooks(dir: &Path, socket: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    std::fs::create_dir_all(dir)?;
-    for (name, script) in hook::SCRIPTS {
-        let text = script.replace("PROGRAM", &quote(&program)).replace("SOCKET}", &format!("{}}}", socket.display()));
-        let file = dir.join(name);
-        write_if_changed(&file, &text)?;
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
-}
-
-fn quote(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
-}
-
-/// Replaces a file by rename, so that a git that reads it at this moment sees the old or the new one.
-fn write_if_changed(file: &Path, text: &str) -> anyhow::Result<()> {
-    if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    let fresh = file.with_extension("new");
-    std::fs::write(&fresh, text)
-        .and_then(|()| std::fs::rename(&fresh, file))
-        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {

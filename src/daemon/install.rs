@@ -1,0 +1,56 @@
+//! What the daemon writes into its data directory before anything else: git's settings and the hooks.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::hook;
+
+/// Makes this the only daemon of the data directory, for as long as the file is held. The kernel gives the lock back
+/// (flock(2)) however the daemon ends.
+pub(super) fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("a daemon is running already on {}; 'gitmesh info --data {0}' asks it", data.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Puts our hooks where every repository's git looks for them.
+pub(super) fn install_hooks(dir: &Path, socket: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    std::fs::create_dir_all(dir)?;
+    for (name, script) in hook::SCRIPTS {
+        let text = script.replace("PROGRAM", &quote(&program)).replace("SOCKET}", &format!("{}}}", socket.display()));
+        let file = dir.join(name);
+        write_if_changed(&file, &text)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+fn quote(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+/// Replaces a file by rename, so that a git that reads it at this moment sees the old or the new one.
+pub(super) fn write_if_changed(file: &Path, text: &str) -> anyhow::Result<()> {
+    if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let fresh = file.with_extension("new");
+    std::fs::write(&fresh, text)
+        .and_then(|()| std::fs::rename(&fresh, file))
+        .with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,117 @@
+//! What an edit on the machine, SIGHUP or `add-mirroring-peer` changes in a running node.
+//!
+//! Everything is checked first; what is wrong is refused as a whole and the old stays in force.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::Notify;
+
+use super::install::write_if_changed;
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::git::process::settings_text;
+use crate::mirror::Mirror;
+use crate::{observe, ssh};
+
+/// The handles through which a running node is changed, and the settings in force.
+pub(super) struct Running {
+    pub config: Config,
+    pub file: PathBuf,
+    pub data: PathBuf,
+    pub admin: Admin,
+    pub door: ssh::Handle,
+    pub mirror: Mirror,
+    pub level: observe::Level,
+}
+
+impl Running {
+    /// Reads `gitmesh.toml`, the emergency override and the peers again and puts them in force.
+    pub(super) async fn reload(&mut self, why: &str) {
+        match self.settings().await {
+            Ok(restart) if restart.is_empty() => {}
+            Ok(restart) => tracing::warn!(keys = restart.join(", "), "these settings change at the next start only"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the new settings are refused; the old ones stay")
+            }
+        }
+        let admin = self.admin.clone();
+        let done = tokio::task::spawn_blocking(move || admin.reload()).await;
+        match done.map_err(anyhow::Error::from).and_then(|r| r.map_err(anyhow::Error::from)) {
+            Ok(_) => tracing::info!(why, "reloaded"),
+            Err(error) => {
+                tracing::error!(
+                    why,
+                    error = format!("{error:#}"),
+                    "the reload is refused; the old configuration stays"
+                );
+            }
+        }
+    }
+
+    /// Returns the changed keys that only a new start can put in force.
+    async fn settings(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let mut new = Config::load(&self.file)?;
+        let old = &self.config;
+        if new == *old {
+            return Ok(Vec::new());
+        }
+        let mut restart = Vec::new();
+        let mut keep = |changed: bool, key| {
+            if changed {
+                restart.push(key);
+            }
+        };
+        keep(new.node.name != old.node.name, "node.name");
+        keep(new.node.data != old.node.data, "node.data");
+        keep(new.admin_socket != old.admin_socket, "admin_socket.path");
+        keep(new.git.program != old.git.program, "git.program");
+        keep(new.git.max_processes != old.git.max_processes, "git.max_processes");
+        keep(new.log.format != old.log.format, "log.format");
+        new.node.name = old.node.name.clone();
+        new.node.data.clone_from(&old.node.data);
+        new.admin_socket = old.admin_socket.clone();
+        new.git.program.clone_from(&old.git.program);
+        new.git.max_processes = old.git.max_processes;
+        new.log.format = old.log.format;
+
+        // What can fail comes first.
+        if new.log.level != old.log.level {
+            self.level.set(&new.log.level).map_err(anyhow::Error::msg)?;
+        }
+        self.door.update(new.ssh.clone()).await?;
+        write_if_changed(&self.data.join("gitconfig"), &settings_text(&self.data.join("hooks"), new.git.fsck))?;
+        self.mirror.set_config(new.mirror);
+        self.admin.set(new.reached_at(), new.settings());
+        self.config = new;
+        tracing::info!("the new settings are in force");
+        Ok(restart)
+    }
+}
+
+/// Tells of edits below the given paths' directories.
+pub(super) fn watch_files(paths: &[PathBuf], edits: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
+    use notify::Watcher;
+    let ours = paths.to_vec();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
+        Ok(event) if event.kind.is_access() => {}
+        Ok(event) => {
+            if event.paths.iter().any(|p| ours.iter().any(|w| p.starts_with(w))) {
+                edits.notify_one();
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot watch the configuration for edits; use SIGHUP"),
+    })?;
+    // Editors replace files, so their directories are watched.
+    let mut directories: Vec<&Path> =
+        paths.iter().map(|p| if p.is_dir() { p.as_path() } else { p.parent().unwrap_or(p) }).collect();
+    directories.sort();
+    directories.dedup();
+    for directory in directories {
+        watcher
+            .watch(directory, notify::RecursiveMode::NonRecursive)
+            .with_context(|| format!("cannot watch {}", directory.display()))?;
+    }
+    Ok(watcher)
+}
