@@ -74,6 +74,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         pushes: Pushes::default(),
         processes: Arc::new(Semaphore::new(config.git.max_processes)),
         socket: socket_path.display().to_string().into(),
+        hooks: data.join("hooks").display().to_string().into(),
     };
     let control = Control {
         realm: realm.clone(),

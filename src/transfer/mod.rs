@@ -45,6 +45,8 @@ pub struct Transfer {
     pub processes: Arc<Semaphore>,
     /// Where hooks knock.
     pub socket: Arc<str>,
+    /// The directory of our hooks.
+    pub hooks: Arc<str>,
 }
 
 /// A refusal: the text for the client, in whole lines.
@@ -164,12 +166,14 @@ impl Transfer {
             (crate::hook::client::PUSH_ENV, entry.id().expose()),
         ];
         env.extend(request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())));
+        // Our hooks judge every push, whatever a repository that was copied here says in its own configuration.
+        let hooks = format!("core.hooksPath={}", self.hooks);
+        let mut settings = vec![hooks.as_str(), "receive.procReceiveRefs=refs"];
         // A master may delete whatever it has deleted itself, and its replicas take it as it is.
-        let settings: &[&str] = match request.mirror {
-            Some(_) => &["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"],
-            None => &[],
-        };
-        let git = self.git.serve(request.service, repo.dir(), &env, settings).map_err(|e| self.internal(&e))?;
+        if request.mirror.is_some() {
+            settings.extend(["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"]);
+        }
+        let git = self.git.serve(request.service, repo.dir(), &env, &settings).map_err(|e| self.internal(&e))?;
         let ended = relay(git, streams, Abandoned::Drain).await;
         let code = ended.as_ref().map_or(1, |status| exit_code(*status));
         if let Err(error) = &ended {
