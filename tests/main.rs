@@ -1,3 +1,26 @@
-//! All black-box tests, one module a subject.
+//! The black-box tests: real daemons, the machine's own `git` and `ssh`, loopback only. `world` is the harness; each
+//! other module is one theme. `tidy` reads the source instead.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod world;
+
+mod door;
+mod init;
+mod keys;
+mod transfer;
 
 mod access;
+mod admin;
+mod bad_conf;
+mod bad_keys;
+mod rules;
+
+mod mirror;
+mod options;
+mod outage;
+
+mod robustness;
+mod serve;
+
+mod tidy;

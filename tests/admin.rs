@@ -1,0 +1,110 @@
+//! A push to the admin repository that is good: live at once.
+
+use crate::world::{World, eventually};
+
+#[test]
+fn a_good_push_is_live_for_the_next_connection() {
+    let world = World::new();
+    let node = world.node("server1");
+    let (alice, bob) = (world.alice(), world.actor("bob"));
+    bob.ssh(&node, "info").refused_by("Permission denied");
+    let conf = "@staff = bob\nrepo testing\n    RW+ = @all\nrepo new/one new/two\n    RW+ = @staff\n";
+    let push = alice.configure(&node, |c| (c.conf(conf), c.key(&bob)).0).succeeds();
+    assert!(node.has_repo("new/one") && node.has_repo("new/two"), "they exist when the push returns: {push:#?}");
+    bob.ssh(&node, "info").succeeds().says(" R W\tnew/one");
+    let work = bob.starts(&node, "new/two");
+    work.commit("a", "a");
+    work.push(&["HEAD:main"]).succeeds();
+    // Taken away again, it stays on disk and nobody reaches it.
+    alice.configure(&node, |c| c.conf("repo testing\n    RW+ = @all\n")).succeeds();
+    bob.ls_remote(&node, "new/two").refused_by("DENIED");
+    assert!(node.has_repo("new/two"));
+}
+
+#[test]
+fn the_pusher_reads_what_changes() {
+    let world = World::new();
+    let node = world.node("server1");
+    let bob = world.actor("bob");
+    let push = world.alice().configure(&node, |c| {
+        c.conf("repo testing\n    RW+ = @all\nrepo new\n    RW+ = bob\n");
+        c.key(&bob);
+    });
+    insta::assert_snapshot!(push.succeeds().remote_lines(), @"");
+}
+
+#[test]
+fn git_s_config_and_description_are_written() {
+    let world = World::new();
+    let node = world.node("server1");
+    let conf = "repo testing\n    RW+ = @all\n    desc = The testing ground\n    config gitweb.owner = Alice\n";
+    world.alice().configure(&node, |c| c.conf(conf)).succeeds();
+    assert_eq!(node.git("testing", &["config", "gitweb.owner"]).succeeds().stdout, "Alice\n");
+    let description = std::fs::read_to_string(node.repo_dir("testing").join("description")).unwrap();
+    assert_eq!(description, "The testing ground\n");
+    world.alice().configure(&node, |c| c.conf("repo testing\n    RW+ = @all\n")).succeeds();
+    node.git("testing", &["config", "gitweb.owner"]).fails();
+}
+
+#[test]
+fn another_branch_of_the_admin_repository_changes_nothing() {
+    let world = World::new();
+    let node = world.node("server1");
+    let work = world.alice().clone_of(&node, "gitmesh-admin");
+    work.commit("conf/gitmesh.conf", "not a configuration at all");
+    work.push(&["HEAD:draft"]).succeeds().says("draft");
+    world.alice().ssh(&node, "info").succeeds();
+    work.push(&["HEAD:main"]).refused_by("! [remote rejected] HEAD -> main");
+    work.push(&[":main"]).refused_by("! [remote rejected] main");
+    world.alice().ssh(&node, "info").succeeds();
+}
+
+#[test]
+fn a_push_by_path_is_checked_and_live_too() {
+    let world = World::new();
+    let node = world.node("server1");
+    let (alice, bob) = (world.alice(), world.actor("bob"));
+    let path = node.repo_dir("gitmesh-admin").display().to_string();
+    alice.try_clone(&path, "by-path").succeeds();
+    let work = alice.checkout("by-path");
+    work.commit("keydir/bob.pub", bob.key_line());
+    work.push(&["HEAD:main"]).succeeds();
+    bob.ssh(&node, "info").succeeds();
+    work.commit("keydir/eve.pub", "no key");
+    work.push(&["HEAD:main"]).refused_by("keydir/eve.pub");
+}
+
+#[test]
+fn the_configuration_survives_a_restart() {
+    let world = World::new();
+    let node = world.node("server1");
+    let bob = world.actor("bob");
+    world.alice().configure(&node, |c| (c.conf("repo testing\n    RW = bob\n"), c.key(&bob)).0).succeeds();
+    node.kill9();
+    node.start();
+    bob.ssh(&node, "info").succeeds().says(" R W\ttesting");
+}
+
+#[test]
+fn administrators_who_push_at_once_do_not_overwrite_each_other() {
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice();
+    let works: Vec<_> = (0..4)
+        .map(|i| {
+            let into = format!("admin{i}");
+            alice.try_clone(&alice.url(&node, "gitmesh-admin"), &into).succeeds();
+            let work = alice.checkout(&into);
+            work.commit(&format!("keydir/user{i}.pub"), world.actor(&format!("user{i}")).key_line());
+            work
+        })
+        .collect();
+    let won = std::thread::scope(|scope| {
+        let pushes: Vec<_> = works.iter().map(|w| scope.spawn(|| w.push(&["HEAD:main"]).code == Some(0))).collect();
+        pushes.into_iter().map(|p| p.join().unwrap()).filter(|won| *won).count()
+    });
+    assert_eq!(won, 1);
+    // What is live is what the branch says.
+    let head = node.oid("gitmesh-admin", "refs/heads/main").unwrap();
+    eventually("the winner to be in force", || node.log().contains(&head));
+}

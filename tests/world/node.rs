@@ -1,0 +1,244 @@
+//! A node: a data directory and the daemon on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::time::{DEADLINE, within};
+use super::{Actor, Answer, Ground};
+
+/// Cheap to clone; the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    ground: Weak<Ground>,
+    dir: PathBuf,
+    name: String,
+    port: u16,
+    child: Mutex<Option<Child>>,
+    errors_expected: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn init(ground: &Arc<Ground>, name: &str, admin: &Actor) -> Self {
+        let port = free_port();
+        let inner = Inner {
+            ground: Arc::downgrade(ground),
+            dir: ground.dir.clone(),
+            name: name.to_owned(),
+            port,
+            child: Mutex::new(None),
+            errors_expected: AtomicBool::new(false),
+        };
+        let node = Self(Arc::new(inner));
+        let (data, key) = (node.data().display().to_string(), admin.public_key().display().to_string());
+        let listen = format!("127.0.0.1:{port}");
+        let args = ["init", "--data", &data, "--name", name, "--admin", admin.name(), "--admin-key", &key];
+        ground.gitmesh(&[&args[..], &["--listen", &listen]].concat()).succeeds();
+        ground.trust(&format!("[127.0.0.1]:{port}"), &node.public_key());
+        ground.name_host(name, port);
+        node
+    }
+
+    fn ground(&self) -> Arc<Ground> {
+        self.0.ground.upgrade().expect("a node is used while its world is there")
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    pub fn socket_address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.0.port).into()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.0.dir.join(&self.0.name)
+    }
+
+    pub fn public_key(&self) -> PathBuf {
+        self.data().join(format!("{}.pub", self.0.name))
+    }
+
+    pub fn repo_dir(&self, repo: &str) -> PathBuf {
+        self.data().join("repositories").join(format!("{repo}.git"))
+    }
+
+    pub fn has_repo(&self, repo: &str) -> bool {
+        self.repo_dir(repo).join("HEAD").exists()
+    }
+
+    /// Changes `gitmesh.toml`: the line of `key`, which is in the file that `init` wrote, becomes `key = value`.
+    pub fn set(&self, key: &str, value: &str) {
+        let path = self.data().join("gitmesh.toml");
+        let text = fs::read_to_string(&path).expect("written by init");
+        let line = text.lines().find(|l| l.split('=').next().is_some_and(|k| k.trim() == key));
+        let line = line.unwrap_or_else(|| panic!("no {key} in {text}"));
+        fs::write(&path, text.replacen(line, &format!("{key} = {value}"), 1)).expect("writable");
+    }
+
+    /// Starts the daemon and waits until it answers as an SSH server.
+    #[track_caller]
+    pub fn start(&self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
+        let mut command = self.ground().command(env!("CARGO_BIN_EXE_gitmesh"));
+        command.arg("serve").arg("--data").arg(self.data()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file")).stderr(log);
+        let child = command.spawn().expect("the daemon starts");
+        let before = self.0.child.lock().unwrap().replace(child);
+        assert!(before.is_none(), "{} is running already", self.0.name);
+        let answers = within(DEADLINE, || self.greets() || !self.is_running());
+        if !answers || !self.is_running() {
+            panic!("{} did not start:\n{}", self.0.name, self.log());
+        }
+    }
+
+    /// Whether an SSH server answers at the port.
+    pub fn greets(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.socket_address()) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
+        let mut hello = [0; 4];
+        stream.read_exact(&mut hello).is_ok() && hello == *b"SSH-"
+    }
+
+    pub fn is_running(&self) -> bool {
+        let mut child = self.0.child.lock().unwrap();
+        child.as_mut().is_some_and(|c| c.try_wait().expect("our child").is_none())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.0.child.lock().unwrap();
+        let child = child.as_ref().expect("a running daemon");
+        kill_process(Pid::from_child(child), signal).expect("our child");
+    }
+
+    /// As a power cut, for the daemon alone.
+    pub fn kill9(&self) {
+        if let Some(mut child) = self.0.child.lock().unwrap().take() {
+            child.kill().expect("our child");
+            child.wait().expect("our child");
+        }
+    }
+
+    /// Asks the daemon to end, and waits for it; it must end well.
+    #[track_caller]
+    pub fn stop(&self) {
+        if self.0.child.lock().unwrap().is_none() {
+            return;
+        }
+        if self.is_running() {
+            self.signal(Signal::TERM);
+        }
+        self.ended_well();
+    }
+
+    /// Waits for the daemon's end after a signal.
+    #[track_caller]
+    pub fn ended_well(&self) {
+        if !within(DEADLINE + Duration::from_secs(15), || !self.is_running()) {
+            self.kill9();
+            panic!("{} did not stop:\n{}", self.0.name, self.log());
+        }
+        let status = self.0.child.lock().unwrap().take().expect("there is one").wait().expect("our child");
+        assert!(status.success(), "{} ended with {status}:\n{}", self.0.name, self.log());
+    }
+
+    /// The binary under test with `--data` of this node.
+    #[must_use]
+    pub fn gitmesh(&self, args: &[&str]) -> Answer {
+        let data = self.data().display().to_string();
+        self.ground().gitmesh(&[args, &["--data", &data]].concat())
+    }
+
+    #[must_use]
+    pub fn add_peer(&self, public_key: &Path, address: &str) -> Answer {
+        self.gitmesh(&["add-mirroring-peer", &public_key.display().to_string(), "--address", address])
+    }
+
+    /// git on this machine, past every door: what a person at the server's shell does.
+    #[must_use]
+    pub fn git(&self, repo: &str, args: &[&str]) -> Answer {
+        let mut command = self.ground().command("git");
+        command.arg("--git-dir").arg(self.repo_dir(repo)).args(args);
+        Answer::of(command)
+    }
+
+    /// References on disk, by name; none if there is no such repository.
+    pub fn refs(&self, repo: &str) -> BTreeMap<String, String> {
+        if !self.has_repo(repo) {
+            return BTreeMap::new();
+        }
+        let out = self.git(repo, &["for-each-ref", "--format=%(refname) %(objectname)"]).succeeds().stdout;
+        out.lines().filter_map(|l| l.split_once(' ')).map(|(r, o)| (r.to_owned(), o.to_owned())).collect()
+    }
+
+    /// The object of one reference.
+    pub fn oid(&self, repo: &str, reference: &str) -> Option<String> {
+        self.refs(repo).get(reference).cloned()
+    }
+
+    pub fn head(&self, repo: &str) -> String {
+        fs::read_to_string(self.repo_dir(repo).join("HEAD")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Every object of the repository is there and sound.
+    #[track_caller]
+    pub fn is_sound(&self, repo: &str) {
+        self.git(repo, &["fsck", "--full", "--strict", "--no-dangling"]).succeeds();
+    }
+
+    /// This test makes the daemon log an ERROR.
+    pub fn expect_errors(&self) {
+        self.0.errors_expected.store(true, Ordering::SeqCst);
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.0.dir.join(format!("{}.log", self.0.name))
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(super) fn print_log(&self) {
+        let log = self.log();
+        let skipped = log.lines().count().saturating_sub(150);
+        eprintln!("=== log of {} (without the first {skipped} lines)", self.0.name);
+        log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
+    }
+
+    #[track_caller]
+    pub(super) fn check_log(&self) {
+        let log = self.log();
+        let expected = self.0.errors_expected.load(Ordering::SeqCst);
+        let is_bad = |l: &&str| l.contains("panicked at") || (!expected && l.contains("\"level\":\"ERROR\""));
+        let bad: Vec<_> = log.lines().filter(is_bad).collect();
+        assert!(bad.is_empty(), "{} logged what a person must act on: {bad:#?}", self.0.name);
+    }
+}
+
+/// A port nobody listens at, below those that the kernel gives to clients, so that a daemon gets it again after a
+/// restart.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 200) as u16 * 100;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
