@@ -12,7 +12,9 @@ use super::time::{DEADLINE, within};
 /// A program that has ended.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    pub command: String,
+    /// For the report of a failed assertion.
+    #[expect(dead_code, reason = "read through Debug")]
+    command: String,
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,

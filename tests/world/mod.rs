@@ -24,7 +24,7 @@ pub use answer::{Answer, Running};
 pub use checkout::Checkout;
 pub use link::Link;
 pub use node::{Node, free_port};
-pub use time::{DEADLINE, Stop, eventually, within};
+pub use time::{DEADLINE, eventually, within};
 
 /// The temporary directory and what every program started in it shares.
 pub struct Ground {
@@ -92,7 +92,7 @@ impl World {
         let back = self.introduce(&one, &two);
         one.start();
         two.start();
-        Pair { one, two, there, back }
+        Pair { one, two, there, _back: back }
     }
 
     /// A pair on whose two nodes `conf` is in force.
@@ -140,8 +140,8 @@ pub struct Pair {
     pub two: Node,
     /// From the first node to the second.
     pub there: Link,
-    /// From the second node to the first.
-    pub back: Link,
+    /// From the second node to the first; held so that it stays up.
+    _back: Link,
 }
 
 impl Pair {
