@@ -158,12 +158,19 @@ fn render_one(d: &Diagnostic, line: Option<(String, Range<usize>)>) -> String {
     Renderer::plain().decor_style(DecorStyle::Ascii).term_width(120).render(&groups)
 }
 
-/// The one line that holds the start of the span, as ASCII of the same length, and the span in it.
+/// Characters of a line, and of a message, that are shown: a terminal full, not a file that is one line.
+const SHOWN: usize = 400;
+
+/// The one line that holds the start of the span, as ASCII of the same length, and the span in it. The end of a long
+/// line is left out; nothing is shown of one whose span starts there.
 fn source_line(source: &str, span: Range<usize>) -> Option<(String, Range<usize>)> {
     let bytes = source.as_bytes();
     let before = bytes.get(..span.start)?;
     let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    let length = bytes[start..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - start);
+    let length = bytes[start..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - start).min(SHOWN);
+    if span.start - start > length {
+        return None;
+    }
     let line: String = bytes[start..start + length]
         .iter()
         .map(|b| match b {
@@ -179,7 +186,9 @@ fn source_line(source: &str, span: Range<usize>) -> Option<(String, Range<usize>
 
 /// Foreign text as plain printable ASCII: it goes to terminals and over git's wire.
 fn ascii(text: &str) -> String {
-    text.chars().map(|c| if c == '\n' || matches!(c, ' '..='~') { c } else { '?' }).collect()
+    let shown = text.chars().take(SHOWN).map(|c| if c == '\n' || matches!(c, ' '..='~') { c } else { '?' });
+    let cut = text.chars().nth(SHOWN).map_or("", |_| "...");
+    shown.chain(cut.chars()).collect()
 }
 
 #[cfg(test)]
@@ -205,6 +214,13 @@ mod tests {
 
         ... and 1 more
         ");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let source = format!("RW = {}\n", "@a".repeat(5000));
+        let d = Diagnostic::new("bad-user", "x", source.clone()).at(5..source.len() - 1, 1);
+        assert!(render(&[d.clone().at(900..901, 1), d], &|_| Some(source.clone()), 9).len() < 4000);
     }
 
     #[test]
