@@ -101,7 +101,9 @@ fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -
     let read = read(admin_dir, commit, &mut found);
     let main = read.as_ref().and_then(|files| main_file(files, &mut found));
     let mut files = read.unwrap_or_default();
-    let outcome = main.and_then(|main| compile(files.clone(), main, around, clash, &mut found));
+    let live = objects::read_refs(admin_dir).ok().and_then(|refs| refs.head);
+    let live = live.as_ref().map_or("refs/heads/main", |name| name.as_str());
+    let outcome = main.and_then(|main| compile(files.clone(), main, live, around, clash, &mut found));
     let text = |file: &str| files.get(file).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     found.sort_by_key(|remark| remark.severity == Severity::Warning);
     let rendered = if found.is_empty() { String::new() } else { render(&found, &text, REMARKS_SHOWN) };
@@ -162,6 +164,7 @@ type Compiled = (Policy, Keyring, Option<RepoName>);
 fn compile(
     files: Files,
     main: &'static str,
+    live: &str,
     around: &Surroundings,
     clash: Severity,
     found: &mut Vec<Diagnostic>,
@@ -186,7 +189,7 @@ fn compile(
     let admin_alias = admin_alias(&policy, main, found);
     if keys_good {
         // With a bad key the answer would be wrong, and the key is the thing to mend.
-        lock_out(&policy, &keyring, admin_alias.as_ref(), main, found);
+        lock_out(&policy, &keyring, admin_alias.as_ref(), live, main, found);
     }
     copies(&policy, &keyring, around, main, found);
     Some((policy, keyring, admin_alias))
@@ -247,10 +250,20 @@ fn admin_alias(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) -> Opti
     RepoName::new(ADMIN_REPO_OF_GITOLITE).ok()
 }
 
-fn lock_out(policy: &Policy, keyring: &Keyring, alias: Option<&RepoName>, main: &str, found: &mut Vec<Diagnostic>) {
+/// Somebody with a key must be able to mend this configuration by the next push: to clone it, and to write the branch
+/// that is live. A deny rule for that branch alone locks out as well as no rule at all.
+fn lock_out(
+    policy: &Policy,
+    keyring: &Keyring,
+    alias: Option<&RepoName>,
+    live: &str,
+    main: &str,
+    found: &mut Vec<Diagnostic>,
+) {
     let own = admin_repo();
     let facts = Facts::existing(alias.unwrap_or(&own));
-    let may = |user: &UserName| policy.decide(&facts, user.as_str(), Op::Write, Target::Any).allowed;
+    let asked = [(Op::Read, Target::Any), (Op::Write, Target::Any), (Op::Write, Target::Ref(live))];
+    let may = |user: &UserName| asked.iter().all(|(op, on)| policy.decide(&facts, user.as_str(), *op, *on).allowed);
     if keyring.users().into_iter().any(may) {
         return;
     }
@@ -269,8 +282,12 @@ fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str,
     known.insert(around.node.to_string());
     let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
     let mut not_yet: BTreeMap<&str, RepoName> = BTreeMap::new();
+    let mut bad: BTreeMap<String, RepoName> = BTreeMap::new();
     for repo in policy.repos() {
         let mirror = policy.mirror(&Facts::existing(repo), &around.node);
+        for name in mirror.master.iter().chain(mirror.copies.keys()).filter(|name| HostName::new(name).is_err()) {
+            bad.entry(name.clone()).or_insert_with(|| repo.clone());
+        }
         if mirror.mode == Mode::Master {
             let mut note = |option, used: bool| {
                 if used {
@@ -290,6 +307,11 @@ fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str,
         let message = format!("not supported yet: option {option} of '{repo}'");
         let help = "use mirror.copies alone; copies are brought up to date right after each push, and users push to the master";
         found.push(remark("E0306", "not-supported-yet", main, message, help));
+    }
+    for (name, repo) in bad {
+        let message = format!("'{name}', in the mirror options of '{repo}', cannot be the name of a node");
+        let help = "letters, digits and '-_.' make a node's name; blanks stand between several";
+        found.push(remark("E0307", "bad-node-name", main, message, help));
     }
     for (copy, repo) in unknown {
         let message = format!("'{repo}' has a copy on '{copy}', which is no known peer of {}", around.node);
