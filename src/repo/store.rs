@@ -91,6 +91,15 @@ impl Store {
         }
     }
 
+    /// Gives a repository that something else made our settings, so that a push by path is judged and seen there too.
+    /// Does nothing where they are in force, or where no such repository is.
+    pub fn adopt(&self, name: &RepoName) -> io::Result<()> {
+        let Some(dir) = self.open_as_daemon(name) else { return Ok(()) };
+        let config = std::fs::read_to_string(dir.join("config"))?;
+        let path = format!("path = \"{}\"", self.settings.display());
+        if config.lines().any(|line| line.trim() == path) { Ok(()) } else { include_settings(&dir, &self.settings) }
+    }
+
     /// Every repository on the disk, sorted by name.
     pub fn list(&self) -> io::Result<Vec<RepoName>> {
         let mut names = Vec::new();
@@ -150,5 +159,12 @@ mod tests {
         assert_eq!(store.list().expect("listed"), [name("a"), name("docs/b")]);
         assert_eq!(store.name_of(&tmp.path().join("docs/b.git")), Some(name("docs/b")));
         assert_eq!(store.name_of(Path::new("/etc")), None);
+        let config = || std::fs::read_to_string(tmp.path().join("a.git/config")).expect("readable");
+        let before = config();
+        store.adopt(&name("a")).expect("has its settings already");
+        assert_eq!(config(), before);
+        std::fs::write(tmp.path().join("a.git/config"), "[core]\n\tbare = true\n").expect("writable");
+        store.adopt(&name("a")).expect("written");
+        assert!(config().contains("path = \"/dev/null\""));
     }
 }
