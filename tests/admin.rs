@@ -30,14 +30,14 @@ fn the_pusher_reads_what_changes() {
         c.conf("repo testing\n    RW+ = @all\nrepo new\n    RW+ = bob\n");
         c.key(&bob);
     });
-    insta::assert_snapshot!(push.succeeds().remote_lines(), @"");
+    insta::assert_snapshot!(push.succeeds().remote_lines(), @"generation 2 is in force; 1 made: new");
 }
 
 #[test]
 fn git_s_config_and_description_are_written() {
     let world = World::new();
     let node = world.node("server1");
-    let conf = "repo testing\n    RW+ = @all\n    desc = The testing ground\n    config gitweb.owner = Alice\n";
+    let conf = "repo testing\n    RW+ = @all\n    desc = The testing ground\n    owner = Alice\n";
     world.alice().configure(&node, |c| c.conf(conf)).succeeds();
     assert_eq!(node.git("testing", &["config", "gitweb.owner"]).succeeds().stdout, "Alice\n");
     let description = std::fs::read_to_string(node.repo_dir("testing").join("description")).unwrap();

@@ -29,11 +29,40 @@ fn stage() -> (World, Node) {
 fn names_and_groups() {
     let (world, node) = stage();
     let rule = |line: &str| refused(&world, &node, |c| c.conf(&format!("repo testing\n    RW = alice\n    {line}\n")));
-    insta::assert_snapshot!(rule("RW = @devs!"), @"");
-    insta::assert_snapshot!(rule("RW = bob&carol"), @"");
-    insta::assert_snapshot!(rule("RW @nobranches = alice"), @"");
+    insta::assert_snapshot!(rule("RW = @devs!"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0101]: '@devs!' cannot be a user name
+     --> conf/gitmesh.conf:6:10
+      |
+    6 |     RW = @devs!
+      |          ^^^^^^
+      |
+    help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(rule("RW = bob&carol"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0101]: 'bob&carol' cannot be a user name
+     --> conf/gitmesh.conf:6:10
+      |
+    6 |     RW = bob&carol
+      |          ^^^^^^^^^
+      |
+    help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(rule("RW @nobranches = alice"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0112]: group '@nobranches' is not defined
+     --> conf/gitmesh.conf:6:8
+      |
+    6 |     RW @nobranches = alice
+      |        ^^^^^^^^^^^ used here; nothing above defines it
+      |
+    help: define it above this line: @nobranches = alice bob
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     let repo = |line: &str| refused(&world, &node, |c| c.conf(&format!("{line}\n    RW = alice\n")));
-    insta::assert_snapshot!(repo("repo @undefined"), @"");
     insta::assert_snapshot!(repo("repo ../outside"), @"");
     insta::assert_snapshot!(repo("repo testing.git/hooks"), @"");
     insta::assert_snapshot!(repo("@9$ = alice\nrepo testing"), @"");
@@ -43,17 +72,53 @@ fn names_and_groups() {
 fn patterns() {
     let (world, node) = stage();
     let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
-    insta::assert_snapshot!(conf("repo foo[\n    RW = alice\n"), @"");
-    insta::assert_snapshot!(conf("repo testing\n    RW dev/( = alice\n"), @"");
-    insta::assert_snapshot!(conf("repo testing\n    RW (?<=x)y = alice\n"), @"");
+    insta::assert_snapshot!(conf("repo foo[\n    RW = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0113]: the pattern 'foo[' is no regular expression: a '[' is not closed
+     --> conf/gitmesh.conf:4:6
+      |
+    4 | repo foo[
+      |      ^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(conf("repo testing\n    RW dev/( = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0113]: the pattern 'dev/(' is no regular expression: a '(' is not closed
+     --> conf/gitmesh.conf:5:8
+      |
+    5 |     RW dev/( = alice
+      |        ^^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(conf("repo testing\n    RW (a)\\1 = alice\n"), @"");
 }
 
 #[test]
 fn config_and_options() {
     let (world, node) = stage();
     let line = |line: &str| refused(&world, &node, |c| c.conf(&format!("repo testing\n    RW = alice\n    {line}\n")));
-    insta::assert_snapshot!(line("config core.sshCommand = x"), @"");
-    insta::assert_snapshot!(line("config gitweb.owner = a;b"), @"");
+    insta::assert_snapshot!(line("config core.sshCommand = x"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0106]: the config key 'core.sshCommand' is not allowed
+     --> conf/gitmesh.conf:6:12
+      |
+    6 |     config core.sshCommand = x
+      |            ^^^^^^^^^^^^^^^
+      |
+    help: the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(line("config gitweb.owner = a;b"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0106]: the config key 'gitweb.owner' is not allowed
+     --> conf/gitmesh.conf:6:12
+      |
+    6 |     config gitweb.owner = a;b
+      |            ^^^^^^^^^^^^
+      |
+    help: the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     insta::assert_snapshot!(line("option mirror.master = server1/x"), @"");
     insta::assert_snapshot!(line("option mirror.copies = server2 ser:ver3"), @"");
 }
@@ -62,34 +127,132 @@ fn config_and_options() {
 fn includes() {
     let (world, node) = stage();
     let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
-    insta::assert_snapshot!(conf("include \"/etc/passwd.conf\"\n"), @"");
-    insta::assert_snapshot!(conf("include \"../keydir/x.conf\"\n"), @"");
-    insta::assert_snapshot!(conf("include more.conf\n"), @"");
-    insta::assert_snapshot!(conf("include \"more.txt\"\n"), @"");
+    insta::assert_snapshot!(conf("include \"/etc/passwd.conf\"\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0118]: '/etc/passwd.conf' is outside of conf/
+     --> conf/gitmesh.conf:4:1
+      |
+    4 | include "/etc/passwd.conf"
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: only files of this commit below conf/ can be included
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(conf("include \"../keydir/x.conf\"\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0118]: '../keydir/x.conf' is outside of conf/
+     --> conf/gitmesh.conf:4:1
+      |
+    4 | include "../keydir/x.conf"
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: only files of this commit below conf/ can be included
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(conf("include more.conf\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0108]: 'include' needs one file name in quotes, not 'more.conf'
+     --> conf/gitmesh.conf:4:9
+      |
+    4 | include more.conf
+      |         ^^^^^^^^^
+      |
+    help: write include "groups.conf" or include "parts/*.conf", one name a line
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    let text = refused(&world, &node, |c| (c.conf("include \"more.txt\"\n"), c.file("conf/more.txt", "")).0);
+    insta::assert_snapshot!(text, @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0109]: 'more.txt' cannot be included: its name does not end in '.conf'
+     --> conf/gitmesh.conf:4:1
+      |
+    4 | include "more.txt"
+      | ^^^^^^^^^^^^^^^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     // The place of a mistake in an included file is that file.
     let included = refused(&world, &node, |c| {
         c.conf("include \"teams/*.conf\"\n");
         c.file("conf/teams/a.conf", "repo a\n    RW = alice\n");
         c.file("conf/teams/b.conf", "# fine\n\nrepo b\n    RW = @nobody-here!\n");
     });
-    insta::assert_snapshot!(included, @"");
+    insta::assert_snapshot!(included, @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0101]: '@nobody-here!' cannot be a user name
+     --> conf/teams/b.conf:4:10
+      |
+    4 |     RW = @nobody-here!
+      |          ^^^^^^^^^^^^^
+      |
+    help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
 fn what_is_not_supported_yet() {
     let (world, node) = stage();
     let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
-    insta::assert_snapshot!(conf("repo testing\n    RW = alice\n    - VREF/COUNT/5 = alice\n"), @"");
-    insta::assert_snapshot!(conf("repo pub/CREATOR/..*\n    C = @all\n    RW+ = CREATOR\n"), @"");
+    insta::assert_snapshot!(conf("repo testing\n    RW = alice\n    - VREF/COUNT/5 = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0306]: not supported yet: virtual references (VREF/ and NAME/ rules)
+    --> conf/gitmesh.conf:6
+     |
+    help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(conf("repo pub/CREATOR/..*\n    C = @all\n    RW+ = CREATOR\n"), @r#"
+    FATAL: the configuration is refused: 2 errors; nothing was changed
+    error[E0306]: not supported yet: repositories created by users (C rules)
+    --> conf/gitmesh.conf:5
+     |
+    help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
+
+    error[E0306]: not supported yet: roles (READERS, WRITERS)
+    --> conf/gitmesh.conf:6
+     |
+    help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
 fn the_last_administrator_stays() {
     let (world, node) = stage();
     let nobody = |conf: &str| refused(&world, &node, |c| c.whole_conf(conf));
-    insta::assert_snapshot!(nobody("repo testing\n    RW+ = @all\n"), @"");
-    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    R = alice\n"), @"");
-    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    RW+ = bob\n"), @"");
+    insta::assert_snapshot!(nobody("repo testing\n    RW+ = @all\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
+    --> conf/gitmesh.conf
+     |
+    help: keep a rule such as
+              repo gitmesh-admin
+                  RW+ = NAME
+          and the key keydir/NAME.pub of that user
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    R = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
+    --> conf/gitmesh.conf
+     |
+    help: keep a rule such as
+              repo gitmesh-admin
+                  RW+ = NAME
+          and the key keydir/NAME.pub of that user
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    RW+ = bob\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
+    --> conf/gitmesh.conf
+     |
+    help: keep a rule such as
+              repo gitmesh-admin
+                  RW+ = NAME
+          and the key keydir/NAME.pub of that user
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @"");
     insta::assert_snapshot!(refused(&world, &node, |c| c.remove("keydir/alice.pub")), @"");
     world.alice().ssh(&node, "whoami").succeeds().says("administrator: yes");
@@ -98,11 +261,46 @@ fn the_last_administrator_stays() {
 #[test]
 fn files_that_are_not_there_or_no_files() {
     let (world, node) = stage();
-    insta::assert_snapshot!(refused(&world, &node, |c| c.remove("conf/gitmesh.conf")), @"");
-    insta::assert_snapshot!(refused(&world, &node, |c| c.whole_conf("")), @"");
-    insta::assert_snapshot!(refused(&world, &node, |c| c.symlink("conf/gitmesh.conf", "/etc/passwd")), @"");
-    insta::assert_snapshot!(refused(&world, &node, |c| c.file("conf/gitmesh.conf", b"\x7fELF\0\xff\xfe\0\0repo x")), @"");
-    let deep = |c: &mut Configuration| c.conf(&format!("repo testing\n    RW = {}\n", "@a".repeat(200_000)));
+    insta::assert_snapshot!(refused(&world, &node, |c| c.remove("conf/gitmesh.conf")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0303]: the commit holds no configuration
+    --> conf/gitmesh.conf
+     |
+    help: put the rules into conf/gitmesh.conf (conf/gitolite.conf is read too)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(refused(&world, &node, |c| c.whole_conf("")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0121]: the configuration has no rule
+    --> conf/gitmesh.conf
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(refused(&world, &node, |c| c.symlink("conf/gitmesh.conf", "/etc/passwd")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0301]: the commit cannot be read: 'conf/gitmesh.conf' is a symbolic link, and only plain files are allowed here
+    --> conf/gitmesh.conf
+     |
+    help: conf/ and keydir/ hold plain files only, no links and no submodules
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(refused(&world, &node, |c| c.file("conf/gitmesh.conf", b"\x7fELF\0\xff\xfe\0\0repo x")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0121]: the configuration has no rule
+     --> conf/gitmesh.conf:1:1
+      |
+    1 | ?ELF?????????repo x
+      | ^^^^^^^^^^^^^^^
+      |
+    help: write at least: repo gitmesh-admin / RW+ = alice
+
+    warning[W0101]: this line is no statement and is ignored: '?ELF?????repo x'
+     --> conf/gitmesh.conf:1:1
+      |
+    1 | ?ELF?????????repo x
+      | ^^^^^^^^^^^^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    let deep = |c: &mut Configuration| c.conf(&format!("repo testing\n    RW = !{}\n", "@a".repeat(200_000)));
     let told = refused(&world, &node, deep);
     assert!(told.len() < 4000, "a line of 400 kB is not quoted whole: {} bytes", told.len());
 }

@@ -21,15 +21,92 @@ fn keys_that_are_none() {
         let letters = regex::Regex::new("[A-Za-z0-9+/]{30,}={0,2}|-----+").unwrap();
         letters.replace_all(&told, "LETTERS").into_owned()
     };
-    insta::assert_snapshot!(key("bob\n"), @"");
-    insta::assert_snapshot!(key(""), @"");
-    insta::assert_snapshot!(key(&private), @"");
-    insta::assert_snapshot!(key(&rfc4716), @"");
-    insta::assert_snapshot!(key("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n"), @"");
-    insta::assert_snapshot!(key(&format!("'{good}'\n")), @"");
-    insta::assert_snapshot!(key(&format!("# mine\n{}\n", &good[..50])), @"");
+    insta::assert_snapshot!(key("bob\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: this is no public key
+     --> keydir/bob.pub:1:1
+      |
+    1 | bob
+      | ^^^
+      |
+    help: it should look like: ssh-ed25519 AAAAC3? alice@laptop
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key(""), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0142]: no public key: it is empty
+    --> keydir/bob.pub
+     |
+    help: put the line of a file such as ~/.ssh/id_ed25519.pub here
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key(&private), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: this is a private key
+     --> keydir/bob.pub:1:1
+      |
+    1 | LETTERSBEGIN OPENSSH PRIVATE KEYLETTERS
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: use the .pub file beside it, and make a new key pair, since this one has been shown
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key(&rfc4716), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: this is RFC 4716 (ssh.com, PuTTY export) form
+     --> keydir/bob.pub:1:1
+      |
+    1 | ---- BEGIN SSH2 PUBLIC KEY ----
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: convert it with: ssh-keygen -i -f keydir/bob.pub
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: this is a PuTTY key file, private key included
+     --> keydir/bob.pub:1:1
+      |
+    1 | PuTTY-User-Key-File-3: ssh-ed25519
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: open it in PuTTYgen and copy the text of 'Public key for pasting into OpenSSH authorized_keys file'
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key(&format!("'{good}'\n")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: there are quotes around the key
+     --> keydir/bob.pub:1:1
+      |
+    1 | 'ssh-ed25519 LETTERS bob'
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: take them away
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(key(&format!("# mine\n{}\n", &good[..50])), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: the key is cut off or damaged
+     --> keydir/bob.pub:2:1
+      |
+    2 | ssh-ed25519 LETTERS
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: copy the line again, whole and without line breaks
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     let blob = good.split(' ').nth(1).unwrap();
-    insta::assert_snapshot!(key(&format!("ssh-rsa {blob} bob\n")), @"");
+    insta::assert_snapshot!(key(&format!("ssh-rsa {blob} bob\n")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0143]: no public key: the line says 'ssh-rsa' but the key inside is 'ssh-ed25519'
+     --> keydir/bob.pub:1:1
+      |
+    1 | ssh-rsa LETTERS bob
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: copy the line again
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
@@ -38,12 +115,36 @@ fn keys_of_somebody_else() {
     let node = world.node("server1");
     let alice = world.alice().key_line();
     let own = fs::read_to_string(node.public_key()).unwrap();
-    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &alice)), @"");
-    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &own)), @"");
+    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &alice)), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0144]: one key cannot be both alice and bob
+     --> keydir/bob.pub:1:1
+      |
+    1 | ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILg7wH8zWARJeeNviLEfUVU+NeR6YKip8Iolwdg/r0Vi alice
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: the same key is in keydir/alice.pub:1; remove one of the two
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &own)), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0305]: the key of user 'bob' is the identity of node 'server1'
+    --> keydir/bob.pub:1
+     |
+    help: give 'bob' a key of their own; whoever holds this one counts as the node
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     let other = world.prepare("server2");
     let _link = world.introduce(&other, &node);
     let peer = fs::read_to_string(other.public_key()).unwrap();
-    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &peer)), @"");
+    insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &peer)), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0305]: the key of user 'bob' is the identity of node 'server2'
+    --> keydir/bob.pub:1
+     |
+    help: give 'bob' a key of their own; whoever holds this one counts as the node
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
@@ -52,8 +153,36 @@ fn file_names_that_name_nobody() {
     let node = world.node("server1");
     let bob = world.actor("bob").key_line();
     let named = |name: &str| refused(&world, &node, |c| c.file(&format!("keydir/{name}"), &bob));
-    insta::assert_snapshot!(named(".pub"), @"");
-    insta::assert_snapshot!(named("-oProxyCommand=x.pub"), @"");
-    insta::assert_snapshot!(named("bob smith.pub"), @"");
-    insta::assert_snapshot!(named("a/@laptop.pub"), @"");
+    insta::assert_snapshot!(named(".pub"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0141]: '.pub' names no user: the name is empty
+    --> keydir/.pub
+     |
+    help: call the file NAME.pub or NAME@PLACE.pub; letters, digits and '-_.@+' make a name, and a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(named("-oProxyCommand=x.pub"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0141]: '-oProxyCommand=x.pub' names no user: '-' may not start a name; a letter or a digit must
+    --> keydir/-oProxyCommand=x.pub
+     |
+    help: call the file NAME.pub or NAME@PLACE.pub; letters, digits and '-_.@+' make a name, and a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(named("bob smith.pub"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0141]: 'bob smith.pub' names no user: ' ' is not allowed in a name
+    --> keydir/bob smith.pub
+     |
+    help: call the file NAME.pub or NAME@PLACE.pub; letters, digits and '-_.@+' make a name, and a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(named("a/@laptop.pub"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0141]: '@laptop.pub' names no user: the name is empty
+    --> keydir/a/@laptop.pub
+     |
+    help: call the file NAME.pub or NAME@PLACE.pub; letters, digits and '-_.@+' make a name, and a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }

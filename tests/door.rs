@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::world::{Running, World, within};
+use crate::world::{Answer, Running, World, within};
 
 #[test]
 fn the_greeting_has_gitolites_shape() {
@@ -42,8 +42,13 @@ fn there_is_no_shell() {
         alice.ssh(&node, line).does_not_say("uid=");
     }
     alice.ssh(&node, "info 'x").refused_by("quote");
-    // A terminal is refused, and the greeting comes all the same.
-    alice.ssh_with(&["-tt", "git@server1"]).says("PTY allocation request failed").says("hello alice");
+    // A terminal is refused; whoever did not insist on one gets the greeting all the same.
+    alice.ssh_with(&["-tt", "git@server1"]).refused_by("PTY allocation request failed");
+    let ssh = alice.ssh_command(&["git@server1"]);
+    let words: Vec<_> = std::iter::once(ssh.get_program()).chain(ssh.get_args()).map(|w| w.to_str().unwrap()).collect();
+    let mut terminal = world.command("script");
+    terminal.args(["-qec", &words.join(" "), "/dev/null"]);
+    Answer::of(terminal).succeeds().says("PTY allocation request failed").says("hello alice");
 }
 
 #[test]

@@ -82,8 +82,8 @@ fn each_wrong_key_is_told_its_cure() {
         ("rfc4716.pub", rfc4716, &["line 1", "ssh-keygen -i"]),
         ("private", private, &["line 1", "private key"]),
         ("quotes.pub", format!("\"{good}\"\n"), &["line 1", "quotes"]),
-        ("empty.pub", String::new(), &["no key"]),
-        ("comment.pub", "# nothing here\n\n".to_owned(), &["no key"]),
+        ("empty.pub", String::new(), &["empty"]),
+        ("comment.pub", "# nothing here\n\n".to_owned(), &["empty"]),
         ("cut.pub", format!("\n{}\n", &good[..40]), &["line 2"]),
         ("word.pub", "alice\n".to_owned(), &["line 1"]),
         ("dsa.pub", "ssh-dss AAAAB3NzaC1kc3MAAACBAO alice\n".to_owned(), &["line 1"]),
@@ -96,7 +96,7 @@ fn each_wrong_key_is_told_its_cure() {
             assert!(refused.has(word), "{file} should have said {word:?}: {refused:#?}");
         }
         assert!(!world.dir().join("fresh").exists(), "{file}: nothing may be written");
-        assert!(!refused.has("AAAAC3"), "{file}: a key's contents are not printed: {refused:#?}");
+        assert!(!refused.has(&good[40..70]), "{file}: a key's contents are not printed: {refused:#?}");
     }
     init_with(&world, "/nowhere/key.pub").refused_by("/nowhere/key.pub");
 }

@@ -48,7 +48,7 @@ fn an_unknown_key_is_told_so_once_with_its_fingerprint() {
     // git shows the same text.
     mallory.ls_remote(&node, "testing").refused_by(&mallory.fingerprint());
     // No key at all.
-    let none = mallory.ssh_with(&["-o", "IdentityFile=none", "git@server1"]).refused_by("no key at all");
+    let none = mallory.ssh_with(&["-o", "PubkeyAuthentication=no", "git@server1"]).refused_by("no key at all");
     assert!(!none.has("SHA256"), "{none:#?}");
 }
 

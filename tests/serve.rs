@@ -16,8 +16,8 @@ fn an_unknown_setting_is_named_with_its_nearest_neighbour() {
     for (from, to, words) in [
         ("listen = ", "lisen = ", ["lisen", "'listen'"]),
         ("[mirror]", "[miror]", ["miror", "'mirror'"]),
-        ("retry_first = \"1s\"", "retry_first = \"1\"", ["retry_first", "unit"]),
-        ("workers = 8", "workers = 0", ["workers", "0"]),
+        ("retry_first = \"1s\"", "retry_first = \"1\"", ["no duration", "unit"]),
+        ("workers = 4", "workers = 0", ["turn everybody away", "1 or more"]),
         ("[node]", "[node", ["gitmesh.toml:", ":"]),
     ] {
         assert!(good.contains(from), "{from}");
