@@ -10,8 +10,8 @@ use tokio::process::{Child, Command};
 
 use super::service::Service;
 
-/// Oldest git that knows every setting and hook we rely on: `core.fsync` components came with 2.36.
-pub const MIN_VERSION: (u32, u32) = (2, 36);
+/// Oldest git we test with. Every setting and hook we rely on is known since 2.36, when `core.fsync` got components.
+pub const MIN_VERSION: (u32, u32) = (2, 39);
 
 /// Bytes of a pack between git and us; the largest pipe that Linux gives everybody (fcntl(2), F_SETPIPE_SZ).
 const PACK_PIPE: usize = 1 << 20;
