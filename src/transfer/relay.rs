@@ -55,11 +55,10 @@ pub async fn relay<R: Input, W: Output, E: Output>(
         std::future::pending::<()>().await
     };
     let from_git = async {
-        let (out, err) = tokio::join!(
-            copy(&mut stdout, output, FROM_GIT, abandoned),
-            copy(&mut stderr, errors, MESSAGES, abandoned)
-        );
-        out.and(err)
+        // The first error ends both: git that waits for a reader of its output never closes its errors.
+        let out = copy(&mut stdout, output, FROM_GIT, abandoned);
+        let err = copy(&mut stderr, errors, MESSAGES, abandoned);
+        tokio::try_join!(out, err).map(|_| ())
     };
     let copied = tokio::select! {
         () = to_git => unreachable!("reading from the client never ends a session"),
