@@ -27,7 +27,7 @@ use crate::repo::{self, Store};
 use crate::transfer::{Pushes, Transfer};
 use crate::{observe, socket, ssh};
 use install::{install_hooks, write_if_changed};
-use reload::{Running, watch_files};
+use reload::{Running, watch_directories, watch_files};
 
 /// Running sessions may take this long to end after a stop is asked for; systemd waits a little longer.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -49,6 +49,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let git_version = git.version().await?;
     let store = Store::new(data.join("repositories"), settings);
     store.sweep_unfinished().context("cannot clean up the repositories' directory")?;
+    // 'gitmesh init' made this one before there was a daemon.
+    store.adopt(&RepoName::new(ADMIN_REPO)?).context("cannot write the admin repository's config")?;
 
     let start = Start {
         data: DataDir::new(data.clone()),
@@ -142,7 +144,8 @@ async fn watch(
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let edits = Arc::new(Notify::new());
     let on_machine = ["emergency-keydir", "emergency.conf", "peers"].map(|name| running.data.join(name));
-    let _watcher = watch_files(&[std::slice::from_ref(&running.file), &on_machine[..]].concat(), edits.clone())?;
+    let watched = [std::slice::from_ref(&running.file), &on_machine[..]].concat();
+    let mut watcher = watch_files(&watched, edits.clone())?;
     loop {
         let why = tokio::select! {
             _ = term.recv() => return Ok(()),
@@ -157,6 +160,10 @@ async fn watch(
             Some(ended) = top.join_next() => return Err(anyhow!("the SSH door ended: {ended:?}")),
             Some(ended) = rest.join_next() => return Err(anyhow!("a room ended: {ended:?}")),
         };
+        // A directory that was made just now is watched before it is read, so that nothing falls between.
+        if let Err(error) = watch_directories(&mut watcher, &watched) {
+            tracing::warn!(error = format!("{error:#}"), "edits there may go unnoticed; use SIGHUP");
+        }
         notify_systemd(&[sd_notify::NotifyState::Reloading]);
         running.reload(why).await;
         notify_systemd(&[sd_notify::NotifyState::Ready]);

@@ -90,9 +90,8 @@ impl Running {
     }
 }
 
-/// Tells of edits below the given paths' directories.
+/// Tells of edits to the given files, and in the given directories.
 pub(super) fn watch_files(paths: &[PathBuf], edits: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
-    use notify::Watcher;
     let ours = paths.to_vec();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
         Ok(event) if event.kind.is_access() => {}
@@ -103,9 +102,16 @@ pub(super) fn watch_files(paths: &[PathBuf], edits: Arc<Notify>) -> anyhow::Resu
         }
         Err(error) => tracing::warn!(%error, "cannot watch the configuration for edits; use SIGHUP"),
     })?;
-    // Editors replace files, so their directories are watched.
+    watch_directories(&mut watcher, paths)?;
+    Ok(watcher)
+}
+
+/// Watches the directories that exist, and the parents of all; one that is watched already stays so.
+pub(super) fn watch_directories(watcher: &mut notify::RecommendedWatcher, paths: &[PathBuf]) -> anyhow::Result<()> {
+    use notify::Watcher;
+    // Editors replace files, so their directories are watched; that of a directory, so that its making is seen.
     let mut directories: Vec<&Path> =
-        paths.iter().map(|p| if p.is_dir() { p.as_path() } else { p.parent().unwrap_or(p) }).collect();
+        paths.iter().flat_map(|p| p.parent().into_iter().chain(p.is_dir().then_some(p.as_path()))).collect();
     directories.sort();
     directories.dedup();
     for directory in directories {
@@ -113,5 +119,5 @@ pub(super) fn watch_files(paths: &[PathBuf], edits: Arc<Notify>) -> anyhow::Resu
             .watch(directory, notify::RecursiveMode::NonRecursive)
             .with_context(|| format!("cannot watch {}", directory.display()))?;
     }
-    Ok(watcher)
+    Ok(())
 }
