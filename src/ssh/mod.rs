@@ -5,6 +5,7 @@
 //! client that does not read stalls nobody else. Never: a shell, a terminal, forwarding, a subsystem, or a decision
 //! about access.
 
+mod alive;
 mod command;
 mod config;
 mod places;
@@ -35,6 +36,9 @@ use waiting::Waiting;
 const UNAUTHENTICATED: usize = 100;
 /// A dead client is noticed after three of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// When we stop, a client has this long to take the end of a session that has just ended: what we have written may
+/// still be on its way, and OpenSSH throws away what it has not passed on when it is told that we disconnect.
+const LINGER: Duration = Duration::from_secs(20);
 /// A channel's window: what a client may send ahead of us, 8 MiB, so that a push fills a long link.
 const WINDOW: u32 = 8 << 20;
 /// The largest payload of one packet, just under what fits in a TCP segment's 64 KiB.
@@ -249,7 +253,9 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
     }
     let settings = shared.settings();
     let seat = shared.waiting.enter();
-    let session = session::Session::new(shared.clone(), from, seat.clone());
+    let gone = CancellationToken::new();
+    let session = session::Session::new(shared.clone(), from, seat.clone(), gone.clone());
+    let _tells_its_sessions = gone.drop_guard();
     let stream = quickack::Quickack::new(stream, seat.clone());
     let running = tokio::select! {
         running = server::run_stream(settings.russh.clone(), stream, session) => running,
@@ -265,6 +271,9 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
     let deadline = tokio::time::sleep(settings.config.auth_timeout);
     tokio::pin!(deadline);
     let mut waiting = true;
+    let linger = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(linger);
+    let mut leaving = false;
     loop {
         let reason = tokio::select! {
             ended = &mut running => {
@@ -283,7 +292,13 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
                 if !waiting { continue }
                 "too many connections are waiting to authenticate; try again"
             }
-            () = hang_up.cancelled() => "the server is shutting down; try again in a minute",
+            () = hang_up.cancelled(), if !leaving => {
+                leaving = true;
+                let now = tokio::time::Instant::now();
+                linger.as_mut().reset(seat.last_session().map_or(now, |ended| tokio::time::Instant::from_std(ended) + LINGER));
+                continue
+            }
+            () = &mut linger, if leaving => "the server is shutting down; try again in a minute",
         };
         let bye = handle.disconnect(russh::Disconnect::ByApplication, reason.into(), String::new());
         if tokio::time::timeout(Duration::from_secs(1), bye).await.is_err() {

@@ -11,8 +11,10 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, MethodKind, MethodSet};
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::alive::Alive;
 use super::command::{self, Order};
 use super::waiting::Seat;
 use crate::git::{pktline, service::Service};
@@ -26,11 +28,15 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     from: SocketAddr,
     seat: Arc<Seat>,
+    /// Cancelled when the connection has ended.
+    gone: CancellationToken,
     actor: Option<Actor>,
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
     wrong_login: Option<String>,
     channels: HashMap<ChannelId, Opened>,
+    /// Channels whose task may still be running.
+    at_work: HashMap<ChannelId, CancellationToken>,
 }
 
 /// A channel that has not been told what to run yet.
@@ -47,8 +53,18 @@ const NO_TERMINAL: &str = "(there is no terminal and no shell here; 'help' lists
 const NO_FORWARDING: &str = "this server does git and its own commands only; it forwards nothing";
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, from: SocketAddr, seat: Arc<Seat>) -> Self {
-        Self { shared, from, seat, actor: None, unknown: Vec::new(), wrong_login: None, channels: HashMap::new() }
+    pub(super) fn new(shared: Arc<Shared>, from: SocketAddr, seat: Arc<Seat>, gone: CancellationToken) -> Self {
+        Self {
+            shared,
+            from,
+            seat,
+            gone,
+            actor: None,
+            unknown: Vec::new(),
+            wrong_login: None,
+            channels: HashMap::new(),
+            at_work: HashMap::new(),
+        }
     }
 
     /// What an unknown key is told (RFC 4256, section 3.2: an instruction without a prompt).
@@ -79,12 +95,23 @@ impl Session {
         let Some(opened) = self.channels.remove(&id) else { return connection.channel_failure(id) };
         connection.channel_success(id)?;
         let text = format!("{text}\n");
+        let over = self.over(id);
         self.shared.sessions.spawn(async move {
+            let _over = over.clone().drop_guard();
             let (_, writer) = opened.channel.split();
-            write_to(&writer, Some(1), text.as_bytes()).await;
+            write_to(&writer, &over, Some(1), text.as_bytes()).await;
             finish(&writer, 1).await;
         });
         Ok(())
+    }
+
+    /// A token for a channel's task, which cancels it at its end; cancelled as well when the client closes the channel
+    /// or is gone.
+    fn over(&mut self, id: ChannelId) -> CancellationToken {
+        let over = self.gone.child_token();
+        self.at_work.retain(|_, over| !over.is_cancelled());
+        self.at_work.insert(id, over.clone());
+        over
     }
 
     /// Hands the channel to a task that does what was ordered.
@@ -95,7 +122,6 @@ impl Session {
         else {
             return connection.channel_failure(id);
         };
-        connection.channel_success(id)?;
         let Some(place) = self.shared.session_places.try_take(self.shared.settings().config.max_sessions) else {
             self.channels.insert(id, Opened { channel, protocol, terminal });
             return self.refuse_channel(
@@ -119,18 +145,22 @@ impl Session {
             },
             _ => None,
         };
-        let (shared, from) = (self.shared.clone(), self.from.to_string());
+        connection.channel_success(id)?;
+        let (shared, from, seat) = (self.shared.clone(), self.from.to_string(), self.seat.clone());
+        let over = self.over(id);
         self.shared.sessions.spawn(async move {
-            let channel = if terminal { told(channel, NO_TERMINAL).await } else { channel };
-            work(&shared, channel, actor, order, protocol, from).await;
+            let _over = over.clone().drop_guard();
+            let channel = if terminal { told(channel, &over, NO_TERMINAL).await } else { channel };
+            work(&shared, channel, &over, actor, order, protocol, from).await;
+            seat.session_ended();
             drop((place, busy));
         });
         Ok(())
     }
 }
 
-async fn told(channel: Channel<Msg>, text: &str) -> Channel<Msg> {
-    let mut out = Box::pin(channel.make_writer_ext(Some(1)));
+async fn told(channel: Channel<Msg>, over: &CancellationToken, text: &str) -> Channel<Msg> {
+    let mut out = Alive::new(Box::pin(channel.make_writer_ext(Some(1))), over);
     if let Err(error) = out.write_all(text.as_bytes()).await {
         tracing::debug!(%error, "the client left before its answer");
     }
@@ -140,6 +170,7 @@ async fn told(channel: Channel<Msg>, text: &str) -> Channel<Msg> {
 async fn work(
     shared: &Shared,
     channel: Channel<Msg>,
+    over: &CancellationToken,
     actor: Actor,
     order: Order,
     protocol: Option<String>,
@@ -157,24 +188,24 @@ async fn work(
             };
             let streams = Streams {
                 input: Box::pin(reader.make_reader()),
-                output: Box::pin(writer.make_writer()),
-                errors: Box::pin(writer.make_writer_ext(Some(1))),
+                output: Alive::new(Box::pin(writer.make_writer()), over),
+                errors: Alive::new(Box::pin(writer.make_writer_ext(Some(1))), over),
             };
             shared.transfer.serve(request, streams).await
         }
         Order::Command(words) => {
             let reply = shared.control.run(&actor, &words, &from).await;
-            write_to(&writer, None, reply.out.as_bytes()).await;
-            write_to(&writer, Some(1), reply.err.as_bytes()).await;
+            write_to(&writer, over, None, reply.out.as_bytes()).await;
+            write_to(&writer, over, Some(1), reply.err.as_bytes()).await;
             reply.code.cast_unsigned()
         }
         Order::RefuseGit(text) => {
             tracing::info!(user = %actor, from, reason = text.lines().next().unwrap_or_default(), "refused");
-            write_to(&writer, None, &pktline::err_line(&text)).await;
+            write_to(&writer, over, None, &pktline::err_line(&text)).await;
             1
         }
         Order::Refuse(text) => {
-            write_to(&writer, Some(1), format!("{text}\n").as_bytes()).await;
+            write_to(&writer, over, Some(1), format!("{text}\n").as_bytes()).await;
             1
         }
     };
@@ -183,11 +214,11 @@ async fn work(
 
 /// Writes through the channel's own writer, which waits for the client's window; `Handle::data` of russh does not, and
 /// one client that does not read would then stall everything else on its connection.
-async fn write_to(writer: &ChannelWriteHalf<Msg>, stream: Option<u32>, bytes: &[u8]) {
+async fn write_to(writer: &ChannelWriteHalf<Msg>, over: &CancellationToken, stream: Option<u32>, bytes: &[u8]) {
     if bytes.is_empty() {
         return;
     }
-    let mut out = Box::pin(writer.make_writer_ext(stream));
+    let mut out = Alive::new(Box::pin(writer.make_writer_ext(stream)), over);
     if let Err(error) = out.write_all(bytes).await {
         tracing::debug!(%error, "the client left before its answer");
     }
@@ -289,6 +320,7 @@ impl Handler for Session {
 
     async fn channel_close(&mut self, id: ChannelId, _connection: &mut Connection) -> Result<(), russh::Error> {
         self.channels.remove(&id);
+        self.at_work.remove(&id).inspect(CancellationToken::cancel);
         Ok(())
     }
 

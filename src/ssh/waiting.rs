@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ pub(super) struct Waiting {
 pub(super) struct Seat {
     progress: AtomicU8,
     evict: CancellationToken,
+    last_session: Mutex<Option<Instant>>,
 }
 
 const HANDSHAKE: u8 = 0;
@@ -31,7 +33,11 @@ impl Waiting {
 
     /// Takes a seat, evicting the oldest sitter if there is none left.
     pub(super) fn enter(&self) -> Arc<Seat> {
-        let seat = Arc::new(Seat { progress: AtomicU8::new(HANDSHAKE), evict: CancellationToken::new() });
+        let seat = Arc::new(Seat {
+            progress: AtomicU8::new(HANDSHAKE),
+            evict: CancellationToken::new(),
+            last_session: Mutex::default(),
+        });
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.push_back(Arc::downgrade(&seat));
         if seats.len() > self.capacity {
@@ -64,6 +70,15 @@ impl Seat {
 
     pub(super) fn is_settled(&self) -> bool {
         self.progress.load(Ordering::Relaxed) == SETTLED
+    }
+
+    /// A session of this connection has ended on our side; its client may still be taking the end of it.
+    pub(super) fn session_ended(&self) {
+        *self.last_session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn last_session(&self) -> Option<Instant> {
+        *self.last_session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when the seat is needed for somebody else.
