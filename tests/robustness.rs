@@ -77,8 +77,11 @@ fn a_channel_that_is_not_read_stalls_no_other() {
     let clone = shared.git(&["clone", "-q", "git@server1:testing", "beside"]);
     clone.succeeds();
     assert!(unread.try_wait().unwrap().is_none(), "the unread clone is still there");
+    assert!(world.runs("git upload-pack"));
     unread.kill().unwrap();
     unread.wait().unwrap();
+    eventually("the abandoned git to be ended", || !world.runs("git upload-pack"));
+    shared.run(&["info"]).succeeds();
 }
 
 #[test]

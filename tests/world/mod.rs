@@ -132,6 +132,11 @@ impl World {
     pub fn command(&self, program: &str) -> Command {
         self.ground.command(program)
     }
+
+    /// Whether a process of this world has `words` in its command line.
+    pub fn runs(&self, words: &str) -> bool {
+        self.ground.processes().iter().any(|process| process.contains(words))
+    }
 }
 
 /// Two nodes and the links between them.
