@@ -11,11 +11,13 @@ pub fn refused(world: &World, node: &Node, change: impl FnOnce(&mut Configuratio
     redacted(&answer.remote_lines())
 }
 
-/// Fingerprints and object ids become fixed words.
+/// Fingerprints, object ids and keys become fixed words.
 fn redacted(text: &str) -> String {
     let fingerprint = regex::Regex::new("SHA256:[A-Za-z0-9+/]{43}").unwrap();
     let oid = regex::Regex::new(r"\b[0-9a-f]{40}\b").unwrap();
+    let key = regex::Regex::new("AAAA[A-Za-z0-9+/]{30,}={0,2}").unwrap();
     let text = fingerprint.replace_all(text, "SHA256:FINGERPRINT");
+    let text = key.replace_all(&text, "AAAAKEY");
     oid.replace_all(&text, "OID").into_owned()
 }
 
@@ -63,9 +65,37 @@ fn names_and_groups() {
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
     let repo = |line: &str| refused(&world, &node, |c| c.conf(&format!("{line}\n    RW = alice\n")));
-    insta::assert_snapshot!(repo("repo ../outside"), @"");
-    insta::assert_snapshot!(repo("repo testing.git/hooks"), @"");
-    insta::assert_snapshot!(repo("@9$ = alice\nrepo testing"), @"");
+    insta::assert_snapshot!(repo("repo ../outside"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0102]: '../outside' is neither a repository name nor a pattern
+     --> conf/gitmesh.conf:4:6
+      |
+    4 | repo ../outside
+      |      ^^^^^^^^^^
+      |
+    help: a letter, a digit or '[' must come first; ':', '~', '%', '"' and '=' are not allowed
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(repo("repo testing.git/hooks"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0116]: 'testing.git/hooks' cannot be a repository: a part of a repository name may not end in '.git' or '.lock'
+     --> conf/gitmesh.conf:4:6
+      |
+    4 | repo testing.git/hooks
+      |      ^^^^^^^^^^^^^^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(repo("@9$ = alice\nrepo testing"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0104]: '@9$' cannot name a group
+     --> conf/gitmesh.conf:4:1
+      |
+    4 | @9$ = alice
+      | ^^^
+      |
+    help: letters, digits and '-_.@+/' make a name; a letter or a digit starts it
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
@@ -90,7 +120,15 @@ fn patterns() {
       |        ^^^^^
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
-    insta::assert_snapshot!(conf("repo testing\n    RW (a)\\1 = alice\n"), @"");
+    insta::assert_snapshot!(conf("repo testing\n    RW (a)\\1 = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0119]: the pattern '(a)\1' uses a back reference, which gitmesh does not have (its patterns always run in linear time)
+     --> conf/gitmesh.conf:5:8
+      |
+    5 |     RW (a)\1 = alice
+      |        ^^^^^
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
@@ -119,8 +157,22 @@ fn config_and_options() {
     help: the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
-    insta::assert_snapshot!(line("option mirror.master = server1/x"), @"");
-    insta::assert_snapshot!(line("option mirror.copies = server2 ser:ver3"), @"");
+    insta::assert_snapshot!(line("option mirror.master = server1/x"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0307]: 'server1/x', in the mirror options of 'testing', cannot be the name of a node
+    --> conf/gitmesh.conf
+     |
+    help: letters, digits and '-_.' make a node's name; blanks stand between several
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(line("option mirror.copies = server2 ser:ver3"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0307]: 'ser:ver3', in the mirror options of 'testing', cannot be the name of a node
+    --> conf/gitmesh.conf
+     |
+    help: letters, digits and '-_.' make a node's name; blanks stand between several
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
 }
 
 #[test]
@@ -253,8 +305,36 @@ fn the_last_administrator_stays() {
           and the key keydir/NAME.pub of that user
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
-    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @"");
-    insta::assert_snapshot!(refused(&world, &node, |c| c.remove("keydir/alice.pub")), @"");
+    insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
+    --> conf/gitmesh.conf
+     |
+    help: keep a rule such as
+              repo gitmesh-admin
+                  RW+ = NAME
+          and the key keydir/NAME.pub of that user
+
+    warning[W0113]: this '-' rule does not stop anybody from reading
+     --> conf/gitmesh.conf:2:5
+      |
+    2 |     - = alice
+      |     ^^^^^^^^^
+      |
+    help: '-' counts for reading only with 'option deny-rules = 1' in this repository
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
+    insta::assert_snapshot!(refused(&world, &node, |c| c.remove("keydir/alice.pub")), @r#"
+    FATAL: the configuration is refused: 1 error; nothing was changed
+    error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
+    --> conf/gitmesh.conf
+     |
+    help: keep a rule such as
+              repo gitmesh-admin
+                  RW+ = NAME
+          and the key keydir/NAME.pub of that user
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+    "#);
     world.alice().ssh(&node, "whoami").succeeds().says("administrator: yes");
 }
 

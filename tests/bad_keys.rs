@@ -15,12 +15,7 @@ fn keys_that_are_none() {
     let mut export = world.command("ssh-keygen");
     export.args(["-e", "-m", "RFC4716", "-f"]).arg(bob.public_key());
     let rfc4716 = Answer::of(export).succeeds().stdout;
-    let key = |text: &str| {
-        // A key's own letters differ from run to run.
-        let told = refused(&world, &node, |c| c.file("keydir/bob.pub", text));
-        let letters = regex::Regex::new("[A-Za-z0-9+/]{30,}={0,2}|-----+").unwrap();
-        letters.replace_all(&told, "LETTERS").into_owned()
-    };
+    let key = |text: &str| refused(&world, &node, |c| c.file("keydir/bob.pub", text));
     insta::assert_snapshot!(key("bob\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0143]: no public key: this is no public key
@@ -120,7 +115,7 @@ fn keys_of_somebody_else() {
     error[E0144]: one key cannot be both alice and bob
      --> keydir/bob.pub:1:1
       |
-    1 | ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILg7wH8zWARJeeNviLEfUVU+NeR6YKip8Iolwdg/r0Vi alice
+    1 | ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOXk3wtEZsGVUXa6590h9sST84QYtQRIhIdcaBg4BhDX alice
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: the same key is in keydir/alice.pub:1; remove one of the two

@@ -60,7 +60,7 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ("clap::", &["cli/", "main.rs"], "only cli/ and main.rs parse arguments"),
     (
         "open_as_daemon(",
-        &["repo/", "mirror/", "admin/", "daemon.rs", "control/mirror.rs"],
+        &["repo/", "mirror/", "admin/", "daemon/", "control/mirror.rs"],
         "opening a repository without a grant is for the daemon's own work; each place is to be audited",
     ),
 ];
@@ -85,7 +85,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("admin/realm.rs", "peer::Peers", "users and peers are swapped together, as one value"),
     ("cli/init.rs", ".git path", "the admin repository is made before there is a daemon with a store"),
     ("cli/peer.rs", ".git path", "the admin repository is read past the daemon, which may not run"),
-    ("daemon.rs", "russh::", "the composition root reads the node's key and hands it to both rooms that speak SSH"),
+    ("daemon/mod.rs", "russh::", "the composition root reads the node's key and hands it to both rooms that speak SSH"),
     ("git/odb.rs", "git2::", "the second half of git/objects.rs, split off for its length"),
 ];
 
