@@ -63,7 +63,7 @@ pub enum KeyProblem {
     OtherAlgorithm { line: u32, said: String, inside: String },
     #[error("line {line}: '{algorithm}' is no key type that gitmesh knows; make one with: ssh-keygen -t ed25519")]
     UnknownAlgorithm { line: u32, algorithm: String },
-    #[error("line {line}: this is no public key; it should look like: ssh-ed25519 AAAAC3… alice@laptop")]
+    #[error("line {line}: this is no public key; it should look like: ssh-ed25519 AAAAC3... alice@laptop")]
     NoKey { line: u32 },
     #[error("line {line}: there is more than one key; give one here")]
     Several { line: u32 },
