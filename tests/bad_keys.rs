@@ -24,7 +24,7 @@ fn keys_that_are_none() {
     1 | bob
       | ^^^
       |
-    help: it should look like: ssh-ed25519 AAAAC3? alice@laptop
+    help: it should look like: ssh-ed25519 AAAAC3... alice@laptop
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
     insta::assert_snapshot!(key(""), @r#"
@@ -40,7 +40,7 @@ fn keys_that_are_none() {
     error[E0143]: no public key: this is a private key
      --> keydir/bob.pub:1:1
       |
-    1 | LETTERSBEGIN OPENSSH PRIVATE KEYLETTERS
+    1 | -----BEGIN OPENSSH PRIVATE KEY-----
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: use the .pub file beside it, and make a new key pair, since this one has been shown
@@ -73,7 +73,7 @@ fn keys_that_are_none() {
     error[E0143]: no public key: there are quotes around the key
      --> keydir/bob.pub:1:1
       |
-    1 | 'ssh-ed25519 LETTERS bob'
+    1 | 'ssh-ed25519 AAAAKEY bob'
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: take them away
@@ -84,7 +84,7 @@ fn keys_that_are_none() {
     error[E0143]: no public key: the key is cut off or damaged
      --> keydir/bob.pub:2:1
       |
-    2 | ssh-ed25519 LETTERS
+    2 | ssh-ed25519 AAAAKEY
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: copy the line again, whole and without line breaks
@@ -96,7 +96,7 @@ fn keys_that_are_none() {
     error[E0143]: no public key: the line says 'ssh-rsa' but the key inside is 'ssh-ed25519'
      --> keydir/bob.pub:1:1
       |
-    1 | ssh-rsa LETTERS bob
+    1 | ssh-rsa AAAAKEY bob
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: copy the line again
@@ -115,7 +115,7 @@ fn keys_of_somebody_else() {
     error[E0144]: one key cannot be both alice and bob
      --> keydir/bob.pub:1:1
       |
-    1 | ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOXk3wtEZsGVUXa6590h9sST84QYtQRIhIdcaBg4BhDX alice
+    1 | ssh-ed25519 AAAAKEY alice
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: the same key is in keydir/alice.pub:1; remove one of the two
