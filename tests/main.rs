@@ -14,6 +14,7 @@ mod access;
 mod admin;
 mod bad_conf;
 mod bad_keys;
+mod check;
 mod rules;
 
 mod mirror;

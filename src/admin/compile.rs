@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use crate::git::objects::{self, ObjectsError};
+use crate::git::objects;
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
@@ -18,7 +18,8 @@ use crate::policy::{
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
 use super::realm::{Live, admin_repo};
-use super::{ADMIN_REPO, summary};
+use super::tree::{Files, Tree};
+use super::{ADMIN_REPO, lint, summary};
 
 const MAIN: &str = "conf/gitmesh.conf";
 const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
@@ -39,8 +40,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("merge-check", "merge checks (RWM and RW+M rules)"),
 ];
 
-/// Contents by path.
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Remarks = Vec<Diagnostic>;
 
 /// What a check needs besides the commit.
 #[derive(Clone)]
@@ -96,55 +96,81 @@ pub(super) fn check_accepted(admin_dir: &Path, commit: &Oid, around: &Surroundin
     run(admin_dir, commit, around, Severity::Warning)
 }
 
+/// What a check found.
+pub struct Draft {
+    /// Errors first; with none of them, `made` is there.
+    pub diagnostics: Vec<Diagnostic>,
+    pub(super) files: Files,
+    pub(super) made: Option<Made>,
+}
+
+/// A tree that compiles.
+pub(super) struct Made {
+    pub(super) policy: Policy,
+    pub(super) keyring: Keyring,
+    pub(super) admin_alias: Option<RepoName>,
+}
+
+impl Draft {
+    pub fn is_good(&self) -> bool {
+        self.made.is_some()
+    }
+
+    /// The remarks as text, at most `max` of them; empty when there is nothing to say.
+    pub fn rendered(&self, max: usize) -> String {
+        let text = |file: &str| self.text_of(file);
+        if self.diagnostics.is_empty() { String::new() } else { render(&self.diagnostics, &text, max) }
+    }
+
+    /// A file's text, by its path in the admin repository.
+    pub fn text_of(&self, file: &str) -> Option<String> {
+        self.files.get(file).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// A file's bytes, by its path in the admin repository.
+    pub fn bytes_of(&self, file: &str) -> Option<&[u8]> {
+        self.files.get(file).map(Vec::as_slice)
+    }
+}
+
+/// Compiles files away from any server, by the same code as a push. What only a node knows, its own key and its
+/// peers, is not looked at; `node` is whose `%HOSTNAME` it is, if it matters.
+pub fn draft(tree: Tree, settings: &Settings, node: Option<&HostName>) -> Draft {
+    examine(tree, settings, node, None, Severity::Error)
+}
+
 fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -> Result<Checked, Rejected> {
-    let mut found = Vec::new();
-    let read = read(admin_dir, commit, &mut found);
-    let main = read.as_ref().and_then(|files| main_file(files, &mut found));
-    let mut files = read.unwrap_or_default();
-    let live = objects::read_refs(admin_dir).ok().and_then(|refs| refs.head);
-    let live = live.as_ref().map_or("refs/heads/main", |name| name.as_str());
-    let outcome = main.and_then(|main| compile(files.clone(), main, live, around, clash, &mut found));
-    let text = |file: &str| files.get(file).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    found.sort_by_key(|remark| remark.severity == Severity::Warning);
-    let rendered = if found.is_empty() { String::new() } else { render(&found, &text, REMARKS_SHOWN) };
-    let wrong = found.iter().any(|remark| remark.severity == Severity::Error);
-    match outcome {
-        Some((policy, keyring, admin_alias)) if !wrong => {
-            files.retain(|path, _| path.starts_with("keydir/"));
+    let tree = Tree::of_commit(admin_dir, commit);
+    let mut draft = examine(tree, &around.settings, Some(&around.node), Some(around), clash);
+    let rendered = draft.rendered(REMARKS_SHOWN);
+    match draft.made.take() {
+        Some(Made { policy, keyring, admin_alias }) => {
+            let mut keys = draft.files;
+            keys.retain(|path, _| path.starts_with("keydir/"));
             let generation = objects::commit_count(admin_dir, commit).unwrap_or(0);
-            let (commit, keys) = (commit.clone(), files);
-            Ok(Checked { commit, generation, warnings: rendered, policy, keyring, admin_alias, keys })
+            Ok(Checked { commit: commit.clone(), generation, warnings: rendered, policy, keyring, admin_alias, keys })
         }
-        _ => Err(Rejected { diagnostics: found, rendered }),
+        None => Err(Rejected { diagnostics: draft.diagnostics, rendered }),
     }
 }
 
-fn read(admin_dir: &Path, commit: &Oid, found: &mut Vec<Diagnostic>) -> Option<Files> {
-    let read = objects::top_level(admin_dir, commit)
-        .and_then(|top| Ok((top, objects::files_at(admin_dir, commit, &["conf/", "keydir/"])?)));
-    match read {
-        Ok((top, files)) => {
-            // gitolite cannot compile such a commit either; there these folders hold code that the server would run.
-            for trap in top.iter().filter(|entry| matches!(entry.as_str(), "hooks" | "logs")) {
-                let message = format!("'{trap}' may not be at the top of the admin repository");
-                let help = "move it elsewhere; it would have no effect here";
-                found.push(remark("E0302", "reserved-entry", trap, message, help));
-            }
-            Some(files)
-        }
-        Err(error) => {
-            let file = match &error {
-                ObjectsError::NotAFile { path, .. } => path.as_str(),
-                _ => "conf/",
-            };
-            let help = "conf/ and keydir/ hold plain files only, no links and no submodules";
-            found.push(remark("E0301", "unreadable", file, format!("the commit cannot be read: {error}"), help));
-            None
-        }
-    }
+fn examine(
+    tree: Tree,
+    settings: &Settings,
+    node: Option<&HostName>,
+    around: Option<&Surroundings>,
+    clash: Severity,
+) -> Draft {
+    let Tree { files, remarks: mut found, live } = tree;
+    let main = files.as_ref().and_then(|files| main_file(files, &mut found));
+    let files = files.unwrap_or_default();
+    let made = main.and_then(|main| compile(&files, main, &live, settings, node, around, clash, &mut found));
+    found.sort_by_key(|remark| remark.severity == Severity::Warning);
+    let wrong = found.iter().any(|remark| remark.severity == Severity::Error);
+    Draft { diagnostics: found, files, made: made.filter(|_| !wrong) }
 }
 
-fn main_file(files: &Files, found: &mut Vec<Diagnostic>) -> Option<&'static str> {
+fn main_file(files: &Files, found: &mut Remarks) -> Option<&'static str> {
     let here = |path: &&'static str| files.contains_key(*path);
     let main = [MAIN, MAIN_OF_GITOLITE].iter().find(|path| here(path)).copied();
     if main.is_none() {
@@ -152,37 +178,37 @@ fn main_file(files: &Files, found: &mut Vec<Diagnostic>) -> Option<&'static str>
         found.push(remark("E0303", "no-configuration", MAIN, "the commit holds no configuration".to_owned(), &help));
     } else if main == Some(MAIN) && here(&MAIN_OF_GITOLITE) {
         let message = format!("{MAIN_OF_GITOLITE} is not read, since there is {MAIN}");
-        let mut warning = remark("W0301", "two-configurations", MAIN_OF_GITOLITE, message, "remove one of them");
-        warning.severity = Severity::Warning;
-        found.push(warning);
+        found.push(warning("W0301", "two-configurations", MAIN_OF_GITOLITE, message, "remove one of them"));
     }
     main
 }
 
-type Compiled = (Policy, Keyring, Option<RepoName>);
-
+#[expect(clippy::too_many_arguments, reason = "one caller, which has them all at hand")]
 fn compile(
-    files: Files,
+    files: &Files,
     main: &'static str,
     live: &str,
-    around: &Surroundings,
+    settings: &Settings,
+    node: Option<&HostName>,
+    around: Option<&Surroundings>,
     clash: Severity,
-    found: &mut Vec<Diagnostic>,
-) -> Option<Compiled> {
-    let (keys, rules): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        files.into_iter().partition(|(path, _)| path.starts_with("keydir/"));
-    let mut settings = around.settings.clone();
-    settings.host = Some(around.node.clone());
-    settings.key_files = keys.keys().map(|path| below(path).to_owned()).collect();
-    let files = rules.into_iter().map(|(path, text)| (below(&path).to_owned(), text)).collect();
-    let compiled = compile_rules(&Sources { main: below(main).to_owned(), files }, &settings);
+    found: &mut Remarks,
+) -> Option<Made> {
+    let (keys, rules): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.starts_with("keydir/"));
+    let mut settings = settings.clone();
+    settings.host = node.cloned();
+    settings.key_files = keys.iter().map(|(path, _)| below(path).to_owned()).collect();
+    let sources = rules.into_iter().map(|(path, text)| (below(path).to_owned(), text.clone())).collect();
+    let compiled = compile_rules(&Sources { main: below(main).to_owned(), files: sources }, &settings);
     found.extend(compiled.diagnostics);
 
     let key_files: Vec<_> = keys.iter().map(|(path, text)| KeyFile { path, text }).collect();
     let (keyring, remarks) = Keyring::compile(&key_files);
     let keys_good = remarks.iter().all(|remark| remark.severity == Severity::Warning);
     found.extend(remarks);
-    nodes_keys(&keyring, around, clash, found);
+    if let Some(around) = around {
+        nodes_keys(&keyring, around, clash, found);
+    }
 
     let policy = compiled.policy?;
     not_yet(&policy, main, found);
@@ -190,9 +216,10 @@ fn compile(
     if keys_good {
         // With a bad key the answer would be wrong, and the key is the thing to mend.
         lock_out(&policy, &keyring, admin_alias.as_ref(), live, main, found);
+        lint::lint(&policy, &keyring, files, main, found);
     }
     copies(&policy, &keyring, around, main, found);
-    Some((policy, keyring, admin_alias))
+    Some(Made { policy, keyring, admin_alias })
 }
 
 /// A path without its first folder.
@@ -201,7 +228,7 @@ fn below(path: &str) -> &str {
 }
 
 /// A node's key proves a node; as a user's key it would prove either.
-fn nodes_keys(keyring: &Keyring, around: &Surroundings, clash: Severity, found: &mut Vec<Diagnostic>) {
+fn nodes_keys(keyring: &Keyring, around: &Surroundings, clash: Severity, found: &mut Remarks) {
     let peers = around.peers.values().map(|peer| (&peer.name, &peer.key, clash));
     let own = std::iter::once((&around.node, &around.identity, Severity::Error));
     for (node, key, severity) in own.chain(peers) {
@@ -216,7 +243,7 @@ fn nodes_keys(keyring: &Keyring, around: &Surroundings, clash: Severity, found: 
     }
 }
 
-fn not_yet(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) {
+fn not_yet(policy: &Policy, main: &str, found: &mut Remarks) {
     let mut refuse = |what: &str, place: Option<&Place>| {
         let message = format!("not supported yet: {what}");
         let help = "what cannot be carried out is refused, so that no line is silently without effect; leave it out";
@@ -238,28 +265,19 @@ fn not_yet(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) {
 
 /// `repo gitolite-admin` stands for the admin repository as long as that is not named itself, so that a copied
 /// configuration keeps its administrators.
-fn admin_alias(policy: &Policy, main: &str, found: &mut Vec<Diagnostic>) -> Option<RepoName> {
+fn admin_alias(policy: &Policy, main: &str, found: &mut Remarks) -> Option<RepoName> {
     let named = |name: &str| policy.repos().any(|repo| repo.as_str() == name);
     if named(ADMIN_REPO) || !named(ADMIN_REPO_OF_GITOLITE) {
         return None;
     }
     let message = format!("'{ADMIN_REPO_OF_GITOLITE}' stands for '{ADMIN_REPO}' here");
-    let mut warning = remark("W0302", "old-admin-repo-name", main, message, &format!("write: repo {ADMIN_REPO}"));
-    warning.severity = Severity::Warning;
-    found.push(warning);
+    found.push(warning("W0302", "old-admin-repo-name", main, message, &format!("write: repo {ADMIN_REPO}")));
     RepoName::new(ADMIN_REPO_OF_GITOLITE).ok()
 }
 
 /// Somebody with a key must be able to mend this configuration by the next push: to clone it, and to write the branch
 /// that is live. A deny rule for that branch alone locks out as well as no rule at all.
-fn lock_out(
-    policy: &Policy,
-    keyring: &Keyring,
-    alias: Option<&RepoName>,
-    live: &str,
-    main: &str,
-    found: &mut Vec<Diagnostic>,
-) {
+fn lock_out(policy: &Policy, keyring: &Keyring, alias: Option<&RepoName>, live: &str, main: &str, found: &mut Remarks) {
     let own = admin_repo();
     let facts = Facts::existing(alias.unwrap_or(&own));
     let asked = [(Op::Read, Target::Any), (Op::Write, Target::Any), (Op::Write, Target::Ref(live))];
@@ -276,19 +294,25 @@ fn lock_out(
 
 /// A copy on a node that nobody knows is never made, and that is easily overlooked; one that a push must wait for
 /// would not be waited for.
-fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str, found: &mut Vec<Diagnostic>) {
+fn copies(policy: &Policy, keyring: &Keyring, around: Option<&Surroundings>, main: &str, found: &mut Remarks) {
     let mut known: BTreeSet<String> = keyring.nodes().keys().map(ToString::to_string).collect();
-    known.extend(around.peers.keys().map(ToString::to_string));
-    known.insert(around.node.to_string());
+    // Away from the server, only keydir/server-NAME.pub could tell who is a peer, and few keep them there.
+    let tells = around.is_some() || !known.is_empty();
+    if let Some(around) = around {
+        known.extend(around.peers.keys().map(ToString::to_string));
+        known.insert(around.node.to_string());
+    }
+    let anybody = HostName::new("nobody").expect("a constant, and a valid name");
+    let own = around.map(|around| &around.node);
     let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
     let mut not_yet: BTreeMap<&str, RepoName> = BTreeMap::new();
     let mut bad: BTreeMap<String, RepoName> = BTreeMap::new();
     for repo in policy.repos() {
-        let mirror = policy.mirror(&Facts::existing(repo), &around.node);
+        let mirror = policy.mirror(&Facts::existing(repo), own.unwrap_or(&anybody));
         for name in mirror.master.iter().chain(mirror.copies.keys()).filter(|name| HostName::new(name).is_err()) {
             bad.entry(name.clone()).or_insert_with(|| repo.clone());
         }
-        if mirror.mode == Mode::Master {
+        if mirror.mode == Mode::Master || own.is_none() {
             let mut note = |option, used: bool| {
                 if used {
                     not_yet.entry(option).or_insert_with(|| repo.clone());
@@ -298,7 +322,9 @@ fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str,
             let by_hand = |how: &How| matches!(how, How::NoSync | How::NoSyncQuiet);
             note("mirror.copies.nosync", mirror.copies.values().any(by_hand));
             note("mirror.redirectOK", !mirror.redirectors.is_empty());
-            for copy in mirror.copies.keys().filter(|copy| !known.contains(*copy)) {
+            let master = mirror.master.as_ref();
+            let strangers = mirror.copies.keys().filter(|copy| !known.contains(*copy) && Some(*copy) != master);
+            for copy in strangers.filter(|_| tells) {
                 unknown.entry(copy.clone()).or_insert_with(|| repo.clone());
             }
         }
@@ -314,16 +340,20 @@ fn copies(policy: &Policy, keyring: &Keyring, around: &Surroundings, main: &str,
         found.push(remark("E0307", "bad-node-name", main, message, help));
     }
     for (copy, repo) in unknown {
-        let message = format!("'{repo}' has a copy on '{copy}', which is no known peer of {}", around.node);
-        let help = format!("on {}: gitmesh add-mirroring-peer {copy}.pub", around.node);
-        let mut warning = remark("W0303", "unknown-peer", main, message, &help);
-        warning.severity = Severity::Warning;
-        found.push(warning);
+        let (of, on) = own.map_or((String::new(), "its master".to_owned()), |n| (format!(" of {n}"), n.to_string()));
+        let message = format!("'{repo}' has a copy on '{copy}', which is no known peer{of}");
+        let help = format!("on {on}: gitmesh add-mirroring-peer {copy}.pub");
+        found.push(warning("W0303", "unknown-peer", main, message, &help));
     }
 }
 
+/// A warning about a whole file.
+pub(super) fn warning(code: &'static str, class: &'static str, file: &str, message: String, help: &str) -> Diagnostic {
+    Diagnostic { severity: Severity::Warning, ..remark(code, class, file, message, help) }
+}
+
 /// An error about a whole file.
-fn remark(code: &'static str, class: &'static str, file: &str, message: String, help: &str) -> Diagnostic {
+pub(super) fn remark(code: &'static str, class: &'static str, file: &str, message: String, help: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         code,
@@ -397,7 +427,9 @@ mod tests {
         let node = Node::new();
         let conf = include_str!("../../conf/gitmesh.conf");
         let key = key_line(1);
-        let commit = node.commit(&[("conf/gitmesh.conf", conf), ("keydir/alice.pub", &key)]);
+        let bob = key_line(2);
+        let files = [("conf/gitmesh.conf", conf), ("keydir/alice.pub", &key), ("keydir/bob.pub", &bob)];
+        let commit = node.commit(&files);
         let peer =
             |name: &str| Peer { name: host(name), key: blob(8), user: "git".into(), host: name.into(), port: 22 };
         let around = Surroundings { peers: Peers::new([(host("server2"), peer("server2"))].into()), ..around() };

@@ -13,16 +13,18 @@ mod denial;
 mod emergency;
 mod handle;
 mod judge;
+mod lint;
 mod peers;
 mod realm;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tree;
 
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
 pub use address::{Address, NoAddress};
-pub use compile::{Checked, Rejected, Surroundings, check};
+pub use compile::{Checked, Draft, Rejected, Surroundings, check, draft};
 pub use config::{Config, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;
@@ -30,6 +32,7 @@ pub use emergency::{Emergency, EmergencyError};
 pub use handle::Admin;
 pub use peers::{KnownPeers, load_peers};
 pub use realm::{Live, Realm};
+pub use tree::Tree;
 
 /// The admin repository's name.
 pub const ADMIN_REPO: &str = "gitmesh-admin";

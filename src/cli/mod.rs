@@ -1,6 +1,7 @@
 //! The command line: one file a command that runs here; every other word goes to the daemon through its socket, as
 //! it would over SSH. A command prints what it did and how to go on.
 
+mod check;
 mod demo;
 mod init;
 mod peer;
@@ -27,6 +28,8 @@ enum Command {
     Serve(serve::Args),
     /// Let another node in: its public key as SERVER.pub
     AddMirroringPeer(peer::Args),
+    /// Check an admin repository without a server: every error and warning a push of it would get
+    Check(check::Args),
     /// Show two nodes mirroring a push, in a temporary directory
     Demo(demo::Args),
     /// Who you are here and what you may do, as 'ssh git@host info'
@@ -45,6 +48,7 @@ impl Cli {
             Command::Init(args) => init::run(args),
             Command::Serve(args) => serve::run(args),
             Command::AddMirroringPeer(args) => peer::run(&args, |data| remote::reload(data.path())),
+            Command::Check(args) => check::run(&args),
             Command::Demo(args) => demo::run(args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),

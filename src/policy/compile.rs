@@ -9,7 +9,7 @@ use super::lint::Lints;
 use super::parser::{Statement, parse};
 use super::pattern::PatternError;
 use super::rules::{Place, Policy};
-use super::{Compiled, Settings, include, names, sugar, template};
+use super::{Compiled, Settings, include, names, reach, sugar, template};
 use crate::model::{NameError, RepoName};
 
 /// More table entries than this (repositories times users of one line add up quickly) are refused.
@@ -317,6 +317,9 @@ impl Builder<'_, '_> {
             template::read(&mut self.policy, sources, self.settings);
         }
         self.lint_finish();
+        if self.files.errors == 0 {
+            reach::lint(&self.policy, &mut self.files);
+        }
         let policy = (self.files.errors == 0).then_some(self.policy);
         Compiled { policy, diagnostics: self.files.remarks }
     }

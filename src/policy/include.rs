@@ -161,6 +161,11 @@ impl<'s> Joiner<'s, '_> {
             let remark = Diagnostic::new("byte-order-mark", &shown, message);
             self.joined.files.push(remark.help("save it as UTF-8 without BOM; gitolite would ignore the first line"));
         }
+        if bytes.windows(2).any(|pair| pair == b"\r\n") {
+            let message = "the lines of this file end in CR LF, which is read as LF".to_owned();
+            let remark = Diagnostic::new("carriage-return", &shown, message);
+            self.joined.files.push(remark.help("in .gitattributes: conf/** text eol=lf"));
+        }
         self.joined.files.list.push((shown, bytes));
         self.seen.insert(path);
         self.stack.push(Work::Read(Frame { file, at, line: 0, subconf }));

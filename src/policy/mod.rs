@@ -32,6 +32,7 @@ mod names;
 mod options;
 mod parser;
 mod pattern;
+mod reach;
 mod rules;
 mod sugar;
 mod template;
@@ -108,6 +109,12 @@ pub struct Compiled {
     /// None when any diagnostic is an error.
     pub policy: Option<Policy>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Where a word stands by itself for the first time in these files (path, content), outside of comments: the file, the
+/// bytes and the line. For remarks about names whose place the tables do not keep.
+pub fn find_word<T: AsRef<[u8]>>(files: &[(String, T)], word: &str) -> Option<(String, std::ops::Range<usize>, u32)> {
+    reach::find_word(files, word)
 }
 
 /// Compiles a configuration. Never panics, whatever the bytes.

@@ -1,0 +1,99 @@
+//! The commands about a configuration that need no server, driven as a user drives them.
+use std::path::Path;
+use std::process::{Command, Output};
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC2/C2kQn1vF1erSHaH+Vz3+t2j06lMn4YMSCXCEgC5M alice@laptop\n";
+const GOOD: &str = "repo gitmesh-admin\n    RW+ = alice\nrepo testing\n    RW+ = @all\n";
+
+fn write(dir: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+/// A folder as an administrator has it: the configuration, and alice's key.
+fn folder(conf: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &[("conf/gitmesh.conf", conf), ("keydir/alice.pub", KEY)]);
+    dir
+}
+
+fn gitmesh(dir: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gitmesh")).args(words).current_dir(dir).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_good_configuration_is_good() {
+    let dir = folder(GOOD);
+    let output = gitmesh(dir.path(), &["check"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "good: 0 errors, 0 warnings\n"));
+}
+
+#[test]
+fn several_remarks_in_one_run() {
+    let conf = "repo gitmesh-admin\r\n    RW+ = alice\r\nrepo docs\r\n    RW+ = alice\r\n    -   main = alice\r\n    RW  = @dev bob\r\n    R   = b,c\r\nrepo @nosuch\r\n    RW = alice\r\nrepo x(\r\n    R = alice\r\n";
+    let dir = folder(conf);
+    let output = gitmesh(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!(stdout(&output));
+}
+
+#[test]
+fn what_is_legal_and_surely_wrong() {
+    let conf = "repo gitmesh-admin\n    RW+ = alice\nrepo docs\n    RW+ = alice\n    -   main = alice\n    RW  = @dev bob  # carol\nrepo @nosuch\n    RW = alice\nrepo closed\n    option deny-rules = 1\nrepo twice\n    RW = alice\n    R = alice\n";
+    let dir = folder(conf);
+    let output = gitmesh(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(stdout(&output));
+}
+
+#[test]
+fn for_programs() {
+    let dir = folder("repo gitmesh-admin\n    RW+ = alice @nosuch\n    RW = b:c\n");
+    let output = gitmesh(dir.path(), &["check", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "gitmesh.check/1");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+    let output = gitmesh(dir.path(), &["check", "--format", "github"]);
+    insta::assert_snapshot!("github", stdout(&output));
+}
+
+#[test]
+fn exit_codes() {
+    let dir = folder(GOOD);
+    let code = |words: &[&str]| gitmesh(dir.path(), words).status.code();
+    assert_eq!(code(&["check", "nowhere"]), Some(4));
+    assert_eq!(code(&["check", "--format", "xml"]), Some(2));
+    assert_eq!(code(&["check", "--node", "a b"]), Some(2));
+    assert_eq!(code(&["check", "conf"]), Some(1), "a folder without conf/ in it");
+}
+
+#[test]
+fn the_name_of_a_node() {
+    let dir = folder("repo gitmesh-admin\n    RW+ = alice\ninclude \"%HOSTNAME.conf\"\n");
+    write(dir.path(), &[("conf/server1.conf", "repo docs\n RW = b:c\n")]);
+    let output = gitmesh(dir.path(), &["check", "--node", "server1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("conf/server1.conf:2"), "{}", stdout(&output));
+}
+
+#[test]
+fn links_and_rubbish() {
+    let dir = folder(GOOD);
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("conf/x.conf")).unwrap();
+    let output = gitmesh(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("E0301") && stdout(&output).contains("conf/x.conf"), "{}", stdout(&output));
+    let rubbish: String = (0..2000).map(|n| format!("\u{1}{n} \u{7f} =\n")).collect();
+    let dir = folder(&rubbish);
+    let output = gitmesh(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.len() < 100_000);
+}
