@@ -97,3 +97,65 @@ fn links_and_rubbish() {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.len() < 100_000);
 }
+
+/// A running node with alice as its administrator; it is asked on the machine, where everything may be asked.
+struct Node {
+    dir: tempfile::TempDir,
+    daemon: std::process::Child,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+impl Node {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[("alice.pub", KEY)]);
+        let words = ["init", "--data", "n", "--name", "n", "--admin", "alice", "--admin-key", "alice.pub"];
+        let made = gitmesh(dir.path(), &[&words[..], &["--listen", "127.0.0.1:0"]].concat());
+        assert!(made.status.success(), "{made:?}");
+        // systemd's way of telling that a service is up (sd_notify(3)).
+        let path = dir.path().join("notify");
+        let ready = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        ready.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        let daemon = Command::new(env!("CARGO_BIN_EXE_gitmesh"))
+            .args(["serve", "--data", "n"])
+            .current_dir(dir.path())
+            .env("NOTIFY_SOCKET", &path)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let node = Self { dir, daemon };
+        let mut text = [0; 512];
+        loop {
+            let length = ready.recv(&mut text).expect("the node to be up within 30 s");
+            if String::from_utf8_lossy(&text[..length]).contains("READY=1") {
+                return node;
+            }
+        }
+    }
+
+    fn ask(&self, words: &[&str]) -> (Option<i32>, String) {
+        let output = gitmesh(self.dir.path(), &[&words[..1], &["--data", "n"], &words[1..]].concat());
+        (output.status.code(), stdout(&output))
+    }
+}
+
+#[test]
+fn access_on_the_machine() {
+    let node = Node::start();
+    let (code, text) = node.ask(&["access", "gitmesh-admin", "alice", "+", "main"]);
+    assert_eq!((code, text.lines().next()), (Some(0), Some("refs/.*")));
+    assert!(text.contains("(conf/gitmesh.conf:"), "{text}");
+    let (code, text) = node.ask(&["access", "gitmesh-admin", "bob", "W", "--explain"]);
+    assert_eq!((code, text.lines().next()), (Some(1), Some("W any gitmesh-admin bob DENIED by fallthru")));
+    let (code, text) = node.ask(&["access", "nowhere", "bob", "R", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &report["allowed"], &report["schema"]), (Some(1), &false.into(), &"gitmesh.access/1".into()));
+    assert_eq!(node.ask(&["access", "gitmesh-admin"]).0, Some(2));
+    assert_eq!(node.ask(&["access", "gitmesh-admin", "bob", "X"]).0, Some(2));
+}

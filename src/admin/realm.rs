@@ -286,6 +286,13 @@ impl Realm {
         super::judge::judge(&live, (self.exists)(repo), self.sees_rules(&live, actor), actor, repo, updates, merges)
     }
 
+    /// Asks the newest rules about a repository as it is on disk; `asking` counts as the creator of one that is missing.
+    pub fn with_rules<T>(&self, repo: &RepoName, asking: &str, ask: impl FnOnce(&Policy, &Facts<'_>) -> T) -> T {
+        let live = self.live();
+        let facts = live.facts(repo, (self.exists)(repo));
+        ask(&live.policy, &Facts { creator: facts.creator.or((!facts.exists).then_some(asking)), ..facts })
+    }
+
     /// Where the repository belongs, seen from this node.
     pub fn place(&self, repo: &RepoName) -> Mirror {
         self.live().place(repo)

@@ -1,6 +1,7 @@
 //! The command line: one file a command that runs here; every other word goes to the daemon through its socket, as
 //! it would over SSH. A command prints what it did and how to go on.
 
+mod access;
 mod check;
 mod demo;
 mod init;
@@ -28,6 +29,8 @@ enum Command {
     Serve(serve::Args),
     /// Let another node in: its public key as SERVER.pub
     AddMirroringPeer(peer::Args),
+    /// May this user do that, and which rule says so
+    Access(access::Args),
     /// Check an admin repository without a server: every error and warning a push of it would get
     Check(check::Args),
     /// Show two nodes mirroring a push, in a temporary directory
@@ -48,6 +51,7 @@ impl Cli {
             Command::Init(args) => init::run(args),
             Command::Serve(args) => serve::run(args),
             Command::AddMirroringPeer(args) => peer::run(&args, |data| remote::reload(data.path())),
+            Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),
             Command::Demo(args) => demo::run(args),
             Command::Info(args) => remote::run("info", args),

@@ -24,9 +24,14 @@ pub struct Args {
 }
 
 pub fn run(noun: &str, args: Args) -> anyhow::Result<ExitCode> {
-    let data = std::path::absolute(args.data.unwrap_or_else(|| DataDir::by_default().path().to_owned()))?;
-    let config = Config::load(&std::path::absolute(Config::locate(args.config, &data))?)?;
     let words = std::iter::once(noun.to_owned()).chain(args.words).collect();
+    send(args.data, args.config, words)
+}
+
+/// Sends the words to the daemon and prints its answer.
+pub(super) fn send(data: Option<PathBuf>, config: Option<PathBuf>, words: Vec<String>) -> anyhow::Result<ExitCode> {
+    let data = std::path::absolute(data.unwrap_or_else(|| DataDir::by_default().path().to_owned()))?;
+    let config = Config::load(&std::path::absolute(Config::locate(config, &data))?)?;
     let mut code = None;
     let mut trouble = None;
     // A mirror push by hand may copy gigabytes; the daemon ends the wait.

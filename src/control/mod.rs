@@ -3,6 +3,7 @@
 //! One grammar for every door: `ssh git@host info` and a command typed on the machine are the same words and get the
 //! same answer. Promises: each command answers within its deadline; a refusal says the cure. Never: pack data, doors.
 
+mod access;
 mod info;
 mod mirror;
 
@@ -54,9 +55,10 @@ impl Reply {
 }
 
 /// The commands, with what `help` says of each.
-const COMMANDS: [(&str, &str); 4] = [
+const COMMANDS: &[(&str, &str)] = &[
     ("help", "this list"),
     ("info [PATTERN]", "who you are here, and your repositories with your rights"),
+    ("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so"),
     ("whoami", "the user, key and node of this connection"),
     ("mirror status | push PEER REPO | request-push REPO", "where the copies stand; bring one up to date now"),
 ];
@@ -72,6 +74,10 @@ impl Control {
                 self.blocking(actor, move |c, a| c.info(a, Some(&pattern))).await
             }
             ["help"] | ["help", _] | ["-h"] | ["--help"] => self.help(actor),
+            ["access", ref rest @ ..] => match access::Question::parse(rest) {
+                Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
+                Err(usage) => usage,
+            },
             ["whoami"] => self.whoami(actor, from),
             ["gitmesh-mirror-digests", version] => {
                 let version = version.to_owned();

@@ -1,0 +1,291 @@
+//! `access`: may they, and which rule says so. gitolite's words first, since scripts read them: the deciding refex and
+//! exit code 0, or `... DENIED by ...` and 1. What explains it stands in indented lines below.
+
+use serde::Serialize;
+
+use super::{Control, Reply};
+use crate::admin::{ADMIN_REPO, Access};
+use crate::git::service::repo_of_path;
+use crate::model::{Actor, RepoName};
+use crate::policy::{Decision, Facts, Op, Outcome, Policy, Step, Target};
+
+const USAGE: &str = "usage: access REPO USER [PERM [REF]] [--explain] [--json]\n\
+     PERM is R, W, +, C, D, M, WM, +M or ^C ('+' if left out); REF is a branch, a full reference or 'any'";
+/// Rules listed by `--explain`.
+const STEPS_SHOWN: usize = 500;
+
+/// A question, as its words were read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    repo: RepoName,
+    user: String,
+    perm: String,
+    /// Full name, or `any`.
+    reference: String,
+    explain: bool,
+    json: bool,
+}
+
+impl Question {
+    pub(super) fn parse(words: &[&str]) -> Result<Self, Reply> {
+        let usage = |why: String| Reply::fail(2, format!("FATAL: {why}\n{USAGE}"));
+        let (flags, words): (Vec<&str>, Vec<&str>) = words.iter().copied().partition(|word| word.starts_with("--"));
+        if let Some(odd) = flags.iter().find(|flag| !["--explain", "--json"].contains(flag)) {
+            return Err(usage(format!("unknown flag '{odd}'")));
+        }
+        let (repo, user, perm, reference) = match words[..] {
+            [repo, user] => (repo, user, "+", "any"),
+            [repo, user, perm] => (repo, user, perm, "any"),
+            [repo, user, perm, reference] => (repo, user, perm, reference),
+            _ => return Err(usage("'access' needs a repository and a user".to_owned())),
+        };
+        let repo = repo_of_path(repo).map_err(|error| usage(error.to_string()))?;
+        if !["R", "W", "+", "C", "D", "M", "WM", "+M", "^C"].contains(&perm) {
+            return Err(usage(format!("'{perm}' is no permission that can be asked about")));
+        }
+        let full = reference == "any" || reference.starts_with("refs/") || reference.starts_with("VREF/");
+        let reference = if full { reference.to_owned() } else { format!("refs/heads/{reference}") };
+        let has = |flag| flags.contains(&flag);
+        let (user, perm) = (user.to_owned(), perm.to_owned());
+        Ok(Self { repo, user, perm, reference, explain: has("--explain"), json: has("--json") })
+    }
+
+    /// A permission that the repository does not know apart is read as the one that stands for it.
+    fn ask(&self, policy: &Policy, facts: &Facts<'_>) -> (Decision, Vec<Step>) {
+        let walk = policy.walk(facts, &self.user);
+        let op = match self.perm.as_str() {
+            "R" => Op::Read,
+            "W" => Op::Write,
+            "C" => Op::Create,
+            "D" => Op::Delete,
+            "M" | "WM" if walk.checks_merges() => Op::WriteMerge,
+            "M" | "WM" => Op::Write,
+            "+M" if walk.checks_merges() => Op::ForceMerge,
+            "^C" => Op::CreateRepo,
+            _ => Op::Force,
+        };
+        let target = if self.reference == "any" { Target::Any } else { Target::Ref(&self.reference) };
+        walk.explain(op, target)
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    repo: &'a str,
+    user: &'a str,
+    perm: &'a str,
+    #[serde(rename = "ref")]
+    reference: &'a str,
+    allowed: bool,
+    refex: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<Vec<Tried<'a>>>,
+}
+
+#[derive(Serialize)]
+struct Rule<'a> {
+    text: &'a str,
+    file: &'a str,
+    line: u32,
+}
+
+#[derive(Serialize)]
+struct Tried<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule<'a>>,
+    refex: &'a str,
+    outcome: &'static str,
+}
+
+impl Control {
+    pub(super) fn access(&self, actor: &Actor, question: &Question) -> Reply {
+        let own = matches!(actor, Actor::User { name, .. } if name.as_str() == question.user);
+        let any = matches!(actor, Actor::Local) || self.realm.may_administer(actor);
+        if !own && !any {
+            return Reply::fail(
+                5,
+                format!("FATAL: only administrators may ask about others; ask about yourself: access REPO {actor}"),
+            );
+        }
+        let ask = |policy: &Policy, facts: &Facts<'_>| {
+            let (decision, steps) = question.ask(policy, facts);
+            let read = policy.decide(facts, &question.user, Op::Read, Target::Any).allowed;
+            (decision, steps, facts.exists, read)
+        };
+        let (mut decision, mut steps, exists, read) = self.realm.with_rules(&question.repo, &question.user, ask);
+        let insider = any || self.sees_rules(actor);
+        if !insider && !read {
+            // Missing and forbidden read the same to those who may not know.
+            decision = Decision { allowed: false, refex: "fallthru".to_owned(), place: None, rule: None };
+            steps.clear();
+        }
+        let answer = Answer { question, decision, steps, insider, exists };
+        let out = if question.json { answer.json() } else { answer.text() };
+        Reply { out, err: String::new(), code: i32::from(!answer.decision.allowed) }
+    }
+
+    fn sees_rules(&self, actor: &Actor) -> bool {
+        let admin = RepoName::new(ADMIN_REPO).expect("a constant, and a valid name");
+        self.realm.authorize(actor, &admin, Access::Read).is_ok()
+    }
+}
+
+struct Answer<'q> {
+    question: &'q Question,
+    decision: Decision,
+    steps: Vec<Step>,
+    /// Whoever asks may read the rules.
+    insider: bool,
+    exists: bool,
+}
+
+impl Answer<'_> {
+    fn text(&self) -> String {
+        let Self { question, decision, insider, .. } = self;
+        let Question { repo, user, perm, reference, .. } = question;
+        let mut out = if decision.allowed {
+            format!("{}\n", decision.refex)
+        } else {
+            format!("{perm} {reference} {repo} {user} DENIED by {}\n", decision.refex)
+        };
+        if let (true, Some(rule), Some(place)) = (*insider, &decision.rule, &decision.place) {
+            out.push_str(&format!("  rule: {rule}   ({place})\n"));
+        }
+        if *insider && !self.exists {
+            out.push_str(&format!("  note: there is no repository '{repo}' on this node\n"));
+        }
+        if question.explain {
+            out.push_str(&self.trace());
+        }
+        out
+    }
+
+    fn trace(&self) -> String {
+        let mut out = String::new();
+        for (number, step) in (1..).zip(self.steps.iter().take(STEPS_SHOWN)) {
+            let Step { place, rule, refex, outcome } = step;
+            out.push_str(&if self.insider {
+                format!("  {number}. {rule}   ({place})\n     {refex}: {outcome}\n")
+            } else {
+                format!("  {number}. {refex}: {outcome}\n")
+            });
+        }
+        let more = self.steps.len().saturating_sub(STEPS_SHOWN);
+        if more > 0 {
+            out.push_str(&format!("  ... and {more} more\n"));
+        }
+        if self.decision.refex == "fallthru" {
+            let which = if self.steps.is_empty() { "no rule is about" } else { "no rule decides for" };
+            out.push_str(&format!("  {which} {} in '{}', so it is ", self.question.user, self.question.repo));
+            out.push_str(if self.decision.allowed { "allowed (a virtual ref)\n" } else { "denied\n" });
+        }
+        out
+    }
+
+    fn json(&self) -> String {
+        let Self { question, decision, insider, .. } = self;
+        let rule = |text, place: &'_ crate::policy::Place| insider.then(|| (text, place.file.clone(), place.line));
+        let decided = decision.rule.as_deref().zip(decision.place.as_ref()).and_then(|(text, place)| rule(text, place));
+        let steps: Vec<_> =
+            self.steps.iter().take(STEPS_SHOWN).map(|step| (rule(&step.rule, &step.place), step)).collect();
+        let report = Report {
+            schema: "gitmesh.access/1",
+            repo: question.repo.as_str(),
+            user: &question.user,
+            perm: &question.perm,
+            reference: &question.reference,
+            allowed: decision.allowed,
+            refex: &decision.refex,
+            rule: decided.as_ref().map(written),
+            steps: question.explain.then(|| {
+                let tried = steps.iter();
+                tried
+                    .map(|(rule, s)| Tried {
+                        rule: rule.as_ref().map(written),
+                        refex: &s.refex,
+                        outcome: word(s.outcome),
+                    })
+                    .collect()
+            }),
+        };
+        serde_json::to_string(&report).expect("texts and numbers can always be written") + "\n"
+    }
+}
+
+fn written<'a>((text, file, line): &'a (&'a str, String, u32)) -> Rule<'a> {
+    Rule { text, file, line: *line }
+}
+
+/// The outcome for programs.
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Allowed => "allowed",
+        Outcome::Denied => "denied",
+        Outcome::DenySkipped => "deny-skipped",
+        Outcome::RefexDiffers => "refex-differs",
+        Outcome::PermissionLacks => "permission-lacks",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Settings, Sources, compile};
+
+    const CONF: &str = "@dev = alice bob\n\
+        repo docs\n  - main = bob\n  RW = @dev\n  RW+ dev/ = bob\n  R = @all\n\
+        repo secret\n  RW+ = alice\n";
+
+    fn answer(words: &str, insider: bool) -> Answer<'static> {
+        let words: Vec<&str> = words.split(' ').collect();
+        let question: &'static Question = Box::leak(Box::new(Question::parse(&words).expect("a question")));
+        let sources = Sources { main: "gitmesh.conf".into(), files: [("gitmesh.conf".into(), CONF.into())].into() };
+        let policy = compile(&sources, &Settings::default()).policy.expect("a good configuration");
+        let facts = Facts::existing(&question.repo);
+        let (decision, steps) = question.ask(&policy, &facts);
+        Answer { question, decision, steps, insider, exists: true }
+    }
+
+    #[test]
+    fn decisions_in_gitolites_words() {
+        let texts: Vec<String> = [
+            "docs alice W main",
+            "docs bob W main",
+            "docs bob + dev/x",
+            "docs alice",
+            "docs carol R",
+            "docs carol R any",
+            "docs bob W refs/tags/v1",
+            "docs bob C refs/heads/x",
+            "docs bob M x",
+            "docs.git zed W",
+        ]
+        .iter()
+        .map(|words| format!("access {words}\n{}", answer(words, true).text()))
+        .collect();
+        insta::assert_snapshot!(texts.concat());
+    }
+
+    #[test]
+    fn explained() {
+        let texts = [
+            answer("docs bob + dev/x --explain", true).text(),
+            answer("docs bob + main2 --explain", false).text(),
+            answer("secret bob W --explain", true).text(),
+            answer("docs bob + topic --explain --json", true).json(),
+        ];
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn questions_that_are_none() {
+        for words in ["docs", "docs bob X", "../x bob", "docs bob W main more", "docs bob --loud"] {
+            let words: Vec<&str> = words.split(' ').collect();
+            let reply = Question::parse(&words).expect_err("no question");
+            assert!(reply.code == 2 && reply.err.contains("usage: access"), "{reply:?}");
+        }
+    }
+}
