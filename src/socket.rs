@@ -131,7 +131,7 @@ impl Door {
                 let transfer = self.transfer.clone();
                 let verdicts = in_background(move || {
                     let updates = unpack(&push)?;
-                    transfer.judge(push.id.as_deref(), Path::new(&push.dir), push.atomic, &updates)
+                    transfer.judge(push.id.as_deref(), Path::new(&push.dir), push.atomic, &push.options, &updates)
                 });
                 match verdicts.await {
                     Ok(v) => send(&mut to, &Answer::Verdicts { refused: v.refused, text: v.text }).await,

@@ -159,3 +159,61 @@ fn access_on_the_machine() {
     assert_eq!(node.ask(&["access", "gitmesh-admin"]).0, Some(2));
     assert_eq!(node.ask(&["access", "gitmesh-admin", "bob", "X"]).0, Some(2));
 }
+
+/// Runs git in `dir` with no settings of the machine's, as alice.
+fn git(dir: &Path, words: &[&str]) -> Output {
+    Command::new("git")
+        .args(["-c", "user.name=alice", "-c", "user.email=alice@example.com"])
+        .args(words)
+        .current_dir(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap()
+}
+
+/// A clone of a node's admin repository, with a change committed on top.
+fn changed_clone(node: &Node, conf: &str) -> std::path::PathBuf {
+    let top = node.dir.path();
+    let cloned = git(top, &["clone", "-q", "n/repositories/gitmesh-admin.git", "clone"]);
+    assert!(cloned.status.success(), "{cloned:?}");
+    let clone = top.join("clone");
+    write(&clone, &[("conf/gitmesh.conf", conf)]);
+    assert!(git(&clone, &["commit", "-qam", "change"]).status.success());
+    clone
+}
+
+const CHANGED: &str = "repo gitmesh-admin\n    RW+ = alice\nrepo testing\n    R = @all\nrepo docs\n    RW+ = alice\n";
+
+#[test]
+fn a_push_tells_its_plan_and_a_planned_one_changes_nothing() {
+    let node = Node::start();
+    let clone = changed_clone(&node, CHANGED);
+    let planned = git(&clone, &["push", "-o", "plan", "origin", "HEAD"]);
+    let text = String::from_utf8(planned.stderr).unwrap();
+    assert!(!planned.status.success());
+    assert!(text.contains("remote: plan:") && text.contains("+1 repository (docs)"), "{text}");
+    assert!(text.contains("everybody loses write, rewind: testing"), "{text}");
+    assert!(text.contains("only planned"), "{text}");
+    assert!(!node.dir.path().join("n/repositories/docs.git").exists());
+    assert_eq!(node.ask(&["access", "testing", "bob", "W"]).0, Some(0));
+    let checked = gitmesh(&clone, &["check", "--plan"]);
+    assert_eq!(checked.status.code(), Some(0));
+    assert!(stdout(&checked).contains("everybody loses write, rewind: testing"), "{}", stdout(&checked));
+
+    let pushed = git(&clone, &["push", "origin", "HEAD"]);
+    assert!(pushed.status.success(), "{pushed:?}");
+    assert!(String::from_utf8(pushed.stderr).unwrap().contains("everybody loses write, rewind: testing"));
+    assert_eq!(node.ask(&["access", "testing", "bob", "W"]).0, Some(1));
+    let checked = gitmesh(&clone, &["check", "--plan", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(report["plan"], serde_json::json!([]));
+}
+
+#[test]
+fn a_plan_needs_something_to_compare_with() {
+    let dir = folder(GOOD);
+    assert_eq!(gitmesh(dir.path(), &["check", "--plan"]).status.code(), Some(4));
+    assert!(git(dir.path(), &["init", "-q"]).status.success());
+    assert_eq!(gitmesh(dir.path(), &["check", "--plan"]).status.code(), Some(4));
+}

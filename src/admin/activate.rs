@@ -159,6 +159,11 @@ impl Activator {
         surroundings(&self.start)
     }
 
+    /// What is in force.
+    pub(super) fn live(&self) -> Arc<Live> {
+        self.publisher.current()
+    }
+
     fn settle(&self, live: &Live, before: Before<'_>, peer_problems: Vec<String>) -> Applied {
         if !live.emergency.is_empty() {
             let names: Vec<_> = live.emergency.names().into_iter().map(ToString::to_string).collect();

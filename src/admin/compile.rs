@@ -17,9 +17,10 @@ use crate::policy::{
 };
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
+use super::plan::{self, Side};
 use super::realm::{Live, admin_repo};
 use super::tree::{Files, Tree};
-use super::{ADMIN_REPO, lint, summary};
+use super::{ADMIN_REPO, lint};
 
 const MAIN: &str = "conf/gitmesh.conf";
 const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
@@ -368,13 +369,26 @@ pub(super) fn remark(code: &'static str, class: &'static str, file: &str, messag
 }
 
 impl Checked {
-    /// What putting this in force changes, one line each, for whoever pushed it; `before` is what is in force now.
-    pub fn summary(&self, before: &Live) -> Vec<String> {
-        let names = |policy: &Policy| policy.repos().map(ToString::to_string).collect::<BTreeSet<_>>();
-        let mut lines = summary::repositories(&names(&before.policy), &names(&self.policy));
-        lines.extend(summary::keys(&before.keys, &self.keys));
-        lines.push(format!("generation {}", self.generation));
-        lines
+    /// What putting this in force changes, for whoever pushes it; `before` is what is in force now. Empty when nothing.
+    pub fn plan(&self, before: &Live) -> String {
+        let old = Side { policy: &before.policy, keys: &before.keys };
+        let new = Side { policy: &self.policy, keys: &self.keys };
+        plan::block(&plan::plan(old, new, Some(&before.node)))
+    }
+}
+
+impl Draft {
+    /// What becomes of `before` with this; empty when nothing changes. None when one of the two does not compile.
+    pub fn plan(&self, before: &Self) -> Option<String> {
+        let keys = |draft: &Self| {
+            let mut keys = draft.files.clone();
+            keys.retain(|path, _| path.starts_with("keydir/"));
+            keys
+        };
+        let (old_keys, new_keys) = (keys(before), keys(self));
+        let old = Side { policy: &before.made.as_ref()?.policy, keys: &old_keys };
+        let new = Side { policy: &self.made.as_ref()?.policy, keys: &new_keys };
+        Some(plan::block(&plan::plan(old, new, None)))
     }
 }
 
@@ -479,13 +493,8 @@ mod tests {
         let commit = node.commit(&[("keydir/bob@laptop.pub", &key_line(2))]);
         let checked = checked(&node, &commit, &activator.surroundings().unwrap());
         assert_eq!(
-            checked.summary(&realm.live()),
-            [
-                "+2 repositories (docs/a, docs/b)",
-                "-1 repository (testing), kept on disk",
-                "+1 key (bob@laptop)",
-                "generation 3"
-            ]
+            checked.plan(&realm.live()),
+            "plan:\n  +2 repositories (docs/a, docs/b)\n  -1 repository (testing), kept on disk\n  +1 key (bob@laptop)\n"
         );
     }
 }

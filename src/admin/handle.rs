@@ -15,6 +15,14 @@ pub struct Admin {
     dir: Arc<PathBuf>,
 }
 
+/// What there is to say about a commit that may come alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Good {
+    pub warnings: String,
+    /// What it changes; empty when nothing.
+    pub plan: String,
+}
+
 impl Admin {
     /// `dir` is the admin repository's directory.
     pub fn new(activator: Activator, dir: PathBuf) -> Self {
@@ -26,12 +34,16 @@ impl Admin {
         self.activator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Would this commit be a good configuration? The text is for whoever pushes it: warnings, or what is wrong.
-    pub fn check(&self, commit: &Oid) -> Result<String, String> {
-        let around = self.lock().surroundings().map_err(|e| format!("FATAL: the peers cannot be read: {e}\n"))?;
+    /// Would this commit be a good configuration? The texts are for whoever pushes it.
+    pub fn check(&self, commit: &Oid) -> Result<Good, String> {
+        let (around, live) = {
+            let activator = self.lock();
+            let around = activator.surroundings().map_err(|e| format!("FATAL: the peers cannot be read: {e}\n"))?;
+            (around, activator.live())
+        };
         // Without the lock: a long compilation must not hold up another push's activation.
         match check(&self.dir, commit, &around) {
-            Ok(checked) => Ok(checked.warnings),
+            Ok(checked) => Ok(Good { plan: checked.plan(&live), warnings: checked.warnings }),
             Err(rejected) => Err(format!("{rejected}\n")),
         }
     }

@@ -15,6 +15,7 @@ mod handle;
 mod judge;
 mod lint;
 mod peers;
+mod plan;
 mod realm;
 mod summary;
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub use config::{Config, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;
 pub use emergency::{Emergency, EmergencyError};
-pub use handle::Admin;
+pub use handle::{Admin, Good};
 pub use peers::{KnownPeers, load_peers};
 pub use realm::{Live, Realm};
 pub use tree::Tree;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Refusal, exit};
 use crate::admin::{Draft, Tree, draft};
 use crate::config::Config;
+use crate::git::upstream::{Upstream, upstream};
 use crate::model::HostName;
 use crate::policy::{Diagnostic, Settings};
 
@@ -21,6 +22,9 @@ pub struct Args {
     /// A clone of gitmesh-admin, or any folder with conf/ and keydir/
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// Tell what a push would change, against the upstream branch as last fetched
+    #[arg(long)]
+    plan: bool,
     /// How to print what is found
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -50,13 +54,35 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let (settings, node) = surroundings(args)?;
     let found = draft(Tree::of_directory(dir)?, &settings, node.as_ref());
+    let plan = if args.plan { plan(dir, &found, &settings, node.as_ref())? } else { None };
     let text = match args.format {
-        Format::Text => text(&found, node.is_none()),
-        Format::Json => json(&found)?,
+        Format::Text => text(&found, node.is_none()) + plan.as_deref().unwrap_or_default(),
+        Format::Json => json(&found, plan.as_deref())?,
         Format::Github => github(&found, dir),
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::from(if found.is_good() { exit::DONE } else { exit::FAILED }))
+}
+
+/// The plan as text; none when what is here does not compile.
+fn plan(dir: &Path, found: &Draft, settings: &Settings, node: Option<&HostName>) -> anyhow::Result<Option<String>> {
+    let Some(Upstream { name, commit, git_dir }) = upstream(dir)? else {
+        let text = format!(
+            "{} has no upstream branch to compare with\nhelp: run it in a clone of gitmesh-admin, or: git branch -u origin/main",
+            dir.display()
+        );
+        return Err(Refusal::new(exit::NOT_FOUND, text).into());
+    };
+    if !found.is_good() {
+        return Ok(None);
+    }
+    let before = draft(Tree::of_commit(&git_dir, &commit), settings, node);
+    let plan = found.plan(&before).ok_or_else(|| {
+        let text =
+            format!("{name} does not compile, so there is nothing to compare with\nhelp: git fetch, then try again");
+        Refusal::new(exit::FAILED, text)
+    })?;
+    Ok(Some(if plan.is_empty() { format!("plan: nothing changes against {name}\n") } else { plan }))
 }
 
 fn surroundings(args: &Args) -> anyhow::Result<(Settings, Option<HostName>)> {
@@ -97,6 +123,9 @@ struct Report<'a> {
     errors: usize,
     warnings: usize,
     diagnostics: Vec<Remark<'a>>,
+    /// The lines of the plan, if it was asked for and can be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Vec<&'a str>>,
 }
 
 /// Lines and columns from 1, columns and spans in bytes; absent when a whole file is meant.
@@ -135,10 +164,11 @@ fn column(found: &Draft, remark: &Diagnostic) -> Option<usize> {
     Some(start - before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1) + 1)
 }
 
-fn json(found: &Draft) -> anyhow::Result<String> {
+fn json(found: &Draft, plan: Option<&str>) -> anyhow::Result<String> {
     let (errors, warnings) = counts(found);
     let diagnostics = found.diagnostics.iter().map(|remark| as_json(found, remark)).collect();
-    let report = Report { schema: "gitmesh.check/1", ok: found.is_good(), errors, warnings, diagnostics };
+    let plan = plan.map(|plan| plan.lines().filter_map(|line| line.strip_prefix("  ")).collect());
+    let report = Report { schema: "gitmesh.check/1", ok: found.is_good(), errors, warnings, diagnostics, plan };
     Ok(serde_json::to_string(&report)? + "\n")
 }
 

@@ -8,6 +8,7 @@ pub mod odb;
 pub mod pktline;
 pub mod process;
 pub mod service;
+pub mod upstream;
 
 pub mod objects;
 

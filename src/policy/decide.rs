@@ -115,7 +115,7 @@ pub struct Walk<'p> {
     state: State,
     creator: Option<String>,
     repo: RepoNames,
-    rules: Vec<u32>,
+    pub(super) rules: Vec<u32>,
     switches: OnceLock<Switches>,
     /// Per rule, the refex with the user's name in it; filled when first needed.
     personal: Vec<OnceLock<(String, Matcher)>>,

@@ -14,6 +14,7 @@
 //! A constraint to keep: `features` names every construct whose effect lies outside this room (hooks, virtual refs,
 //! wild repositories), so that a server can refuse a configuration it cannot carry out instead of ignoring it.
 
+mod compare;
 mod compile;
 mod decide;
 mod diagnostic;
@@ -41,6 +42,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use compare::{Comparison, Shift, compare};
 pub use decide::{Change, Decision, Facts, Outcome, Step, Walk};
 pub use diagnostic::{Diagnostic, Severity, render};
 pub use grant::{Access, Grant};

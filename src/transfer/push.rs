@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::admin::{ADMIN_REPO, Access, Applied};
+use crate::admin::{ADMIN_REPO, Access, Applied, Good};
 use crate::cluster::Place;
 use crate::git::objects;
 use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
 
 use super::Transfer;
+
+/// `git push -o plan` to the admin repository: check, tell what would change, and refuse.
+const PLAN_ONLY: &str = "plan";
 
 /// The table of pushes in flight. Cheap to clone.
 #[derive(Clone, Default)]
@@ -93,7 +96,15 @@ impl Transfer {
 
     /// git asks, once for all references of a push: which of them may go on? Blocking: reads objects and may compile
     /// a configuration.
-    pub fn judge(&self, id: Option<&str>, dir: &Path, atomic: bool, updates: &[RefUpdate]) -> Result<Verdicts, String> {
+    /// `options` are the push's own (git-push(1), `-o`).
+    pub fn judge(
+        &self,
+        id: Option<&str>,
+        dir: &Path,
+        atomic: bool,
+        options: &[String],
+        updates: &[RefUpdate],
+    ) -> Result<Verdicts, String> {
         let push = self.whose(id, dir)?;
         let mut verdicts = if push.mirror {
             Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text: String::new() }
@@ -105,6 +116,13 @@ impl Transfer {
         };
         if push.repo.as_str() == ADMIN_REPO && !push.mirror {
             self.judge_configuration(dir, updates, &mut verdicts);
+            if options.iter().any(|option| option == PLAN_ONLY) {
+                // Nothing may land: a plan is a question.
+                let asked = verdicts.refused.iter_mut().filter(|v| v.is_none());
+                asked.for_each(|verdict| {
+                    *verdict = Some("only planned, as -o plan asks; nothing has changed".to_owned())
+                });
+            }
         }
         if atomic && verdicts.refused.iter().any(Option::is_some) {
             for verdict in verdicts.refused.iter_mut().filter(|v| v.is_none()) {
@@ -153,7 +171,10 @@ impl Transfer {
                 *verdict = Some("the live configuration cannot be deleted; push a changed one".to_owned());
             } else {
                 match self.admin.check(&update.new) {
-                    Ok(warnings) => verdicts.text.push_str(&warnings),
+                    Ok(Good { warnings, plan }) => {
+                        verdicts.text.push_str(&warnings);
+                        verdicts.text.push_str(if plan.is_empty() { "plan: nothing changes\n" } else { &plan });
+                    }
                     Err(rejected) => {
                         verdicts.text.push_str(&rejected);
                         *verdict = Some("the configuration is refused; nothing has changed".to_owned());
