@@ -77,8 +77,8 @@ repo testing
     alice.configure(&pair.one, |c| (c.conf(&format!("{conf}repo new\n    RW = bob\n")), c.key(&bob)).0).succeeds();
     pair.in_step("gitmesh-admin");
     eventually("bob to be known on server2", || bob.ssh(&pair.two, "info").code == Some(0));
-    bob.ssh(&pair.two, "info").succeeds().says("new");
     eventually("the new repository on server2", || pair.two.has_repo("new"));
+    bob.ssh(&pair.two, "info").succeeds().says("new");
     // The copy takes no configuration from users.
     alice
         .configure(&pair.two, |c| c.conf("repo testing\n    RW+ = alice\n"))
