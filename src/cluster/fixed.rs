@@ -5,19 +5,24 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Place;
-use crate::model::{Epoch, HostName, RepoName};
+use crate::model::{Epoch, HostName, RepoName, UserName};
 use crate::policy::{Facts, How, Mode, Policy};
+
+/// Who made a repository, as its own files say: the options of `pub/CREATOR/..*` reach `pub/alice/x` through that.
+/// A function, since repositories on disk are not this room's.
+pub type Creators = Arc<dyn Fn(&RepoName) -> Option<UserName> + Send + Sync>;
 
 /// A handle on the placement. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
     host: HostName,
     policy: watch::Receiver<Arc<Policy>>,
+    creators: Creators,
 }
 
 impl Cluster {
-    pub fn new(host: HostName, policy: watch::Receiver<Arc<Policy>>) -> Self {
-        Self { host, policy }
+    pub fn new(host: HostName, policy: watch::Receiver<Arc<Policy>>, creators: Creators) -> Self {
+        Self { host, policy, creators }
     }
 
     /// This node's name.
@@ -27,7 +32,9 @@ impl Cluster {
 
     /// Where the repository lives. Replicas to which pushes are never automatic (gitolite's `nosync`) are left out.
     pub fn locate(&self, repo: &RepoName) -> Place {
-        let mirror = self.policy.borrow().mirror(&Facts::existing(repo), &self.host);
+        let creator = (self.creators)(repo);
+        let facts = Facts { creator: creator.as_ref().map(UserName::as_str), ..Facts::existing(repo) };
+        let mirror = self.policy.borrow().mirror(&facts, &self.host);
         match mirror.mode {
             Mode::Local => Place::Here { epoch: Epoch::FIRST, replicas: Vec::new() },
             Mode::Copy { master } => Place::There(master),

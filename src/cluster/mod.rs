@@ -1,11 +1,12 @@
 //! Who owns what: for each repository, whether its master is this node, another one, or nobody here.
 //!
-//! Promises: an answer at once, from memory. Never: touches a repository or runs git; it says who owns, others act.
+//! Promises: an answer at once, from memory and from what it is told of a repository's creator. Never: touches a
+//! repository or runs git; it says who owns, others act.
 //! Without a coordination engine the places are fixed by the configuration (`fixed`).
 
 mod fixed;
 
-pub use fixed::Cluster;
+pub use fixed::{Cluster, Creators};
 
 use crate::model::{Epoch, HostName};
 

@@ -62,7 +62,9 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     };
     let (activator, realm, _) = Activator::start(start)?;
     let admin = Admin::new(activator, store.dir(&RepoName::new(ADMIN_REPO)?));
-    let cluster = Cluster::new(config.node.name.clone(), realm.policies());
+    let owners = store.clone();
+    let creators = Arc::new(move |repo: &RepoName| owners.creator(repo));
+    let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
     let links = Links::new(identity.clone(), realm.peers());
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links);
     let socket_path = config.admin_socket.path.clone();

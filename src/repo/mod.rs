@@ -5,9 +5,11 @@
 //! peers, or who is master.
 
 mod locks;
+mod ownership;
 mod state;
 mod store;
 
 pub use locks::remove_stale_locks;
+pub use ownership::{Ownership, ROLES_MAX};
 pub use state::promise_epoch;
 pub use store::{Repo, Store};

@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ownership::{self, Ownership};
 use crate::git::objects;
-use crate::model::RepoName;
+use crate::model::{RepoName, UserName};
 use crate::policy::Grant;
 
 /// The directory of all repositories. Cheap to clone.
@@ -56,6 +57,16 @@ impl Store {
         self.open_as_daemon(name).is_some()
     }
 
+    /// Whose an existing repository is, and who has which role in it; `None` when there is no such repository.
+    pub fn ownership(&self, name: &RepoName) -> Option<Ownership> {
+        self.open_as_daemon(name).map(|dir| Ownership::read(&dir))
+    }
+
+    /// Who made a repository; `None` for one that the configuration names, and for one that is not there.
+    pub fn creator(&self, name: &RepoName) -> Option<UserName> {
+        ownership::read_creator(&self.dir(name))
+    }
+
     /// The repository that a directory belongs to, if it lies under the root.
     pub fn name_of(&self, dir: &Path) -> Option<RepoName> {
         let dir = dir.canonicalize().ok()?;
@@ -65,6 +76,11 @@ impl Store {
 
     /// Makes an empty bare repository; false when it is there already. It appears under its name by one rename.
     pub fn create(&self, name: &RepoName) -> io::Result<bool> {
+        self.create_with(name, &|_| Ok(()))
+    }
+
+    /// As [`Store::create`]; `prepare` is given the directory before anybody sees the repository.
+    pub fn create_with(&self, name: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
         let dir = self.dir(name);
         if dir.join("HEAD").exists() {
             return Ok(false);
@@ -75,6 +91,7 @@ impl Store {
         let made = objects::init_bare(&making, "main")
             .map_err(io::Error::other)
             .and_then(|()| include_settings(&making, &self.settings))
+            .and_then(|()| prepare(&making))
             .and_then(|()| std::fs::rename(&making, &dir));
         match made {
             Ok(()) => {
@@ -153,7 +170,13 @@ mod tests {
         let name = |n: &str| RepoName::new(n).expect("a good name");
         assert!(store.create(&name("docs/b")).expect("created"));
         assert!(!store.create(&name("docs/b")).expect("there already"));
-        assert!(store.create(&name("a")).expect("created"));
+        let owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
+        assert!(store.create_with(&name("a"), &|dir| owned.write(dir)).expect("created"));
+        assert_eq!((store.ownership(&name("a")), store.creator(&name("a"))), (Some(owned.clone()), owned.creator));
+        assert_eq!(store.ownership(&name("docs/b")), Some(Ownership::default()));
+        assert_eq!(store.ownership(&name("c")), None);
+        assert!(store.create_with(&name("c"), &|_| Err(io::Error::other("no"))).is_err());
+        assert!(!store.exists(&name("c")));
         std::fs::create_dir(tmp.path().join(".making-1-2")).expect("a left-over");
         store.sweep_unfinished().expect("swept");
         assert_eq!(store.list().expect("listed"), [name("a"), name("docs/b")]);

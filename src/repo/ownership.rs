@@ -1,0 +1,121 @@
+//! Whose a repository is, and who has which role in it: two small files inside it, with gitolite's names and formats,
+//! so that a repository of a gitolite server is understood as it is and could go back there.
+//!
+//! They are read at each question and never cached: for a repository that has neither, that is two names that are not
+//! found, a few microseconds, and a change made by hand counts at once.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::model::UserName;
+
+/// The creator's name, without a newline.
+const CREATOR: &str = "gl-creator";
+/// A line a role: `READERS alice @devs`.
+const ROLES: &str = "gl-perms";
+/// The longest role file, in bytes: some hundred names. It is read for each decision, and travels in one SSH request.
+pub const ROLES_MAX: usize = 8 << 10;
+
+/// What depends on who made a repository. Repositories that the configuration names have neither.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ownership {
+    pub creator: Option<UserName>,
+    /// The text of the role file; `None` if there is none.
+    pub roles: Option<String>,
+}
+
+impl Ownership {
+    /// Of the repository at `dir`. What cannot be read counts as absent: it gives nobody anything.
+    pub(super) fn read(dir: &Path) -> Self {
+        Self { creator: read_creator(dir), roles: read(&dir.join(ROLES)).map(|text| cut(dir, text)) }
+    }
+
+    /// Writes what is known into the repository at `dir`, each file whole or not at all, also across a power cut; what
+    /// is `None` stays as it is.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        if let Some(creator) = &self.creator {
+            write_whole(dir, CREATOR, creator.as_str())?;
+        }
+        if let Some(roles) = &self.roles {
+            write_whole(dir, ROLES, roles)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn read_creator(dir: &Path) -> Option<UserName> {
+    let text = read(&dir.join(CREATOR))?;
+    let name = UserName::new(text.trim());
+    if let Err(error) = &name {
+        tracing::warn!(file = %dir.join(CREATOR).display(), %error, "the creator's name is no user name and is ignored");
+    }
+    name.ok()
+}
+
+fn read(file: &Path) -> Option<String> {
+    match std::fs::read(file) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::error!(file = %file.display(), %error, "cannot be read, so it gives nobody a right");
+            }
+            None
+        }
+    }
+}
+
+/// The whole lines within the limit.
+fn cut(dir: &Path, mut text: String) -> String {
+    if text.len() > ROLES_MAX {
+        tracing::error!(file = %dir.join(ROLES).display(), "longer than {ROLES_MAX} bytes; the rest is ignored, use groups");
+        let end = text.as_bytes()[..ROLES_MAX].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        text.truncate(end);
+    }
+    text
+}
+
+fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let fresh = dir.join(format!("{name}.{:016x}.new", rand::random::<u64>()));
+    let written = (|| {
+        let mut out = std::fs::File::create_new(&fresh)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        std::fs::rename(&fresh, dir.join(name))?;
+        std::fs::File::open(dir)?.sync_all()
+    })();
+    if written.is_err() {
+        // A left-over is harmless; the first error is the one to tell.
+        drop(std::fs::remove_file(&fresh));
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_gitolites_files_are_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Ownership::read(dir.path()), Ownership::default());
+        let owned = Ownership { creator: UserName::new("alice").ok(), roles: Some("READERS bob\n".to_owned()) };
+        owned.write(dir.path()).unwrap();
+        assert_eq!(Ownership::read(dir.path()), owned);
+        assert_eq!(std::fs::read(dir.path().join("gl-creator")).unwrap(), b"alice", "as gitolite: no newline");
+        Ownership::default().write(dir.path()).unwrap();
+        assert_eq!(Ownership::read(dir.path()), owned, "nothing known, nothing changed");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        for (text, creator) in [("bob\n", Some("bob")), ("no name", None), ("", None)] {
+            std::fs::write(dir.path().join("gl-creator"), text).unwrap();
+            assert_eq!(read_creator(dir.path()).as_ref().map(UserName::as_str), creator);
+        }
+    }
+
+    #[test]
+    fn a_huge_role_file_is_cut_at_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("gl-perms"), "READERS \u{e9}someone\n".repeat(2000)).unwrap();
+        let roles = Ownership::read(dir.path()).roles.unwrap();
+        assert!(roles.len() <= ROLES_MAX && roles.ends_with('\n'));
+    }
+}
