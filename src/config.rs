@@ -108,7 +108,8 @@ impl Config {
 
     /// The settings for compiling the admin repository.
     pub fn settings(&self) -> Settings {
-        let mut settings = Settings { config_keys: self.access.config_keys.clone(), ..Settings::recommended() };
+        let (config_keys, roles) = (self.access.config_keys.clone(), self.access.roles.clone());
+        let mut settings = Settings { config_keys, roles, ..Settings::recommended() };
         settings.enable.extend(self.access.enable.iter().map(|sugar| match sugar {
             Sugar::ContinuationLines => "continuation-lines".to_owned(),
             Sugar::Macros => "macros".to_owned(),

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use crate::git::objects::{self, ObjectsError};
-use crate::model::{HostName, Oid, RepoName};
-use crate::policy::Keyring;
-use crate::policy::{Mode, Settings};
+use crate::model::{HostName, Oid, RepoName, UserName};
+use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
+use crate::repo::Ownership;
 
 use super::compile::check_accepted;
 use super::realm::{Parts, Publisher, realm};
@@ -32,9 +32,15 @@ const OWN_KEYS: [&str; 3] = ["gitolite-options.", "gitolite.mirror.", "gitmesh."
 
 /// What activation needs of the repositories on disk.
 pub trait Store: Send + Sync {
-    /// Makes an empty repository; `false` if there was one.
-    fn create(&self, repo: &RepoName) -> io::Result<bool>;
+    /// Makes an empty repository; `false` if there was one. `prepare` is given the directory before anybody sees it.
+    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool>;
     fn exists(&self, repo: &RepoName) -> bool;
+    /// Whose an existing repository is, and who has which role in it.
+    fn ownership(&self, repo: &RepoName) -> Option<Ownership>;
+    /// The first half of that, which is all that git config depends on.
+    fn creator(&self, repo: &RepoName) -> Option<UserName>;
+    /// All that exist.
+    fn list(&self) -> io::Result<Vec<RepoName>>;
     /// The directory of an existing repository.
     fn dir(&self, repo: &RepoName) -> PathBuf;
     /// The directory of the admin repository.
@@ -127,7 +133,7 @@ impl Activator {
         });
         let (live, peer_problems) = live(&start, checked, emergency)?;
         let store = Arc::clone(&start.store);
-        let (publisher, realm) = realm(Arc::clone(&live), Arc::new(move |repo| store.exists(repo)));
+        let (publisher, realm) = realm(Arc::clone(&live), store);
         let activator = Self { start, publisher };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
         let before = if known.as_ref() == Some(&live.commit) { Before::Same } else { Before::Unknown };
@@ -218,42 +224,97 @@ fn read_commit(path: &Path) -> Option<Oid> {
     Oid::parse(fs::read_to_string(path).ok()?.trim())
 }
 
-/// Creates what belongs here and is missing, and writes git's config where the configuration changed.
+/// Creates what belongs here and is missing, and writes git's config and the roles of templates where the
+/// configuration changed.
 fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>) -> Applied {
-    let mut applied = Applied { generation: live.generation, ..Applied::default() };
+    let mut work = Work { store, live, before, configures: may_configure(live, before), applied: Applied::default() };
+    work.applied.generation = live.generation;
+    let templates: BTreeMap<_, _> = live.policy.templates().collect();
+    let mut named = BTreeSet::new();
     for repo in live.repositories() {
-        if live.place(repo).mode == Mode::NotHere {
-            continue;
-        }
-        let made = if store.exists(repo) { Ok(false) } else { store.create(repo) };
-        let made = match made {
-            Ok(made) => made,
-            Err(error) => {
-                applied.problems.push(format!("create repository {repo}: {error}"));
-                continue;
-            }
-        };
-        if made {
-            applied.created.push(repo.clone());
-        }
-        let same = match before {
-            Before::Live(before) => before.config(repo) == live.config(repo),
-            Before::Same => true,
-            Before::Unknown => false,
-        };
-        if made || !same {
-            match configure(&store.dir(repo), &live.config(repo)) {
-                Ok(changed) => applied.configured += usize::from(changed),
-                Err(error) => applied.problems.push(format!("configure repository {repo}: {error}")),
-            }
+        named.insert(repo);
+        work.named(repo, templates.get(repo).copied());
+    }
+    if work.configures {
+        // What users have made is reached by patterns and @all.
+        match store.list() {
+            Ok(repos) => repos.iter().filter(|repo| !named.contains(repo)).for_each(|repo| work.configure(repo)),
+            Err(error) => work.applied.problems.push(format!("list the repositories: {error}")),
         }
     }
-    applied
+    work.applied
+}
+
+struct Work<'a> {
+    store: &'a dyn Store,
+    live: &'a Live,
+    before: &'a Before<'a>,
+    configures: bool,
+    applied: Applied,
+}
+
+/// Whether any repository's git config may differ from what is wanted.
+fn may_configure(live: &Live, before: &Before<'_>) -> bool {
+    let sets = |live: &Live| ["git-config", "gitweb"].iter().any(|f| live.policy.features().contains_key(f));
+    match before {
+        Before::Live(before) => sets(before) || sets(live),
+        Before::Same => false,
+        Before::Unknown => true,
+    }
+}
+
+impl Work<'_> {
+    /// A repository that the configuration names.
+    fn named(&mut self, repo: &RepoName, template: Option<&Template>) {
+        let (store, live) = (self.store, self.live);
+        let disk = store.ownership(repo);
+        let creator = disk.as_ref().and_then(|disk| disk.creator.as_ref());
+        if live.place(repo, creator).mode == Mode::NotHere {
+            return;
+        }
+        let roles = template.map(|template| template.roles.clone());
+        let Some(disk) = disk else {
+            let creator = template.and_then(|_| UserName::new(TEMPLATE_CREATOR).ok());
+            let wanted = live.config(repo, creator.as_ref());
+            let owned = Ownership { creator, roles };
+            let made = store.create_with(repo, &|dir| owned.write(dir));
+            match made {
+                Ok(made) => self.applied.created.extend(made.then(|| repo.clone())),
+                Err(error) => return self.applied.problems.push(format!("create repository {repo}: {error}")),
+            }
+            return self.write(repo, &wanted);
+        };
+        if roles.is_some() && roles != disk.roles {
+            let written = Ownership { creator: None, roles }.write(&store.dir(repo));
+            self.applied.problems.extend(written.err().map(|error| format!("write the roles of {repo}: {error}")));
+        }
+        self.configure(repo);
+    }
+
+    /// An existing repository.
+    fn configure(&mut self, repo: &RepoName) {
+        if !self.configures {
+            return;
+        }
+        let creator = self.store.creator(repo);
+        let wanted = self.live.config(repo, creator.as_ref());
+        let same = matches!(self.before, Before::Live(before) if before.config(repo, creator.as_ref()) == wanted);
+        if !same {
+            self.write(repo, &wanted);
+        }
+    }
+
+    fn write(&mut self, repo: &RepoName, wanted: &BTreeMap<String, String>) {
+        match configure(&self.store.dir(repo), wanted) {
+            Ok(changed) => self.applied.configured += usize::from(changed),
+            Err(error) => self.applied.problems.push(format!("configure repository {repo}: {error}")),
+        }
+    }
 }
 
 /// Makes git's config and the description of one repository match; `true` if something was written. Keys set by hand
 /// are not touched; those that we wrote and that are gone from the configuration are unset.
-fn configure(dir: &Path, wanted: &BTreeMap<String, String>) -> Result<bool, ConfigureError> {
+pub(super) fn configure(dir: &Path, wanted: &BTreeMap<String, String>) -> Result<bool, ConfigureError> {
     let ours = |key: &&String| !OWN_KEYS.iter().any(|own| key.to_ascii_lowercase().starts_with(own));
     let keys: BTreeSet<&String> = wanted.keys().filter(ours).collect();
     let memory = dir.join(WRITTEN_KEYS);
@@ -288,7 +349,7 @@ fn configure(dir: &Path, wanted: &BTreeMap<String, String>) -> Result<bool, Conf
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ConfigureError {
+pub(super) enum ConfigureError {
     #[error("write beside the refs: {0}")]
     Io(#[from] io::Error),
     #[error("write git's config: {}", chain(.0))]

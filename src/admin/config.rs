@@ -3,11 +3,35 @@
 use serde::Deserialize;
 
 /// What gitolite's rc file says about the access language.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub config_keys: Vec<String>,
     pub enable: Vec<Sugar>,
+    /// Names that role files may hold, besides CREATOR (gitolite: ROLES).
+    pub roles: Vec<String>,
+    pub create: AutoCreate,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let roles = crate::policy::Settings::default().roles;
+        Self { config_keys: Vec::new(), enable: Vec::new(), roles, create: AutoCreate::default() }
+    }
+}
+
+/// What makes a repository that does not exist and that a `C` rule lets the user make; the command `create` always
+/// does. gitolite: `no-create-on-read` and `no-auto-create`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AutoCreate {
+    /// A clone, a fetch or a push. A mistyped URL makes a repository too.
+    #[default]
+    Any,
+    /// A push.
+    Write,
+    /// Nothing else.
+    Command,
 }
 
 /// Optional parts of the access language (`spec/access-language.md`, section 9), by gitolite's names.

@@ -35,6 +35,13 @@ impl Denial {
     /// A mirror push that this node's configuration does not expect.
     pub const NOT_MASTER: &str = "E0207";
 
+    /// May not make a repository of that name.
+    pub const NO_CREATE: &str = "E0210";
+    /// May make it, but a clone or push alone does not do so here.
+    pub const AUTO_CREATE: &str = "E0211";
+    /// An order that is for the repository's creator alone.
+    pub const NOT_OWNER: &str = "E0212";
+
     /// The reason for git's status line of one reference, `! [remote rejected] main -> main (...)`.
     pub fn short(&self) -> String {
         let reason = self.first.split_once(" DENIED ").map_or(self.first.as_str(), |(_, by)| by);

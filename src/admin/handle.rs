@@ -1,12 +1,12 @@
 //! The handle through which pushes and signals reach the one writer of the live policy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check};
-use crate::model::{Oid, RepoName};
+use crate::model::{Oid, RepoName, UserName};
 use crate::policy::Settings;
-use crate::repo;
+use crate::repo::{self, Ownership};
 
 /// Cheap to clone; every call blocks and belongs in `spawn_blocking`.
 #[derive(Clone)]
@@ -60,8 +60,20 @@ impl Admin {
 }
 
 impl Store for repo::Store {
-    fn create(&self, repo: &RepoName) -> std::io::Result<bool> {
-        Self::create(self, repo)
+    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> std::io::Result<()>) -> std::io::Result<bool> {
+        Self::create_with(self, repo, prepare)
+    }
+
+    fn ownership(&self, repo: &RepoName) -> Option<Ownership> {
+        Self::ownership(self, repo)
+    }
+
+    fn creator(&self, repo: &RepoName) -> Option<UserName> {
+        Self::creator(self, repo)
+    }
+
+    fn list(&self) -> std::io::Result<Vec<RepoName>> {
+        Self::list(self)
     }
 
     fn exists(&self, repo: &RepoName) -> bool {

@@ -4,6 +4,7 @@ use crate::git::objects::Kind;
 use crate::model::{Actor, RefUpdate, RepoName};
 use crate::policy::grant::Access;
 use crate::policy::{Change, Decision, Op, Target};
+use crate::repo::Ownership;
 
 use super::Denial;
 use super::realm::{Live, mirror_refusal, refuse_here, you};
@@ -13,23 +14,23 @@ use super::realm::{Live, mirror_refusal, refuse_here, you};
 /// `insider` says whether the actor may read the rules, and so be told which one decided.
 pub(super) fn judge(
     live: &Live,
-    exists: bool,
+    disk: Option<&Ownership>,
     insider: bool,
     actor: &Actor,
     repo: &RepoName,
     updates: &[(RefUpdate, Kind)],
     merges: impl Fn(&RefUpdate) -> bool,
 ) -> Vec<Result<(), Denial>> {
+    let name = actor.to_string();
+    let facts = live.facts(repo, disk, &name);
     let whole = match actor {
-        Actor::Node(node) => mirror_refusal(live, node, repo),
-        Actor::User { .. } | Actor::Local => refuse_here(live, actor, repo, Access::Write),
+        Actor::Node(node) => mirror_refusal(live, &facts, node, repo),
+        Actor::User { .. } | Actor::Local => refuse_here(live, &facts, actor, repo, Access::Write),
     };
     let all_refs = match actor {
         Actor::Node(_) | Actor::Local => Some(true),
         Actor::User { .. } => live.by_emergency(actor, repo),
     };
-    let facts = live.facts(repo, exists);
-    let name = actor.to_string();
     let walk = live.policy.walk(&facts, &name);
     let one = |(update, kind): &(RefUpdate, Kind)| {
         if update.name.is_internal() {

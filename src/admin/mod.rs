@@ -17,23 +17,27 @@ mod lint;
 mod peers;
 mod plan;
 mod realm;
+mod roles;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
+mod wild;
 
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
 pub use address::{Address, NoAddress};
 pub use compile::{Checked, Draft, Rejected, Surroundings, check, draft};
-pub use config::{Config, Sugar};
+pub use config::{AutoCreate, Config, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;
 pub use emergency::{Emergency, EmergencyError};
 pub use handle::{Admin, Good};
 pub use peers::{KnownPeers, load_peers};
 pub use realm::{Live, Realm};
+pub use roles::RoleChange;
 pub use tree::Tree;
+pub use wild::{CreateError, RolesError};
 
 /// The admin repository's name.
 pub const ADMIN_REPO: &str = "gitmesh-admin";

@@ -4,7 +4,7 @@
 //! `policy`; what is added here is what it cannot know: which repositories exist, who the peers are, and the words.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -14,8 +14,9 @@ use crate::peer::Peers;
 use crate::policy::grant::{Access, Grant};
 use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
 use crate::policy::{Keyring, OwnerName};
+use crate::repo::Ownership;
 
-use super::{ADMIN_REPO, Address, Denial, Emergency};
+use super::{ADMIN_REPO, Address, Denial, Emergency, Store};
 
 /// One configuration in force: everything that decides, swapped as one value.
 pub struct Live {
@@ -87,9 +88,21 @@ impl Live {
         self.admin_alias.as_ref().filter(|_| *repo == self.admin).unwrap_or(repo)
     }
 
-    pub(super) fn facts<'a>(&'a self, repo: &'a RepoName, exists: bool) -> Facts<'a> {
+    /// What is asked about: a repository on disk, or a missing one, which has whoever asks as its creator.
+    pub(super) fn facts<'a>(&'a self, repo: &'a RepoName, disk: Option<&'a Ownership>, asking: &'a str) -> Facts<'a> {
         let repo = self.in_rules(repo);
-        if exists { Facts::existing(repo) } else { Facts::missing(repo) }
+        match disk {
+            Some(Ownership { creator, roles }) => {
+                let creator = creator.as_ref().map(UserName::as_str);
+                Facts { creator, roles: roles.as_deref(), ..Facts::existing(repo) }
+            }
+            None => Facts { creator: Some(asking), ..Facts::missing(repo) },
+        }
+    }
+
+    /// A repository on disk, as far as its creator tells what is configured for it.
+    fn facts_of<'a>(&'a self, repo: &'a RepoName, creator: Option<&'a UserName>) -> Facts<'a> {
+        Facts { creator: creator.map(UserName::as_str), ..Facts::existing(self.in_rules(repo)) }
     }
 
     /// The override's own answer: the admin repository and, for a key that is known nowhere else, nothing more.
@@ -105,32 +118,33 @@ impl Live {
         if known { None } else { Some(false) }
     }
 
-    fn may(&self, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> bool {
+    fn may(&self, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> bool {
         if matches!(actor, Actor::Local) {
-            return exists;
+            return disk.is_some();
         }
         match self.by_emergency(actor, repo) {
-            Some(answer) => answer && exists,
-            None => self.decide(actor, repo, exists, access).allowed,
+            Some(answer) => answer && disk.is_some(),
+            None => self.decide(actor, repo, disk, access).allowed,
         }
     }
 
-    fn decide(&self, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> Decision {
+    fn decide(&self, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> Decision {
         let op = match access {
             Access::Read => Op::Read,
             Access::Write => Op::Write,
         };
-        self.policy.decide(&self.facts(repo, exists), &actor.to_string(), op, Target::Any)
+        let name = actor.to_string();
+        self.policy.decide(&self.facts(repo, disk, &name), &name, op, Target::Any)
     }
 
     /// The place of a repository as seen from this node.
-    pub fn place(&self, repo: &RepoName) -> Mirror {
-        self.policy.mirror(&self.facts(repo, true), &self.node)
+    pub fn place(&self, repo: &RepoName, creator: Option<&UserName>) -> Mirror {
+        self.policy.mirror(&self.facts_of(repo, creator), &self.node)
     }
 
     /// git config and options of a repository, by full key.
-    pub fn config(&self, repo: &RepoName) -> BTreeMap<String, String> {
-        self.policy.config(&self.facts(repo, true))
+    pub fn config(&self, repo: &RepoName, creator: Option<&UserName>) -> BTreeMap<String, String> {
+        self.policy.config(&self.facts_of(repo, creator))
     }
 
     /// Repositories that the configuration names, by the names they have on disk.
@@ -139,7 +153,7 @@ impl Live {
         self.policy.repos().map(own)
     }
 
-    fn address_of(&self, node: &HostName) -> Address {
+    pub(super) fn address_of(&self, node: &HostName) -> Address {
         let known = self.peers.get(node);
         known.map_or_else(
             || Address::of_host(node.as_str()),
@@ -152,8 +166,6 @@ pub(super) fn admin_repo() -> RepoName {
     RepoName::new(ADMIN_REPO).expect("a constant, and a valid name")
 }
 
-type Exists = Arc<dyn Fn(&RepoName) -> bool + Send + Sync>;
-
 /// The handle on the live policy; a clone is the same handle.
 #[derive(Clone)]
 pub struct Realm {
@@ -161,7 +173,9 @@ pub struct Realm {
     policies: watch::Receiver<Arc<Policy>>,
     peers: watch::Receiver<Peers>,
     changes: watch::Receiver<u64>,
-    exists: Exists,
+    pub(super) store: Arc<dyn Store>,
+    /// Held while a role file is read, changed and written.
+    pub(super) roles: Arc<Mutex<()>>,
 }
 
 /// The only writer of what a [`Realm`] answers.
@@ -190,15 +204,15 @@ impl Publisher {
     }
 }
 
-/// A realm and its writer. `exists` tells which repositories are on disk.
-pub(super) fn realm(live: Arc<Live>, exists: Exists) -> (Publisher, Realm) {
+/// A realm and its writer.
+pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>) -> (Publisher, Realm) {
     let (peers_in, peers) = watch::channel(Arc::clone(&live.peers));
     let (policies_in, policies) = watch::channel(Arc::clone(&live.policy));
     let (live_in, live) = watch::channel(live);
     let (changes_in, changes) = watch::channel(0);
     (
         Publisher { live: live_in, policies: policies_in, peers: peers_in, changes: changes_in },
-        Realm { live, policies, peers, changes, exists },
+        Realm { live, policies, peers, changes, store, roles: Arc::default() },
     )
 }
 
@@ -218,23 +232,23 @@ impl Realm {
     /// nothing for being one, and never writes by this way (see [`Realm::authorize_mirror`]). Local may all.
     pub fn authorize(&self, actor: &Actor, repo: &RepoName, access: Access) -> Result<Grant, Denial> {
         let live = self.live();
-        let exists = (self.exists)(repo);
+        let disk = self.store.ownership(repo);
         let by_mirror_only = matches!(actor, Actor::Node(_)) && access == Access::Write;
-        if !by_mirror_only && live.may(actor, repo, exists, access) {
+        if !by_mirror_only && live.may(actor, repo, disk.as_ref(), access) {
             return Ok(Grant::by_policy(repo.clone(), access, actor.clone()));
         }
-        Err(self.refuse(&live, actor, repo, exists, access))
+        Err(self.refuse(&live, actor, repo, disk.as_ref(), access))
     }
 
-    fn refuse(&self, live: &Live, actor: &Actor, repo: &RepoName, exists: bool, access: Access) -> Denial {
+    fn refuse(&self, live: &Live, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> Denial {
         let letter = if access == Access::Read { 'R' } else { 'W' };
         let insider = self.sees_rules(live, actor);
-        let readable = access == Access::Write && live.may(actor, repo, exists, Access::Read);
-        let decision = (insider || readable).then(|| live.decide(actor, repo, exists, access));
+        let readable = access == Access::Write && live.may(actor, repo, disk, Access::Read);
+        let decision = (insider || readable).then(|| live.decide(actor, repo, disk, access));
         let refex = decision.as_ref().map_or("fallthru", |decision| decision.refex.as_str());
         let (code, help) = if readable {
             (Denial::NO_WRITE, format!("you may read '{repo}', but not write to it; ask an administrator for RW"))
-        } else if insider && !exists {
+        } else if insider && disk.is_none() {
             (Denial::NO_ACCESS, format!("there is no repository '{repo}' on this node; name it in the configuration"))
         } else {
             let ssh = live.address.ssh();
@@ -249,22 +263,38 @@ impl Realm {
         }
     }
 
-    fn sees_rules(&self, live: &Live, actor: &Actor) -> bool {
-        live.may(actor, &live.admin, true, Access::Read)
+    pub(super) fn sees_rules(&self, live: &Live, actor: &Actor) -> bool {
+        live.may(actor, &live.admin, self.store.ownership(&live.admin).as_ref(), Access::Read)
     }
 
     /// May this peer bring the repository up to date? Only if this node's own configuration says that it holds a copy
-    /// and that the peer is its master. The repository need not exist yet.
-    pub fn authorize_mirror(&self, node: &HostName, repo: &RepoName) -> Result<Grant, Denial> {
+    /// and that the peer is its master. The repository need not exist yet; `creator` is whom the peer names as the one
+    /// who made it there. A creator that is known here already counts too, so that no other name opens the way; and one
+    /// whose repository is new here must be allowed to make it by the rules here (`spec/access-language.md`, 12.5).
+    pub fn authorize_mirror(
+        &self,
+        node: &HostName,
+        repo: &RepoName,
+        creator: Option<&UserName>,
+    ) -> Result<Grant, Denial> {
         let live = self.live();
-        mirror_refusal(&live, node, repo)
-            .map_or_else(|| Ok(Grant::by_policy(repo.clone(), Access::Write, Actor::Node(node.clone()))), Err)
+        let disk = self.store.ownership(repo);
+        let known = disk.as_ref().and_then(|disk| disk.creator.as_ref());
+        let mut refused = disk.as_ref().and_then(|_| mirror_refusal(&live, &live.facts_of(repo, known), node, repo));
+        if creator.is_some() && creator != known || disk.is_none() {
+            refused = refused.or_else(|| mirror_refusal(&live, &live.facts_of(repo, creator), node, repo));
+        }
+        if let (None, Some(creator)) = (&disk, creator) {
+            refused = refused.or_else(|| super::wild::creator_refusal(&live, creator, node, repo));
+        }
+        refused.map_or_else(|| Ok(Grant::by_policy(repo.clone(), Access::Write, Actor::Node(node.clone()))), Err)
     }
 
     /// Why this node does not serve the access itself, whatever the actor's rights: it is a copy, and copies take no
     /// pushes, or the repository lives on other nodes. To be asked after [`Realm::authorize`].
     pub fn refuse_here(&self, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
-        refuse_here(&self.live(), actor, repo, access)
+        let (live, disk, name) = (self.live(), self.store.ownership(repo), actor.to_string());
+        refuse_here(&live, &live.facts(repo, disk.as_ref(), &name), actor, repo, access)
     }
 
     /// Judges each update of a push by itself, by the newest rules. Merge checks are judged as if no update brought a
@@ -283,25 +313,26 @@ impl Realm {
         merges: impl Fn(&RefUpdate) -> bool,
     ) -> Vec<Result<(), Denial>> {
         let live = self.live();
-        super::judge::judge(&live, (self.exists)(repo), self.sees_rules(&live, actor), actor, repo, updates, merges)
+        let disk = self.store.ownership(repo);
+        super::judge::judge(&live, disk.as_ref(), self.sees_rules(&live, actor), actor, repo, updates, merges)
     }
 
     /// Asks the newest rules about a repository as it is on disk; `asking` counts as the creator of one that is missing.
     pub fn with_rules<T>(&self, repo: &RepoName, asking: &str, ask: impl FnOnce(&Policy, &Facts<'_>) -> T) -> T {
-        let live = self.live();
-        let facts = live.facts(repo, (self.exists)(repo));
-        ask(&live.policy, &Facts { creator: facts.creator.or((!facts.exists).then_some(asking)), ..facts })
+        let (live, disk) = (self.live(), self.store.ownership(repo));
+        ask(&live.policy, &live.facts(repo, disk.as_ref(), asking))
     }
 
     /// Where the repository belongs, seen from this node.
     pub fn place(&self, repo: &RepoName) -> Mirror {
-        self.live().place(repo)
+        self.live().place(repo, self.store.creator(repo).as_ref())
     }
 
     /// Whether the actor may read and write an existing repository.
     pub fn rights(&self, actor: &Actor, repo: &RepoName) -> (bool, bool) {
         let live = self.live();
-        let may = |access| live.may(actor, repo, true, access);
+        let disk = self.store.ownership(repo).unwrap_or_default();
+        let may = |access| live.may(actor, repo, Some(&disk), access);
         (may(Access::Read), may(Access::Write) && !matches!(actor, Actor::Node(_)))
     }
 
@@ -321,7 +352,8 @@ impl Realm {
     /// Whether the actor may write the admin repository.
     pub fn may_administer(&self, actor: &Actor) -> bool {
         let live = self.live();
-        !matches!(actor, Actor::Node(_)) && live.may(actor, &live.admin, true, Access::Write)
+        let disk = self.store.ownership(&live.admin);
+        !matches!(actor, Actor::Node(_)) && live.may(actor, &live.admin, disk.as_ref(), Access::Write)
     }
 
     pub fn generation(&self) -> u64 {
@@ -356,8 +388,14 @@ pub(super) fn you(actor: &Actor) -> String {
     }
 }
 
-pub(super) fn refuse_here(live: &Live, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
-    let place = live.place(repo);
+pub(super) fn refuse_here(
+    live: &Live,
+    facts: &Facts<'_>,
+    actor: &Actor,
+    repo: &RepoName,
+    access: Access,
+) -> Option<Denial> {
+    let place = live.policy.mirror(facts, &live.node);
     let (first, help, code) = match (&place.mode, access) {
         (Mode::Copy { master }, Access::Write) => {
             let url = live.address_of(master).url(repo.as_str());
@@ -381,9 +419,9 @@ pub(super) fn refuse_here(live: &Live, actor: &Actor, repo: &RepoName, access: A
     Some(Denial { first, you: Some(you(actor)), rule: None, help, code })
 }
 
-pub(super) fn mirror_refusal(live: &Live, node: &HostName, repo: &RepoName) -> Option<Denial> {
+pub(super) fn mirror_refusal(live: &Live, facts: &Facts<'_>, node: &HostName, repo: &RepoName) -> Option<Denial> {
     let here = &live.node;
-    let (first, help) = match live.place(repo).mode {
+    let (first, help) = match live.policy.mirror(facts, here).mode {
         Mode::Copy { master } if master == *node => return None,
         Mode::Copy { master } => (
             format!("FATAL: '{node}' is not the master of '{repo}'"),
@@ -476,8 +514,9 @@ mod tests {
         assert!(realm.authorize(&peer, &repo("local"), Access::Read).is_err());
         assert!(realm.authorize(&peer, &repo("given"), Access::Read).is_ok());
         assert!(realm.authorize(&peer, &repo("given"), Access::Write).is_err());
-        let mirror =
-            |node: &str, name: &str| realm.authorize_mirror(&host(node), &repo(name)).map_err(|denial| denial.first);
+        let mirror = |node: &str, name: &str| {
+            realm.authorize_mirror(&host(node), &repo(name), None).map_err(|denial| denial.first)
+        };
         assert!(mirror("server2", "copied").is_ok());
         assert_eq!(mirror("server3", "copied").unwrap_err(), "FATAL: 'server3' is not the master of 'copied'");
         assert_eq!(mirror("server2", "native").unwrap_err(), "FATAL: 'native' is native to server1");

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 
 use super::{ADMIN_REPO, Activator, Address, Applied, DataDir, Realm, Start, Store};
 use crate::git::objects::{self, Author};
-use crate::model::{Actor, HostName, Oid, RepoName};
+use crate::model::{Actor, HostName, Oid, RepoName, UserName};
 use crate::policy::{Settings, parse_public_key};
+use crate::repo::{self, Ownership};
 
 /// The public key that grows from `seed`, as a line of a `.pub` file.
 pub fn key_line(seed: u8) -> String {
@@ -34,24 +35,34 @@ pub fn host(name: &str) -> HostName {
 /// The seed of the node's own key.
 pub const OWN_KEY: u8 = 99;
 
-pub struct TestStore(PathBuf);
+pub struct TestStore(repo::Store);
 
 impl Store for TestStore {
-    fn create(&self, repo: &RepoName) -> io::Result<bool> {
+    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
         if repo.as_str() == "unlucky" {
             return Err(io::Error::other("no space left"));
         }
-        let made = !self.exists(repo);
-        objects::init_bare(&self.dir(repo), "main").map_err(io::Error::other)?;
-        Ok(made)
+        self.0.create_with(repo, prepare)
     }
 
     fn exists(&self, repo: &RepoName) -> bool {
-        self.dir(repo).exists()
+        self.0.exists(repo)
+    }
+
+    fn ownership(&self, repo: &RepoName) -> Option<Ownership> {
+        self.0.ownership(repo)
+    }
+
+    fn creator(&self, repo: &RepoName) -> Option<UserName> {
+        self.0.creator(repo)
+    }
+
+    fn list(&self) -> io::Result<Vec<RepoName>> {
+        self.0.list()
     }
 
     fn dir(&self, repo: &RepoName) -> PathBuf {
-        self.0.join(format!("{repo}.git"))
+        self.0.dir(repo)
     }
 
     fn admin_dir(&self) -> PathBuf {
@@ -71,7 +82,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::new(dir.path().to_owned());
         data.create().unwrap();
-        let store = Arc::new(TestStore(data.repositories()));
+        let store = Arc::new(TestStore(repo::Store::new(data.repositories(), "/dev/null".into())));
         objects::init_bare(&store.admin_dir(), "main").unwrap();
         Self { _dir: dir, data, store }
     }

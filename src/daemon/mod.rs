@@ -76,6 +76,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         git,
         mirror: mirror.clone(),
         pushes: Pushes::default(),
+        auto_create: config.access.create,
         processes: Arc::new(Semaphore::new(config.git.max_processes)),
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),

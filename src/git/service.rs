@@ -63,7 +63,8 @@ pub enum ExecError {
     Quote,
 }
 
-const MAX_LINE: usize = 4096;
+/// An SSH packet holds 32,768 bytes (RFC 4253, section 6.1); the longest line we send carries a role file.
+pub const MAX_LINE: usize = 30_000;
 
 /// Splits the command line of an SSH exec request (RFC 4254, section 6.5) as a POSIX shell would split plain words:
 /// single quotes, double quotes and backslashes, and nothing else of a shell.
@@ -94,6 +95,30 @@ pub fn repo_of_path(path: &str) -> Result<RepoName, BadPath> {
     let name = name.strip_suffix('/').unwrap_or(name);
     let name = name.strip_suffix(".git").unwrap_or(name);
     RepoName::new(name).map_err(|why| BadPath { text: path.chars().take(200).collect(), why })
+}
+
+/// Any text as one plain word of a command line, for [`from_word`]: what is not a letter, a digit or one of `-_.@+`
+/// becomes `%XX` (RFC 3986, section 2.1).
+pub fn to_word(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |word, byte| match byte {
+        b if b.is_ascii_alphanumeric() || b"-_.@+".contains(&b) => word + char::from(b).encode_utf8(&mut [0; 4]),
+        b => word + &format!("%{b:02X}"),
+    })
+}
+
+/// The text that [`to_word`] was given; `None` for what it does not write.
+pub fn from_word(word: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            bytes.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn split(line: &str) -> Result<Vec<String>, ExecError> {
@@ -158,6 +183,19 @@ mod tests {
         assert_eq!(parse_exec(b"git-upload-pack 'a\nb'"), Err(ExecError::Control));
         assert_eq!(parse_exec(b"git-upload-pack 'a"), Err(ExecError::Quote));
         assert_eq!(parse_exec(b"\xff\xfe"), Err(ExecError::NotText));
+    }
+
+    #[test]
+    fn any_text_travels_as_a_word() {
+        for text in ["", "READERS @all bob\nWRITERS = \u{e9} 100%\n", "'\"\\\0"] {
+            let word = to_word(text);
+            assert!(word.bytes().all(|b| b.is_ascii_graphic() && !b"'\"\\".contains(&b)), "{word}");
+            assert_eq!(from_word(&word).as_deref(), Some(text));
+        }
+        assert_eq!(to_word("READERS b\n"), "READERS%20b%0A");
+        for bad in ["%", "%4", "%zz", "%FF"] {
+            assert_eq!(from_word(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::cluster::{Cluster, Place};
 use crate::git::process::Git;
 use crate::model::{HostName, RepoName};
 use crate::peer::{LinkError, Links};
-use crate::repo::Store;
+use crate::repo::{Ownership, Store};
 use queue::Queue;
 use status::Board;
 use worker::Lane;
@@ -102,6 +102,7 @@ type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
 struct World {
     locate: Ask<Place>,
     dir: Ask<Option<PathBuf>>,
+    ownership: Ask<Option<Ownership>>,
     list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
 }
 
@@ -126,10 +127,11 @@ struct Inner {
 
 impl Mirror {
     pub fn new(config: Config, cluster: Cluster, store: Store, git: Git, links: Links) -> Self {
-        let (places, directories) = (cluster.clone(), store.clone());
+        let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
             locate: Box::new(move |repo| places.locate(repo)),
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
+            ownership: Box::new(move |repo| owners.ownership(repo)),
             list: Box::new(move || store.list()),
         };
         Self { inner: Arc::new(Inner::new(config, world, git, links)), cluster }

@@ -15,7 +15,9 @@ use crate::git::objects::{ObjectsError, RefState};
 use crate::git::odb;
 use crate::git::pktline::{self, Band, Packet, PktError, Reader};
 use crate::git::process::Git;
+use crate::git::service::to_word;
 use crate::model::{Epoch, Oid, RefName, RefUpdate, RepoName};
+use crate::repo::Ownership;
 
 /// Version of the exec line that both nodes must agree on.
 const VERSION: u32 = 1;
@@ -78,11 +80,22 @@ pub struct Sent {
     pub pack_bytes: u64,
 }
 
-/// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. When the session has
-/// ended well it makes its HEAD name `head`.
-pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>) -> String {
-    let head = head.map(|head| format!(" head={head}")).unwrap_or_default();
-    format!("gitmesh-mirror-receive '{repo}' version={VERSION} epoch={epoch}{head}")
+/// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. Before that it takes over
+/// creator and roles; when the session has ended well it makes its HEAD name `head`. Words that an older replica does
+/// not know change nothing there.
+pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &Ownership) -> String {
+    let mut line = format!("gitmesh-mirror-receive '{repo}' version={VERSION} epoch={epoch}");
+    if let Some(head) = head {
+        line.push_str(&format!(" head={head}"));
+    }
+    if let Some(creator) = &owned.creator {
+        line.push_str(&format!(" creator={creator}"));
+    }
+    // What a user has made has roles, if only none: those that were taken away here must go there too.
+    if let Some(roles) = owned.roles.as_deref().or(owned.creator.as_ref().map(|_| "")) {
+        line.push_str(&format!(" roles={}", to_word(roles)));
+    }
+    line
 }
 
 /// Makes the replica at the other end of the two streams equal to `ours`, whose objects are in the repository `dir`.

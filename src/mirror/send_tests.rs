@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use super::send::{SendError, Sent, exec_line, send};
 use crate::git::objects::read_refs;
 use crate::git::process::Git;
-use crate::model::{Epoch, RefName, RepoName};
+use crate::model::{Epoch, RefName, RepoName, UserName};
+use crate::repo::Ownership;
 
 /// A master's repository and a replica's, both bare.
 pub(super) struct Pair {
@@ -215,8 +216,13 @@ async fn what_is_no_advertisement_is_told() {
 fn exec_lines() {
     let (repo, head) = (RepoName::new("docs/handbook").expect("a name"), RefName::parse("refs/heads/main"));
     assert_eq!(
-        exec_line(&repo, Epoch::FIRST, head.as_ref()),
+        exec_line(&repo, Epoch::FIRST, head.as_ref(), &Ownership::default()),
         "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main"
     );
-    assert_eq!(exec_line(&repo, Epoch::FIRST, None), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1");
+    let line = |owned: &Ownership| exec_line(&repo, Epoch::FIRST, None, owned);
+    assert_eq!(line(&Ownership::default()), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1");
+    let mut owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
+    assert!(line(&owned).ends_with(" epoch=1 creator=alice roles="));
+    owned.roles = Some("READERS bob\n".to_owned());
+    assert!(line(&owned).ends_with(" creator=alice roles=READERS%20bob%0A"));
 }

@@ -115,6 +115,7 @@ impl Mesh {
         let world = World {
             locate: Box::new(|_| Place::Here { epoch: Epoch::FIRST, replicas: vec![server2()] }),
             dir: Box::new(move |repo| Some(bare(&root, repo.as_str())).filter(|dir| dir.exists())),
+            ownership: Box::new(|_| None),
             list: Box::new(move || {
                 let entries = std::fs::read_dir(&listed)?.map(|e| e.map(|e| e.file_name().into_string().unwrap()));
                 entries.map(|name| Ok(repo(name?.trim_end_matches(".git")))).collect()

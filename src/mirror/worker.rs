@@ -15,6 +15,7 @@ use super::send::{self, SendError};
 use super::{Answer, Inner, MirrorError, Report, propagate_panic};
 use crate::cluster::Place;
 use crate::git::objects::{ObjectsError, RefState, read_refs};
+use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
 use crate::peer::{Finished, LinkError};
 
@@ -213,7 +214,11 @@ async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Re
     let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let ours = blocking_refs(dir.clone()).await.map_err(local)?;
-    let exec = send::exec_line(repo, epoch, ours.head.as_ref());
+    let owned = (inner.world.ownership)(repo).unwrap_or_default();
+    let exec = send::exec_line(repo, epoch, ours.head.as_ref(), &owned);
+    if exec.len() > MAX_LINE {
+        return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
+    }
     let limit = inner.config().timeout;
     let mut pipe = inner.links.run(peer, &exec).await?;
     let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, &dir, &ours)).await;

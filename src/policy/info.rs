@@ -50,6 +50,31 @@ impl Policy {
         found
     }
 
+    /// The roles that a role file may hold, without `CREATOR`, sorted.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.roles.iter().map(String::as_str).filter(|role| *role != "CREATOR")
+    }
+
+    /// What the rules give to roles in a repository, in their order: permission, refex, role (`perms -lr`).
+    pub fn role_rules(&self, facts: &Facts<'_>) -> Vec<(String, String, String)> {
+        let repo = self.repo_names(facts.name, facts.creator);
+        let mut found = Vec::new();
+        for role in self.roles() {
+            let Some(id) = self.names.find(&format!("@{role}")) else { continue };
+            let rules = repo.ids.iter().filter_map(|item| self.rules_of.get(&(*item, id))).flatten();
+            found.extend(rules.map(|rule| (*rule, role)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let told = |(id, role): (u32, &str)| {
+            let rule = &self.rules[id as usize];
+            let perm = self.written[rule.statement as usize].text.split(' ').next().unwrap_or_default();
+            let refex = self.refexes[rule.refex as usize].text.to_string();
+            self.part_covers(rule.subconf, &repo).then(|| (perm.to_owned(), refex, role.to_owned()))
+        };
+        found.into_iter().filter_map(told).collect()
+    }
+
     /// Names, groups and patterns of repository lines that have a rule or a config line (`list-repos`), sorted.
     pub fn repo_items(&self) -> BTreeSet<&str> {
         let ids = self.rules_of.keys().map(|(item, _)| *item).chain(self.configs_of.keys().copied());

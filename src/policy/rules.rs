@@ -238,6 +238,11 @@ impl Policy {
         self.repos.iter()
     }
 
+    /// Whether the configuration names this repository, so that no user makes it.
+    pub fn is_named(&self, repo: &RepoName) -> bool {
+        self.repos.contains(repo)
+    }
+
     /// The constructs that are used, each with its first place, so that a server can refuse those it cannot carry
     /// out yet: `patterns`, `wild-repos` (`C` rules), `roles`, `default-roles`, `user-refex` (`/USER/`),
     /// `create-delete` (RWC, RWD), `merge-check`, `deny-rules`, `vref`, `hooks`, `hook-environment`, `git-config`,

@@ -1,7 +1,7 @@
 //! An exec line becomes a git session, a mirror push or a command.
 
-use crate::git::service::{self, BadPath, Exec, ExecError, Service, repo_of_path};
-use crate::model::{Epoch, RefName, RepoName};
+use crate::git::service::{self, BadPath, Exec, ExecError, Service, from_word, repo_of_path};
+use crate::model::{Epoch, RefName, RepoName, UserName};
 use crate::transfer::MirrorPush;
 
 /// The mirror protocol this node speaks.
@@ -38,7 +38,7 @@ fn no_such_path(bad: &BadPath) -> String {
     format!("{bad}\nhelp: use a path such as 'docs/handbook' or 'docs/handbook.git'; 'info' over ssh lists yours")
 }
 
-/// `'REPO' version=1 epoch=1 head=refs/heads/main`; unknown words are of a later version and change nothing.
+/// `'REPO' version=1 epoch=1 head=refs/heads/main creator=alice roles=READERS%20bob%0A`; unknown words are of a later version and change nothing.
 fn mirror_receive(words: &[String]) -> Result<Order, String> {
     let value = |key: &str| words.iter().skip(1).find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
     let repo = repo_of_path(words.first().map_or("", String::as_str)).map_err(|e| no_such_path(&e))?;
@@ -54,7 +54,11 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     let epoch = value("epoch").and_then(Epoch::parse).ok_or("the mirror push names no epoch")?;
     let head =
         value("head").map(|h| RefName::parse(h).ok_or("the mirror push's HEAD is no reference name")).transpose()?;
-    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head }))
+    let creator = value("creator")
+        .map(|c| UserName::new(c).map_err(|e| format!("the mirror push's creator: {e}")))
+        .transpose()?;
+    let roles = value("roles").map(|r| from_word(r).ok_or("the mirror push's roles are not encoded")).transpose()?;
+    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, creator, roles }))
 }
 
 #[cfg(test)]
@@ -71,7 +75,19 @@ mod tests {
         assert_eq!(repo.as_str(), "docs/a");
         assert_eq!(push.epoch.to_string(), "3");
         assert_eq!(push.head.map(|h| h.to_string()).as_deref(), Some("refs/heads/main"));
-        for bad in ["version=2 epoch=1", "version=1", "version=1 epoch=0", "version=1 epoch=1 head=main"] {
+        assert_eq!((push.creator, push.roles), (None, None));
+        let owned = b"gitmesh-mirror-receive 'a' version=1 epoch=1 creator=alice roles=READERS%20@all%0A";
+        let Order::MirrorReceive(_, push) = parse(owned) else { panic!("a mirror push") };
+        assert_eq!(push.creator.as_ref().map(UserName::as_str), Some("alice"));
+        assert_eq!(push.roles.as_deref(), Some("READERS @all\n"));
+        for bad in [
+            "version=1 epoch=1 creator=",
+            "version=1 epoch=1 roles=%0",
+            "version=2 epoch=1",
+            "version=1",
+            "version=1 epoch=0",
+            "version=1 epoch=1 head=main",
+        ] {
             let line = format!("gitmesh-mirror-receive 'a' {bad}");
             assert!(matches!(parse(line.as_bytes()), Order::RefuseGit(_)), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! The data plane: one git session, from any door.
 //!
-//! `serve` is the whole story: authorize, locate, open, run. Every door shares every line of it, so access is decided
+//! `serve` is the whole story: make it if it is new and may be made, authorize, locate, open, run. Every door shares every line of it, so access is decided
 //! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
-use crate::admin::{Access, Admin, Realm};
+use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Realm};
 use crate::cluster::Cluster;
 use crate::git::process::Git;
 use crate::git::service::Service;
@@ -23,7 +23,7 @@ use crate::git::{objects, pktline};
 use crate::mirror::Mirror;
 use crate::model::{Actor, HostName, RepoName};
 use crate::policy::Grant;
-use crate::repo::{self, Repo, Store};
+use crate::repo::{self, Ownership, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use request::{Input, MirrorPush, Output, Request, Streams};
@@ -41,6 +41,8 @@ pub struct Transfer {
     pub git: Git,
     pub mirror: Mirror,
     pub pushes: Pushes,
+    /// Whether a clone or a push makes a repository.
+    pub auto_create: AutoCreate,
     /// One permit a git process.
     pub processes: Arc<Semaphore>,
     /// Where hooks knock.
@@ -87,7 +89,14 @@ impl Transfer {
         request: &Request,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
-        let repo = self.admit(request)?;
+        if self.make_if_new(request).await? {
+            // gitolite's words, as far as a user may know them: a mistyped URL is noticed by this line.
+            let line = format!("Initialized empty Git repository in {}.git\n", request.repo);
+            if let Err(error) = streams.errors.write_all(line.as_bytes()).await {
+                tracing::debug!(%error, "the client left before its answer");
+            }
+        }
+        let repo = self.admit(request).await?;
         let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned());
         let _permit = permit
             .await
@@ -109,11 +118,52 @@ impl Transfer {
         }
     }
 
+    /// A name without a repository is made for a user whom a `C` rule lets, if the settings do so for this service.
+    /// What may not be made is left to `admit`, which tells missing and forbidden repositories in the same words.
+    async fn make_if_new(&self, request: &Request) -> Result<bool, Refusal> {
+        let Request { actor, repo, service, mirror, .. } = request;
+        if mirror.is_some() || !matches!(actor, Actor::User { .. }) || self.store.exists(repo) {
+            return Ok(false);
+        }
+        match self.realm.may_create(actor, repo) {
+            Err(denial) if denial.code == Denial::NO_CREATE => return Ok(false),
+            may => may?,
+        }
+        let wanted = match self.auto_create {
+            AutoCreate::Any => true,
+            AutoCreate::Write => *service == Service::ReceivePack,
+            AutoCreate::Command => false,
+        };
+        if !wanted {
+            let ssh = self.realm.live().address.ssh();
+            let code = Denial::AUTO_CREATE;
+            return Err(format!(
+                "FATAL: autocreate denied: '{repo}' does not exist\n  help: check its name; or make it: {ssh} create {repo} [{code}]"
+            )
+            .into());
+        }
+        let (realm, actor, name) = (self.realm.clone(), actor.clone(), repo.clone());
+        match self.blocking(move || realm.create(&actor, &name)).await? {
+            Ok(made) => {
+                self.mirror.mark(repo);
+                Ok(made)
+            }
+            Err(CreateError::Denied(denial)) if denial.code == Denial::NO_CREATE => Ok(false),
+            Err(CreateError::Denied(denial)) => Err(denial.into()),
+            Err(CreateError::Failed(error)) => Err(self.internal(&error).into()),
+        }
+    }
+
+    /// Writing and fsync must not hold up the sessions of others.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+        tokio::task::spawn_blocking(work).await.map_err(|error| self.internal(&error).into())
+    }
+
     /// May they, is it ours to serve, and is it here?
-    fn admit(&self, request: &Request) -> Result<Repo, Refusal> {
+    async fn admit(&self, request: &Request) -> Result<Repo, Refusal> {
         let Request { actor, repo, service, mirror, .. } = request;
         let grant = match (mirror, actor) {
-            (Some(push), Actor::Node(node)) => return self.admit_mirror(node, repo, push),
+            (Some(push), Actor::Node(node)) => return self.admit_mirror(node, repo, push).await,
             (Some(_), _) => return Err("only the node that is master of a repository mirrors it".into()),
             (None, _) if *service == Service::ReceivePack => self.realm.authorize(actor, repo, Access::Write)?,
             (None, _) => self.realm.authorize(actor, repo, Access::Read)?,
@@ -124,14 +174,24 @@ impl Transfer {
         self.open(&grant)
     }
 
-    fn admit_mirror(&self, node: &HostName, repo: &RepoName, push: &MirrorPush) -> Result<Repo, Refusal> {
-        let grant = self.realm.authorize_mirror(node, repo)?;
-        if !self.store.exists(repo) && self.store.create(repo).map_err(|e| self.internal(&e))? {
-            tracing::info!(%repo, master = %node, "created, for its master mirrors it here");
+    async fn admit_mirror(&self, node: &HostName, repo: &RepoName, push: &MirrorPush) -> Result<Repo, Refusal> {
+        let grant = self.realm.authorize_mirror(node, repo, push.creator.as_ref())?;
+        let owned = Ownership { creator: push.creator.clone(), roles: push.roles.clone() };
+        let take_over = |realm: Realm, name: RepoName, owned: Ownership| move || realm.take_over(&name, &owned);
+        if !self.store.exists(repo) {
+            let made = self.blocking(take_over(self.realm.clone(), repo.clone(), owned.clone())).await?;
+            if made.map_err(|e| self.internal(&e))? {
+                tracing::info!(%repo, master = %node, "created, for its master mirrors it here");
+            }
         }
         let open = self.open(&grant)?;
         match repo::promise_epoch(open.dir(), push.epoch).map_err(|e| self.internal(&e))? {
-            Ok(()) => Ok(open),
+            Ok(()) => {
+                // Only now: a master of the past gives no roles either.
+                let taken = self.blocking(take_over(self.realm.clone(), repo.clone(), owned)).await?;
+                taken.map_err(|e| self.internal(&e))?;
+                Ok(open)
+            }
             Err(promised) => Err(format!(
                 "epoch {} of '{repo}' is over: {promised} has been promised here; {node} is no longer its master",
                 push.epoch

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::git::service::Service;
-use crate::model::{Actor, Epoch, RefName, RepoName};
+use crate::model::{Actor, Epoch, RefName, RepoName, UserName};
 
 /// One git session as a door has understood it.
 #[derive(Debug, Clone)]
@@ -25,6 +25,10 @@ pub struct MirrorPush {
     pub epoch: Epoch,
     /// The master's HEAD, when it is a branch.
     pub head: Option<RefName>,
+    /// Who made the repository there, when it was a user.
+    pub creator: Option<UserName>,
+    /// The master's role file; `None` leaves ours as it is.
+    pub roles: Option<String>,
 }
 
 /// The client's end of a session.
