@@ -150,7 +150,7 @@ impl Door {
                 }
             }
             Ask::Command(words) => {
-                let reply = self.control.run(&Actor::Local, &words, "local").await;
+                let reply = self.control.run(&Actor::Local, &words, "local", tokio::io::empty()).await;
                 send(&mut to, &Answer::Out(reply.out)).await?;
                 send(&mut to, &Answer::Err(reply.err)).await?;
                 send(&mut to, &Answer::Exit(reply.code)).await

@@ -194,6 +194,16 @@ impl Realm {
         self.store.creator(repo)
     }
 
+    /// An existing repository's description: what the configuration says, else its file; empty for git's own text.
+    pub fn description(&self, repo: &RepoName) -> String {
+        let live = self.live();
+        let wanted = live.config(repo, self.creator(repo).as_ref()).remove("gitweb.description");
+        let file = || std::fs::read_to_string(self.store.dir(repo).join("description")).unwrap_or_default();
+        let text = wanted.filter(|text| !text.is_empty()).unwrap_or_else(file);
+        let line = text.lines().next().unwrap_or_default();
+        if line.starts_with("Unnamed repository;") { String::new() } else { line.to_owned() }
+    }
+
     /// The patterns that the actor has a right on, in the order of `info`: whether to read, write and create.
     pub fn pattern_rights(&self, actor: &Actor) -> Vec<(String, [bool; 3])> {
         let Actor::User { name, key } = actor else { return Vec::new() };

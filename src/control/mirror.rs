@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Control, Reply};
+use super::{Control, Reply, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
 use crate::git::objects;
-use crate::git::service::repo_of_path;
 use crate::model::{Actor, HostName, RepoName};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
@@ -131,8 +130,4 @@ impl Control {
         }
         Reply::done(out)
     }
-}
-
-fn parse_repo(text: &str) -> Result<RepoName, Reply> {
-    repo_of_path(text).map_err(|error| Reply::fail(2, format!("FATAL: {error}")))
 }

@@ -6,13 +6,17 @@
 mod access;
 mod info;
 mod mirror;
+mod perms;
 
 use std::sync::Arc;
 
+use tokio::io::AsyncRead;
+
 use crate::admin::Realm;
 use crate::cluster::Cluster;
+use crate::git::service::repo_of_path;
 use crate::mirror::Mirror;
-use crate::model::{Actor, Fingerprint, HostName};
+use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::repo::Store;
 
 /// Everything that commands ask. Cheap to clone.
@@ -56,23 +60,34 @@ impl Reply {
 
 /// The commands, with what `help` says of each.
 const COMMANDS: &[(&str, &str)] = &[
+    ("create REPO", "make a repository where a C stands in 'info'; a clone or push does so too"),
     ("help", "this list"),
-    ("info [PATTERN]", "who you are here, and your repositories with your rights"),
+    ("info [-lc] [-ld] [-p] [PATTERN]", "who you are here, and your repositories with your rights"),
     ("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so"),
+    ("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made"),
     ("whoami", "the user, key and node of this connection"),
     ("mirror status | push PEER REPO | request-push REPO", "where the copies stand; bring one up to date now"),
 ];
 
 impl Control {
-    /// Runs one command. `from` is the caller's address, for `whoami`.
-    pub async fn run(&self, actor: &Actor, words: &[String], from: &str) -> Reply {
+    /// Runs one command. `from` is the caller's address, for `whoami`; `input` is what the caller types or sends,
+    /// which few commands read.
+    pub async fn run(
+        &self,
+        actor: &Actor,
+        words: &[String],
+        from: &str,
+        input: impl AsyncRead + Unpin + Send,
+    ) -> Reply {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
-            [] | ["info"] => self.blocking(actor, |c, a| c.info(a, None)).await,
-            ["info", pattern] => {
-                let pattern = pattern.to_owned();
-                self.blocking(actor, move |c, a| c.info(a, Some(&pattern))).await
-            }
+            [] => self.blocking(actor, |c, a| c.info(a, &info::Options::default())).await,
+            ["info", ref rest @ ..] => match info::Options::parse(rest) {
+                Ok(options) => self.blocking(actor, move |c, a| c.info(a, &options)).await,
+                Err(reply) => reply,
+            },
+            ["create", repo] => self.create(actor, repo).await,
+            ["perms", ref rest @ ..] => self.perms(actor, rest, input).await,
             ["help"] | ["help", _] | ["-h"] | ["--help"] => self.help(actor),
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
@@ -135,4 +150,8 @@ impl Control {
         out.push_str(&format!("from: {from}\nserver: {} ({})\n", self.node.name, self.node.key));
         Reply::done(out)
     }
+}
+
+fn parse_repo(text: &str) -> Result<RepoName, Reply> {
+    repo_of_path(text).map_err(|error| Reply::fail(2, format!("FATAL: {error}")))
 }

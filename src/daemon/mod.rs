@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use russh::keys::PublicKeyBase64;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let links = Links::new(identity.clone(), realm.peers());
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links);
     let socket_path = config.admin_socket.path.clone();
+    let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {
         realm: realm.clone(),
         admin: admin.clone(),
@@ -76,7 +77,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         git,
         mirror: mirror.clone(),
         pushes: Pushes::default(),
-        auto_create: config.access.create,
+        auto_create: watched,
         processes: Arc::new(Semaphore::new(config.git.max_processes)),
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
@@ -120,7 +121,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
-    let mut running = Running { config, file, data, admin, door: handle, mirror, level };
+    let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, level };
     let ended = watch(&mut running, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::install::write_if_changed;
-use crate::admin::Admin;
+use crate::admin::{Admin, AutoCreate};
 use crate::config::Config;
 use crate::git::process::settings_text;
 use crate::mirror::Mirror;
@@ -23,6 +23,7 @@ pub(super) struct Running {
     pub admin: Admin,
     pub door: ssh::Handle,
     pub mirror: Mirror,
+    pub auto_create: watch::Sender<AutoCreate>,
     pub level: observe::Level,
 }
 
@@ -83,6 +84,7 @@ impl Running {
         self.door.update(new.ssh.clone()).await?;
         write_if_changed(&self.data.join("gitconfig"), &settings_text(&self.data.join("hooks"), new.git.fsck))?;
         self.mirror.set_config(new.mirror);
+        self.auto_create.send_replace(new.access.create);
         self.admin.set(new.reached_at(), new.settings());
         self.config = new;
         tracing::info!("the new settings are in force");

@@ -194,7 +194,7 @@ async fn work(
             shared.transfer.serve(request, streams).await
         }
         Order::Command(words) => {
-            let reply = shared.control.run(&actor, &words, &from).await;
+            let reply = shared.control.run(&actor, &words, &from, Box::pin(reader.make_reader())).await;
             write_to(&writer, over, None, reply.out.as_bytes()).await;
             write_to(&writer, over, Some(1), reply.err.as_bytes()).await;
             reply.code.cast_unsigned()

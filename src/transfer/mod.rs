@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Realm};
 use crate::cluster::Cluster;
@@ -42,7 +42,7 @@ pub struct Transfer {
     pub mirror: Mirror,
     pub pushes: Pushes,
     /// Whether a clone or a push makes a repository.
-    pub auto_create: AutoCreate,
+    pub auto_create: watch::Receiver<AutoCreate>,
     /// One permit a git process.
     pub processes: Arc<Semaphore>,
     /// Where hooks knock.
@@ -129,7 +129,7 @@ impl Transfer {
             Err(denial) if denial.code == Denial::NO_CREATE => return Ok(false),
             may => may?,
         }
-        let wanted = match self.auto_create {
+        let wanted = match *self.auto_create.borrow() {
             AutoCreate::Any => true,
             AutoCreate::Write => *service == Service::ReceivePack,
             AutoCreate::Command => false,
