@@ -9,6 +9,7 @@ mod door;
 mod init;
 mod keys;
 mod transfer;
+mod wild;
 
 mod access;
 mod admin;

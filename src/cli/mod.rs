@@ -39,6 +39,8 @@ enum Command {
     Info(remote::Args),
     /// Where the copies stand; 'mirror push PEER REPO' brings one up to date
     Mirror(remote::Args),
+    /// The roles in a repository that a user made: 'perms REPO -l', 'perms REPO + ROLE USER'
+    Perms(remote::PermsArgs),
     /// Called by git
     #[command(hide = true)]
     Hook { name: String },
@@ -56,6 +58,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),
+            Command::Perms(args) => remote::run("perms", args.into_words()),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }
     }

@@ -23,6 +23,28 @@ pub struct Args {
     words: Vec<String>,
 }
 
+/// `perms` has words that look like options, and over SSH there are no others.
+#[derive(Debug, clap::Args)]
+pub struct PermsArgs {
+    /// The roles as they are
+    #[arg(short = 'l')]
+    list: bool,
+    /// With -l: what each role may do
+    #[arg(short = 'r', requires = "list")]
+    rules: bool,
+    #[command(flatten)]
+    args: Args,
+}
+
+impl PermsArgs {
+    pub fn into_words(mut self) -> Args {
+        if self.list {
+            self.args.words.push(if self.rules { "-lr" } else { "-l" }.to_owned());
+        }
+        self.args
+    }
+}
+
 pub fn run(noun: &str, args: Args) -> anyhow::Result<ExitCode> {
     let words = std::iter::once(noun.to_owned()).chain(args.words).collect();
     send(args.data, args.config, words)

@@ -124,6 +124,10 @@ impl Control {
                     {
                         return reply;
                     }
+                    if text.trim().is_empty() {
+                        // An end of input that nobody meant must not take every role away.
+                        return if create { Reply::default() } else { Reply::fail(2, USAGE) };
+                    }
                     control.change(actor, &repo, &RoleChange::Replace(&text), String::new())
                 })
                 .await
