@@ -253,19 +253,6 @@ fn what_is_not_supported_yet() {
     help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
-    insta::assert_snapshot!(conf("repo pub/CREATOR/..*\n    C = @all\n    RW+ = CREATOR\n"), @r#"
-    FATAL: the configuration is refused: 2 errors; nothing was changed
-    error[E0306]: not supported yet: repositories created by users (C rules)
-    --> conf/gitmesh.conf:5
-     |
-    help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
-
-    error[E0306]: not supported yet: roles (READERS, WRITERS)
-    --> conf/gitmesh.conf:6
-     |
-    help: what cannot be carried out is refused, so that no line is silently without effect; leave it out
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
-    "#);
 }
 
 #[test]
