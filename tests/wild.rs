@@ -233,6 +233,16 @@ fn creator_and_roles_are_mirrored() {
     bob.ssh(&pair.two, "perms pub/bob/x + READERS carol").refused_by("gets its roles on its master server1");
     bob.ssh(&pair.two, "info").succeeds().says("pub/bob/x\tcopy of server1");
 
+    // Also when the other node is away and this one falls over.
+    bob.ssh(&pair.one, "perms pub/bob/x + READERS carol").succeeds();
+    eventually("carol's right on the copy again", || carol.may_read(&pair.two, "pub/bob/x"));
+    pair.two.stop();
+    bob.ssh(&pair.one, "perms pub/bob/x - READERS carol").succeeds();
+    pair.one.kill9();
+    pair.two.start();
+    pair.one.start();
+    eventually("the loss of it after a crash", || !carol.may_read(&pair.two, "pub/bob/x"));
+
     // An empty one is made there too.
     bob.ssh(&pair.one, "create pub/bob/empty").succeeds();
     eventually("the empty one on the copy", || own_file(&pair.two, "pub/bob/empty", "gl-creator") == "bob");

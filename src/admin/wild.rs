@@ -62,11 +62,16 @@ impl Realm {
     /// Makes the repository as its master has it, or takes over its creator and roles; `true` if it was made. To be
     /// asked after [`Realm::authorize_mirror`].
     pub fn take_over(&self, repo: &RepoName, master: &Ownership) -> io::Result<bool> {
-        let live = self.live();
-        let Some(mut known) = self.store.ownership(repo) else { return self.make(&live, repo, master) };
+        let (live, disk) = (self.live(), self.store.ownership(repo));
+        let mut master = master.clone();
+        if disk.as_ref().is_none_or(|disk| disk.roles.is_none()) {
+            // No roles are as good as an empty file.
+            master.roles = master.roles.filter(|roles| !roles.is_empty());
+        }
+        let Some(mut known) = disk else { return self.make(&live, repo, &master) };
         let before = known.clone();
-        known.creator = master.creator.clone().or(known.creator);
-        known.roles = master.roles.clone().or(known.roles);
+        known.creator = master.creator.or(known.creator);
+        known.roles = master.roles.or(known.roles);
         if known != before {
             let dir = self.store.dir(repo);
             known.write(&dir)?;

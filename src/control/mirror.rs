@@ -109,7 +109,10 @@ impl Control {
         for repo in repos.iter().filter(|r| self.cluster.locate(r) == Place::There(peer.clone())) {
             let Some(dir) = self.store.open_as_daemon(repo) else { continue };
             match objects::read_refs(&dir) {
-                Ok(refs) => out.push_str(&format!("{}\t{repo}\n", refs.digest())),
+                Ok(refs) => {
+                    let owned = self.store.ownership(repo).unwrap_or_default();
+                    out.push_str(&format!("{}\t{repo}\n", owned.seal(refs.digest())));
+                }
                 // Left out, it counts as missing, and the master tries to push: the error shows there and here.
                 Err(error) => tracing::warn!(%error, %repo, "cannot read the references"),
             }

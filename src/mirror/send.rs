@@ -91,10 +91,8 @@ pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &
     if let Some(creator) = &owned.creator {
         line.push_str(&format!(" creator={creator}"));
     }
-    // What a user has made has roles, if only none: those that were taken away here must go there too.
-    if let Some(roles) = owned.roles.as_deref().or(owned.creator.as_ref().map(|_| "")) {
-        line.push_str(&format!(" roles={}", to_word(roles)));
-    }
+    // Also when there are none: what was taken away here must go there too.
+    line.push_str(&format!(" roles={}", to_word(owned.roles.as_deref().unwrap_or_default())));
     line
 }
 

@@ -217,10 +217,10 @@ fn exec_lines() {
     let (repo, head) = (RepoName::new("docs/handbook").expect("a name"), RefName::parse("refs/heads/main"));
     assert_eq!(
         exec_line(&repo, Epoch::FIRST, head.as_ref(), &Ownership::default()),
-        "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main"
+        "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main roles="
     );
     let line = |owned: &Ownership| exec_line(&repo, Epoch::FIRST, None, owned);
-    assert_eq!(line(&Ownership::default()), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1");
+    assert_eq!(line(&Ownership::default()), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles=");
     let mut owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
     assert!(line(&owned).ends_with(" epoch=1 creator=alice roles="));
     owned.roles = Some("READERS bob\n".to_owned());

@@ -284,7 +284,10 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
         let equal = match there {
             None => false,
             // What cannot be read here cannot be compared; the push will say why, for this repository alone.
-            Some(digest) => blocking_refs(dir).await.is_ok_and(|ours| ours.digest() == *digest),
+            Some(digest) => {
+                let owned = (inner.world.ownership)(&repo).unwrap_or_default();
+                blocking_refs(dir).await.is_ok_and(|ours| owned.seal(ours.digest()) == *digest)
+            }
         };
         if equal {
             // A hint that came meanwhile stands, and is settled by its own push.

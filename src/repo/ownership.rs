@@ -7,6 +7,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::model::UserName;
 
 /// The creator's name, without a newline.
@@ -28,6 +30,19 @@ impl Ownership {
     /// Of the repository at `dir`. What cannot be read counts as absent: it gives nobody anything.
     pub(super) fn read(dir: &Path) -> Self {
         Self { creator: read_creator(dir), roles: read(&dir.join(ROLES)).map(|text| cut(dir, text)) }
+    }
+
+    /// A digest of a repository's references, and, where there is one, of its creator and roles: two copies of which
+    /// one has another digest are not equal. `refs` is that of the references alone.
+    pub fn seal(&self, refs: String) -> String {
+        let (creator, roles) = (self.creator.as_ref(), self.roles.as_deref().unwrap_or_default());
+        if creator.is_none() && roles.is_empty() {
+            return refs;
+        }
+        let mut digest = Sha256::new();
+        // No name holds a newline, so the parts cannot be taken for one another.
+        digest.update(format!("{refs}\n{}\n{roles}", creator.map_or("", UserName::as_str)));
+        format!("{:x}", digest.finalize())
     }
 
     /// Writes what is known into the repository at `dir`, each file whole or not at all, also across a power cut; what
@@ -109,6 +124,19 @@ mod tests {
             std::fs::write(dir.path().join("gl-creator"), text).unwrap();
             assert_eq!(read_creator(dir.path()).as_ref().map(UserName::as_str), creator);
         }
+    }
+
+    #[test]
+    fn the_seal_tells_owners_apart() {
+        let seal = |creator: &str, roles: Option<&str>| {
+            Ownership { creator: UserName::new(creator).ok(), roles: roles.map(str::to_owned) }.seal("ab".to_owned())
+        };
+        assert_eq!((seal("", None), seal("", Some(""))), ("ab".to_owned(), "ab".to_owned()));
+        let some =
+            [seal("bob", None), seal("alice", None), seal("bob", Some("READERS x")), seal("", Some("READERS x"))];
+        assert!(some.iter().all(|seal| seal.len() == 64));
+        assert_eq!(some.iter().collect::<std::collections::BTreeSet<_>>().len(), some.len());
+        assert_eq!(seal("bob", None), seal("bob", Some("")));
     }
 
     #[test]
