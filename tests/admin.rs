@@ -30,7 +30,13 @@ fn the_pusher_reads_what_changes() {
         c.conf("repo testing\n    RW+ = @all\nrepo new\n    RW+ = bob\n");
         c.key(&bob);
     });
-    insta::assert_snapshot!(push.succeeds().remote_lines(), @"generation 2 is in force; 1 made: new");
+    insta::assert_snapshot!(push.succeeds().remote_lines(), @r"
+    plan:
+      +1 repository (new)
+      + RW+ = bob   (conf/gitmesh.conf:7)
+      +1 key (bob)
+    generation 2 is in force; 1 made: new
+    ");
 }
 
 #[test]

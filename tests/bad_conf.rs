@@ -290,6 +290,14 @@ fn the_last_administrator_stays() {
               repo gitmesh-admin
                   RW+ = NAME
           and the key keydir/NAME.pub of that user
+
+    warning[W0304]: 1 user has no key: bob
+     --> conf/gitmesh.conf:2:11
+      |
+    2 |     RW+ = bob
+      |           ^^^
+      |
+    help: add keydir/bob.pub, or take the name out of the rules and groups
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @r#"

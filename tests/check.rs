@@ -217,3 +217,12 @@ fn a_plan_needs_something_to_compare_with() {
     assert!(git(dir.path(), &["init", "-q"]).status.success());
     assert_eq!(gitmesh(dir.path(), &["check", "--plan"]).status.code(), Some(4));
 }
+
+#[test]
+fn codes_are_explained() {
+    let here = Path::new(".");
+    let told = gitmesh(here, &["explain", "e0203"]);
+    assert!(told.status.success() && stdout(&told).starts_with("E0203 "), "{told:?}");
+    assert_eq!(gitmesh(here, &["explain", "E9999"]).status.code(), Some(4));
+    assert!(stdout(&gitmesh(here, &["explain"])).lines().count() > 70);
+}

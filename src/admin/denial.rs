@@ -68,3 +68,51 @@ impl fmt::Display for Denial {
         write!(f, "  help: {} [{}]", self.help, self.code)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Access;
+    use crate::admin::testing::{Node, actor, host, key_line, repo};
+    use crate::git::objects::Kind;
+    use crate::model::{Actor, Oid, RefName, RefUpdate};
+
+    /// Every refusal there is, as the one who is refused reads it.
+    #[test]
+    fn refusals() {
+        let node = Node::with(
+            "repo docs\n R = bob\n RW = carol\n - dev = carol\nrepo closed\n RW+ = root\nrepo copied\n RW+ = bob\n \
+             option mirror.master = server2\n option mirror.copies = server1\nrepo far\n RW+ = bob\n \
+             option mirror.master = server2\n option mirror.copies = server3",
+        );
+        node.commit(&[("keydir/bob.pub", &key_line(2)), ("keydir/carol.pub", &key_line(3))]);
+        let (_activator, realm, _) = node.run();
+        let (alice, bob, carol) = (actor(&realm, 1), actor(&realm, 2), actor(&realm, 3));
+        let asked = |actor: &Actor, name: &str, access| realm.authorize(actor, &repo(name), access).err();
+        let here = |name: &str, access| realm.refuse_here(&bob, &repo(name), access);
+        let one = Oid::parse(&"1".repeat(40)).unwrap();
+        let judged = |name: &str, kind| {
+            let update = RefUpdate { name: RefName::parse(name).unwrap(), old: one.clone(), new: one.clone() };
+            realm.judge(&carol, &repo("docs"), &[(update, kind)]).remove(0).err()
+        };
+        let all = [
+            ("read what is closed", asked(&bob, "closed", Access::Read)),
+            ("read what is missing", asked(&bob, "missing", Access::Read)),
+            ("read what is closed, as administrator", asked(&alice, "closed", Access::Read)),
+            ("read what is missing, as administrator", asked(&alice, "missing", Access::Read)),
+            ("write what may be read", asked(&bob, "docs", Access::Write)),
+            ("a branch by rewind", judged("refs/heads/main", Kind::Rewind)),
+            ("a branch deleted", judged("refs/heads/main", Kind::Delete)),
+            ("a tag changed", judged("refs/tags/v1", Kind::FastForward)),
+            ("an internal reference", judged("refs/gitmesh/x", Kind::Create)),
+            ("a push to a copy", here("copied", Access::Write)),
+            ("a read of what is elsewhere", here("far", Access::Read)),
+            ("a mirror push by no master", realm.authorize_mirror(&host("server3"), &repo("copied")).err()),
+        ];
+        let told = |(what, denial): (&str, Option<Denial>)| {
+            let denial = denial.unwrap_or_else(|| panic!("{what} is not refused"));
+            format!("## {what}\n{denial}\nshort: {}\n\n", denial.short())
+        };
+        insta::assert_snapshot!(all.map(told).concat());
+    }
+}

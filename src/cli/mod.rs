@@ -4,6 +4,7 @@
 mod access;
 mod check;
 mod demo;
+mod explain;
 mod init;
 mod peer;
 mod remote;
@@ -33,6 +34,8 @@ enum Command {
     Access(access::Args),
     /// Check an admin repository without a server: every error and warning a push of it would get
     Check(check::Args),
+    /// The long story behind a code such as E0203
+    Explain(explain::Args),
     /// Show two nodes mirroring a push, in a temporary directory
     Demo(demo::Args),
     /// Who you are here and what you may do, as 'ssh git@host info'
@@ -55,6 +58,7 @@ impl Cli {
             Command::AddMirroringPeer(args) => peer::run(&args, |data| remote::reload(data.path())),
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Explain(args) => explain::run(&args),
             Command::Demo(args) => demo::run(args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),

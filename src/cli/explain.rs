@@ -1,0 +1,87 @@
+//! `gitmesh explain CODE`: the long story behind the code at the end of a message.
+
+use std::process::ExitCode;
+
+use super::{Refusal, exit};
+
+/// `## CODE title`, then the text; every code there is, in order.
+const STORIES: &str = include_str!("explain.md");
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// As in a message: E0203. Without one, all codes are listed
+    code: Option<String>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Some(code) = &args.code else {
+        stories().for_each(|(title, _)| println!("{title}"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let wanted = code.trim_matches(['[', ']']).to_ascii_uppercase();
+    let Some((title, text)) = story(&wanted) else {
+        let text = format!("there is no code '{code}'\nhelp: 'gitmesh explain' lists them");
+        return Err(Refusal::new(exit::NOT_FOUND, text).into());
+    };
+    println!("{title}\n\n{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each story's title (`E0203 one reference …`) and text.
+fn stories() -> impl Iterator<Item = (&'static str, &'static str)> {
+    STORIES.split("## ").skip(1).map(|story| {
+        let (title, text) = story.split_once('\n').unwrap_or((story, ""));
+        (title, text.trim_end())
+    })
+}
+
+fn story(code: &str) -> Option<(&'static str, &'static str)> {
+    stories().find(|(title, _)| title.split(' ').next() == Some(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Quoted codes in the sources below `dir`.
+    fn codes(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                codes(&path, found);
+                continue;
+            }
+            if path.extension().is_none_or(|end| end != "rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let word =
+                |w: &&str| w.len() == 5 && w.starts_with(['E', 'W']) && w[1..].bytes().all(|b| b.is_ascii_digit());
+            found.extend(text.split(|c: char| !c.is_ascii_alphanumeric()).filter(word).map(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_story_and_no_other_has() {
+        let mut used = BTreeSet::new();
+        codes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut used);
+        // What a remark of an unknown class would get; a test holds that there is none.
+        used.remove("E0000");
+        let told: Vec<String> = stories().map(|(title, _)| title.split(' ').next().unwrap().to_owned()).collect();
+        assert!(told.is_sorted(), "in order, each once");
+        assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), used);
+        for (title, text) in stories() {
+            assert!(title.len() > 10 && text.len() > 30, "{title}: {text}");
+            assert!(title.is_ascii() && text.is_ascii(), "{title}");
+        }
+    }
+
+    #[test]
+    fn a_code_is_found_as_it_is_written() {
+        assert!(story("E0203").is_some_and(|(title, _)| title == "E0203 one reference of a push is refused"));
+        assert_eq!(story("E020"), None);
+    }
+}
