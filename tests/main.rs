@@ -16,6 +16,7 @@ mod admin;
 mod bad_conf;
 mod bad_keys;
 mod check;
+mod naive;
 mod rules;
 
 mod mirror;
