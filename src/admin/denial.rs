@@ -107,7 +107,7 @@ mod tests {
             ("an internal reference", judged("refs/gitmesh/x", Kind::Create)),
             ("a push to a copy", here("copied", Access::Write)),
             ("a read of what is elsewhere", here("far", Access::Read)),
-            ("a mirror push by no master", realm.authorize_mirror(&host("server3"), &repo("copied")).err()),
+            ("a mirror push by no master", realm.authorize_mirror(&host("server3"), &repo("copied"), None).err()),
         ];
         let told = |(what, denial): (&str, Option<Denial>)| {
             let denial = denial.unwrap_or_else(|| panic!("{what} is not refused"));
