@@ -328,6 +328,14 @@ fn the_last_administrator_stays() {
               repo gitmesh-admin
                   RW+ = NAME
           and the key keydir/NAME.pub of that user
+
+    warning[W0304]: 1 user has no key: alice
+     --> conf/gitmesh.conf:2:17
+      |
+    2 |     RW+     =   alice
+      |                 ^^^^^
+      |
+    help: add keydir/alice.pub, or take the name out of the rules and groups
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
     world.alice().ssh(&node, "whoami").succeeds().says("administrator: yes");
