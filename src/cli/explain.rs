@@ -65,14 +65,16 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_its_story_and_no_other_has() {
+    fn every_code_has_its_story() {
         let mut used = BTreeSet::new();
         codes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut used);
         // What a remark of an unknown class would get; a test holds that there is none.
         used.remove("E0000");
         let told: Vec<String> = stories().map(|(title, _)| title.split(' ').next().unwrap().to_owned()).collect();
         assert!(told.is_sorted(), "in order, each once");
-        assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), used);
+        // One that is no longer used keeps its story: codes are never given twice, and old messages are kept.
+        let missing: Vec<_> = used.difference(&told.into_iter().collect()).cloned().collect();
+        assert!(missing.is_empty(), "no story in src/cli/explain.md for {missing:?}");
         for (title, text) in stories() {
             assert!(title.len() > 10 && text.len() > 30, "{title}: {text}");
             assert!(title.is_ascii() && text.is_ascii(), "{title}");
