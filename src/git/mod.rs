@@ -3,6 +3,7 @@
 //! Promises: git runs with a cleared environment and with our settings alone; nothing here decides access, names
 //! a peer or reads our configuration. Never: a process spawned anywhere but in `process.rs`.
 
+pub mod changes;
 mod config;
 pub mod odb;
 pub mod pktline;

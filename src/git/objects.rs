@@ -40,6 +40,9 @@ pub enum ObjectsError {
     /// The branch moved while a commit was being made on it; nothing was written to it.
     #[error("branch '{0}' has moved")]
     Moved(String),
+    /// A push whose changes would take too long to look at.
+    #[error("the push changes more than can be looked at in time")]
+    TooMuchWork,
     #[error("read or write the repository")]
     Git(#[from] git2::Error),
 }
@@ -212,13 +215,12 @@ fn kind_in(repo: &mut Option<Repository>, dir: &Path, update: &RefUpdate) -> Res
 }
 
 /// Whether a commit that `new` brings and `old` lacks has two parents or more. `false` when either is null or no commit.
-pub fn has_merge(dir: &Path, old: &Oid, new: &Oid) -> Result<bool, ObjectsError> {
+pub(super) fn has_merge(repo: &Repository, old: &Oid, new: &Oid) -> Result<bool, ObjectsError> {
     if old.is_zero() || new.is_zero() {
         return Ok(false);
     }
-    let repo = open(dir)?;
     for oid in [old, new] {
-        if commit_kind(&repo, oid)? != ObjectType::Commit {
+        if commit_kind(repo, oid)? != ObjectType::Commit {
             return Ok(false);
         }
     }
@@ -501,15 +503,15 @@ mod tests {
         let one = repo.commit("main", &[("a", "1")], None);
         let two = repo.commit("main", &[("a", "2")], Some(&one));
         let side = repo.commit("side", &[("b", "3")], None);
-        assert!(!has_merge(repo.path(), &one, &two).unwrap());
+        assert!(!has_merge(&open(repo.path()).unwrap(), &one, &two).unwrap());
         let git = open(repo.path()).unwrap();
         let commit = |oid: &Oid| git.find_commit(raw(oid).unwrap()).unwrap();
         let (ours, theirs) = (commit(&two), commit(&side));
         let who = git2::Signature::now("a", "a@b").unwrap();
         let merged = git.commit(None, &who, &who, "m", &ours.tree().unwrap(), &[&ours, &theirs]).unwrap();
-        assert!(has_merge(repo.path(), &two, &own(merged)).unwrap());
-        assert!(!has_merge(repo.path(), &own(merged), &own(merged)).unwrap());
-        assert!(!has_merge(repo.path(), &one.to_zero(), &own(merged)).unwrap());
+        assert!(has_merge(&open(repo.path()).unwrap(), &two, &own(merged)).unwrap());
+        assert!(!has_merge(&open(repo.path()).unwrap(), &own(merged), &own(merged)).unwrap());
+        assert!(!has_merge(&open(repo.path()).unwrap(), &one.to_zero(), &own(merged)).unwrap());
     }
 
     #[test]

@@ -271,6 +271,8 @@ impl Walk<'_> {
             let outcome = match (rule.perm, target) {
                 (Perm::Deny, Target::Any) if !self.switches().deny_rules => Outcome::DenySkipped,
                 (_, Target::Ref(refname)) if !matcher.is_match(refname) => Outcome::RefexDiffers,
+                (_, Target::Path(path)) if !matcher.is_match_bytes(path) => Outcome::RefexDiffers,
+                (_, Target::Spoken(name)) if name != text && !matcher.is_match(name) => Outcome::RefexDiffers,
                 (Perm::Deny, _) => Outcome::Denied,
                 (perm, _) if perm.allows(op) => Outcome::Allowed,
                 _ => Outcome::PermissionLacks,
@@ -285,7 +287,11 @@ impl Walk<'_> {
                 };
             }
         }
-        let is_virtual = matches!(target, Target::Ref(refname) if refname.starts_with("VREF/"));
+        let is_virtual = match target {
+            Target::Any => false,
+            Target::Ref(refname) => refname.starts_with("VREF/"),
+            Target::Path(_) | Target::Spoken(_) => true,
+        };
         Decision::without_rule(is_virtual, "fallthru")
     }
 

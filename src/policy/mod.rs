@@ -39,6 +39,7 @@ mod sugar;
 mod template;
 #[cfg(test)]
 mod tests;
+mod virtual_ref;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +53,7 @@ pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
 pub use mirror::{How, Mirror, Mode};
 pub use rules::{Op, Place, Policy, Target};
 pub use template::{TEMPLATE_CREATOR, Template};
+pub use virtual_ref::{Branch, Counted, Virtual};
 
 use crate::model::HostName;
 

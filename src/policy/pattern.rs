@@ -45,11 +45,15 @@ pub(super) enum Matcher {
 
 impl Matcher {
     pub(super) fn is_match(&self, text: &str) -> bool {
+        self.is_match_bytes(text.as_bytes())
+    }
+
+    pub(super) fn is_match_bytes(&self, text: &[u8]) -> bool {
         match self {
-            Self::Prefix(p) => text.starts_with(&**p),
-            Self::Longer(p) => text.len() > p.len() && text.starts_with(&**p),
-            Self::Exact(p) => text == &**p,
-            Self::Engine(regex) => regex.is_match(text.as_bytes()),
+            Self::Prefix(p) => text.starts_with(p.as_bytes()),
+            Self::Longer(p) => text.len() > p.len() && text.starts_with(p.as_bytes()),
+            Self::Exact(p) => text == p.as_bytes(),
+            Self::Engine(regex) => regex.is_match(text),
         }
     }
 }

@@ -52,6 +52,11 @@ pub enum Target<'a> {
     Any,
     /// A full ref name or a virtual one (`VREF/…`).
     Ref(&'a str),
+    /// A changed path behind `VREF/NAME/` or `VREF/NAME_NC/`: raw bytes, as git's trees hold them.
+    Path(&'a [u8]),
+    /// A virtual ref that a check spoke. A rule concerns it if its refex matches or is the same text: a check speaks
+    /// the refex that named it, and `VREF/MERGE-CHECK/main$` does not match itself.
+    Spoken(&'a str),
 }
 
 /// A file of the admin repository and a line in it, from 1.
