@@ -38,6 +38,8 @@ pub struct Config {
     #[serde(default)]
     pub access: admin::Config,
     #[serde(default)]
+    pub hooks: admin::HooksConfig,
+    #[serde(default)]
     pub mirror: mirror::Config,
     #[serde(default)]
     pub admin_socket: socket::Config,
@@ -100,6 +102,7 @@ impl Config {
             ssh: ssh::Config::default(),
             git: git::Config::default(),
             access: admin::Config::default(),
+            hooks: admin::HooksConfig::default(),
             mirror: mirror::Config::default(),
             admin_socket: socket::Config::default(),
             log: observe::Config::default(),
@@ -373,9 +376,9 @@ mod tests {
         gitmesh.toml:5:3: unknown key 'listne' in [ssh]
         help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys
         gitmesh.toml:3:2: unknown key 'shs' at the top of the file
-        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, mirror, admin_socket, log
+        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, admin_socket, log
         gitmesh.toml:1:1: unknown key 'colour' at the top of the file
-        help: known sections at the top of the file: node, ssh, git, access, mirror, admin_socket, log
+        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, admin_socket, log
         gitmesh.toml:2:8: ' ' is not allowed in a name
         gitmesh.toml:1:1: 'name' is missing
         help: the file must have at least:  [node]  and below it  name = "server1"

@@ -245,9 +245,9 @@ fn includes() {
 fn what_is_not_supported_yet() {
     let (world, node) = stage();
     let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
-    insta::assert_snapshot!(conf("repo testing\n    RW = alice\n    - VREF/COUNT/5 = alice\n"), @r#"
+    insta::assert_snapshot!(conf("repo testing\n    RW = alice\n    option hook.pre-receive = lint\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
-    error[E0306]: not supported yet: virtual references (VREF/ and NAME/ rules)
+    error[E0306]: not supported yet: hooks of single repositories (option hook.*)
     --> conf/gitmesh.conf:6
      |
     help: what cannot be carried out is refused, so that no line is silently without effect; leave it out

@@ -18,6 +18,7 @@ mod bad_keys;
 mod check;
 mod naive;
 mod rules;
+mod vref;
 
 mod mirror;
 mod options;

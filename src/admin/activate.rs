@@ -18,7 +18,8 @@ use crate::repo::Ownership;
 use super::compile::check_accepted;
 use super::realm::{Parts, Publisher, realm};
 use super::{
-    Address, Checked, DataDir, Emergency, EmergencyError, Live, Realm, Rejected, Surroundings, load_peers, write_whole,
+    Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, load_peers,
+    write_whole,
 };
 
 /// Names, inside a repository, the git config keys that were written for the configuration, one a line.
@@ -57,6 +58,7 @@ pub struct Start {
     pub identity: Vec<u8>,
     pub settings: Settings,
     pub store: Arc<dyn Store>,
+    pub programs: Programs,
 }
 
 /// Why there is no configuration to start with.
@@ -208,6 +210,7 @@ fn surroundings(start: &Start) -> io::Result<Surroundings> {
         settings: start.settings.clone(),
         identity: start.identity.clone(),
         peers: load_peers(&start.data, &start.node, &no_keys)?.peers,
+        programs: Some(start.programs.clone()),
     })
 }
 

@@ -20,7 +20,7 @@ use crate::policy::{KeyFile, Keyring, OwnerName};
 use super::plan::{self, Side};
 use super::realm::{Live, admin_repo};
 use super::tree::{Files, Tree};
-use super::{ADMIN_REPO, lint};
+use super::{ADMIN_REPO, Programs, lint, program};
 
 const MAIN: &str = "conf/gitmesh.conf";
 const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
@@ -30,12 +30,7 @@ const REMARKS_SHOWN: usize = 20;
 
 /// What the language has and this server does not do yet. A configuration that uses it is refused, since a rule that
 /// is silently not carried out gives or takes rights nobody sees. Whoever builds one deletes its line.
-const NOT_YET: &[(&str, &str)] = &[
-    ("vref", "virtual references (VREF/ and NAME/ rules)"),
-    ("hooks", "hooks of single repositories (option hook.*)"),
-    ("hook-environment", "the environment of hooks (option ENV.*)"),
-    ("merge-check", "merge checks (RWM and RW+M rules)"),
-];
+const NOT_YET: &[(&str, &str)] = &[("hooks", "hooks of single repositories (option hook.*)")];
 
 pub(super) type Remarks = Vec<Diagnostic>;
 
@@ -49,6 +44,8 @@ pub struct Surroundings {
     pub identity: Vec<u8>,
     /// The peers that the machine knows; those of the commit's own keydir come on top.
     pub peers: Peers,
+    /// Finds the programs of virtual refs; `None` where the server's machine cannot be seen.
+    pub programs: Option<Programs>,
 }
 
 /// A commit that may come alive.
@@ -109,6 +106,13 @@ pub(super) struct Made {
 }
 
 impl Draft {
+    fn add(&mut self, remarks: Remarks) {
+        let wrong = remarks.iter().any(|remark| remark.severity == Severity::Error);
+        self.diagnostics.extend(remarks);
+        self.diagnostics.sort_by_key(|remark| remark.severity == Severity::Warning);
+        self.made = self.made.take().filter(|_| !wrong);
+    }
+
     pub fn is_good(&self) -> bool {
         self.made.is_some()
     }
@@ -139,6 +143,9 @@ pub fn draft(tree: Tree, settings: &Settings, node: Option<&HostName>) -> Draft 
 fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -> Result<Checked, Rejected> {
     let tree = Tree::of_commit(admin_dir, commit);
     let mut draft = examine(tree, &around.settings, Some(&around.node), Some(around), clash);
+    if let (Some(made), Some(programs)) = (&draft.made, &around.programs) {
+        draft.add(program::missing(&made.policy, programs, commit, clash));
+    }
     let rendered = draft.rendered(REMARKS_SHOWN);
     match draft.made.take() {
         Some(Made { policy, keyring, admin_alias }) => {
@@ -209,6 +216,7 @@ fn compile(
 
     let policy = compiled.policy?;
     not_yet(&policy, main, found);
+    program::unreadable(&policy, found);
     let admin_alias = admin_alias(&policy, main, found);
     if keys_good {
         // With a bad key the answer would be wrong, and the key is the thing to mend.
@@ -394,7 +402,13 @@ mod tests {
 
     fn around() -> Surroundings {
         let peers = Peers::default();
-        Surroundings { node: host("server1"), settings: Settings::default(), identity: blob(OWN_KEY), peers }
+        Surroundings {
+            node: host("server1"),
+            settings: Settings::default(),
+            identity: blob(OWN_KEY),
+            peers,
+            programs: None,
+        }
     }
 
     const ADMIN: &str = "repo gitmesh-admin\n RW+ = alice\n";

@@ -1,4 +1,4 @@
-//! The `[access]` table of `gitmesh.toml`.
+//! The `[access]` and `[hooks]` tables of `gitmesh.toml`.
 
 use serde::Deserialize;
 
@@ -41,4 +41,12 @@ pub enum Sugar {
     ContinuationLines,
     Macros,
     KeysubdirsAsGroups,
+}
+
+/// The `[hooks]` table: whose programs this machine runs.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HooksConfig {
+    /// Programs of the admin repository's `local/` may run here: whoever may push there then may run anything here.
+    pub from_admin_repo: bool,
 }

@@ -34,6 +34,10 @@ impl Denial {
     pub const NOT_HERE: &str = "E0206";
     /// A mirror push that this node's configuration does not expect.
     pub const NOT_MASTER: &str = "E0207";
+    /// A virtual ref: a rule about what the push brings.
+    pub const VIRTUAL_REF: &str = "E0208";
+    /// A check of what the push brings that refused by itself, or could not be made.
+    pub const UNSEEN: &str = "E0209";
 
     /// May not make a repository of that name.
     pub const NO_CREATE: &str = "E0210";

@@ -3,54 +3,128 @@
 use crate::git::objects::Kind;
 use crate::model::{Actor, RefUpdate, RepoName};
 use crate::policy::grant::Access;
-use crate::policy::{Change, Decision, Op, Target};
-use crate::repo::Ownership;
+use crate::policy::{Change, Decision, Facts, Op, Target, Walk};
 
 use super::Denial;
 use super::realm::{Live, mirror_refusal, refuse_here, you};
+use super::virtual_ref::{Blocked, Inspection, Look};
 
-/// One answer for each update, in their order, from one walk over the rules. `refs/gitmesh/*` is refused to everybody.
+/// What came of a push.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// One answer for each update, in their order.
+    pub verdicts: Vec<Result<(), Denial>>,
+    /// Remarks and what programs printed, for the pusher; whole lines.
+    pub text: String,
+}
+
+/// Judges each update from one walk over the rules. `refs/gitmesh/*` is refused to everybody.
 ///
-/// `insider` says whether the actor may read the rules, and so be told which one decided.
+/// `insider` says whether the actor may read the rules, and so be told which one decided. Without `look` there are no
+/// merge checks and no virtual refs.
 pub(super) fn judge(
     live: &Live,
-    disk: Option<&Ownership>,
+    facts: &Facts<'_>,
     insider: bool,
     actor: &Actor,
     repo: &RepoName,
     updates: &[(RefUpdate, Kind)],
-    merges: impl Fn(&RefUpdate) -> bool,
-) -> Vec<Result<(), Denial>> {
-    let name = actor.to_string();
-    let facts = live.facts(repo, disk, &name);
+    look: Option<Look<'_>>,
+) -> Judged {
     let whole = match actor {
-        Actor::Node(node) => mirror_refusal(live, &facts, node, repo),
-        Actor::User { .. } | Actor::Local => refuse_here(live, &facts, actor, repo, Access::Write),
+        Actor::Node(node) => mirror_refusal(live, facts, node, repo),
+        Actor::User { .. } | Actor::Local => refuse_here(live, facts, actor, repo, Access::Write),
     };
     let all_refs = match actor {
         Actor::Node(_) | Actor::Local => Some(true),
         Actor::User { .. } => live.by_emergency(actor, repo),
     };
-    let walk = live.policy.walk(&facts, &name);
-    let one = |(update, kind): &(RefUpdate, Kind)| {
-        if update.name.is_internal() {
-            return Err(internal(actor, update));
-        }
-        if let Some(denial) = &whole {
-            return Err(denial.clone());
-        }
-        if all_refs == Some(true) {
-            return Ok(());
-        }
+    let user = actor.to_string();
+    let walk = live.policy.walk(facts, &user);
+    let mut inspection = look.map(|look| Inspection::new(&walk, look, user));
+    let mut judged = Judged::default();
+    for (update, kind) in updates {
+        let verdict = if update.name.is_internal() {
+            Err(internal(actor, update))
+        } else if let Some(denial) = &whole {
+            Err(denial.clone())
+        } else if all_refs == Some(true) {
+            Ok(())
+        } else {
+            let context = Context { walk: &walk, actor, repo, insider, none: all_refs == Some(false) };
+            context.one(update, *kind, look, inspection.as_mut(), &mut judged.text)
+        };
+        judged.verdicts.push(verdict);
+    }
+    judged.text.extend(inspection.map(|inspection| inspection.text));
+    judged
+}
+
+struct Context<'a> {
+    walk: &'a Walk<'a>,
+    actor: &'a Actor,
+    repo: &'a RepoName,
+    insider: bool,
+    /// The emergency override gives nothing but the admin repository.
+    none: bool,
+}
+
+impl Context<'_> {
+    fn one(
+        &self,
+        update: &RefUpdate,
+        kind: Kind,
+        look: Option<Look<'_>>,
+        inspection: Option<&mut Inspection<'_>>,
+        text: &mut String,
+    ) -> Result<(), Denial> {
         let name = update.name.as_str();
-        let op = walk.ref_op(name, change(*kind), walk.checks_merges() && merges(update));
-        let decision = walk.decide(op, Target::Ref(name));
-        if decision.allowed && all_refs != Some(false) {
-            return Ok(());
+        let mut merge = false;
+        if let Some(look) = look.filter(|_| self.walk.checks_merges()) {
+            if matches!(kind, Kind::Create | Kind::Delete) {
+                text.push_str(&format!("warning: {name}: merge-check is skipped for what is created or deleted\n"));
+            }
+            merge = look.changes.brings_merge(update).map_err(|error| {
+                tracing::warn!(%error, repo = %self.repo, "cannot look for merges");
+                self.unseen(update, "MERGE_CHECK", "the pushed objects cannot be read; push again")
+            })?;
         }
-        Err(refused(actor, repo, update, *kind, op, decision, insider))
-    };
-    updates.iter().map(one).collect()
+        let op = self.walk.ref_op(name, change(kind), merge);
+        let decision = self.walk.decide(op, Target::Ref(name));
+        if !decision.allowed || self.none {
+            return Err(refused(self.actor, self.repo, update, kind, op, decision, self.insider));
+        }
+        match inspection.map_or(Ok(()), |inspection| inspection.inspect(update, op)) {
+            Ok(()) => Ok(()),
+            Err(Blocked::Trouble { refex, why }) => Err(self.unseen(update, &refex, &why)),
+            Err(Blocked::Rule { decision, spoken, message }) => {
+                Err(self.virtually(update, op, *decision, &spoken, &message))
+            }
+        }
+    }
+
+    fn virtually(&self, update: &RefUpdate, op: Op, decision: Decision, spoken: &str, message: &str) -> Denial {
+        let (repo, actor) = (self.repo, self.actor);
+        let rule = decision.rule.zip(decision.place).filter(|_| self.insider);
+        let why = if message.is_empty() { "a rule refuses what it brings" } else { message };
+        Denial {
+            first: format!("FATAL: {op} {spoken} {repo} {actor} DENIED by {}", decision.refex),
+            you: Some(you(actor)),
+            rule: rule.map(Box::new),
+            help: format!("{}: {why}", update.name),
+            code: Denial::VIRTUAL_REF,
+        }
+    }
+
+    fn unseen(&self, update: &RefUpdate, refex: &str, why: &str) -> Denial {
+        Denial {
+            first: format!("FATAL: {} {} {} refused by {refex}", update.name, self.repo, self.actor),
+            you: Some(you(self.actor)),
+            rule: None,
+            help: why.to_owned(),
+            code: Denial::UNSEEN,
+        }
+    }
 }
 
 fn change(kind: Kind) -> Change {
@@ -120,7 +194,7 @@ mod tests {
 
     fn verdicts(realm: &Realm, actor: &Actor, name: &str, updates: &[(&str, Kind)]) -> Vec<String> {
         let updates: Vec<_> = updates.iter().map(|(name, kind)| update(name, *kind)).collect();
-        let answers = realm.judge(actor, &repo(name), &updates);
+        let answers = realm.judge(actor, &repo(name), &updates, None).verdicts;
         answers.into_iter().map(|answer| answer.map_or_else(|denial| denial.short(), |()| "ok".to_owned())).collect()
     }
 
@@ -154,21 +228,10 @@ mod tests {
                 internal
             ]
         );
-        let denial =
-            realm.judge(&bob, &repo("testing"), &[update("refs/tags/v1", Kind::Delete)]).remove(0).unwrap_err();
+        let deleted = [update("refs/tags/v1", Kind::Delete)];
+        let denial = realm.judge(&bob, &repo("testing"), &deleted, None).verdicts.remove(0).unwrap_err();
         assert_eq!(denial.first, "FATAL: + refs/tags/v1 testing bob DENIED by fallthru");
         assert_eq!(verdicts(&realm, &Actor::Local, "testing", &pushed)[6..], ["ok", internal]);
-    }
-
-    #[test]
-    fn merge_checks_ask_about_merges() {
-        let node = Node::with("repo testing\n RW = alice\n option MERGE_CHECK = 1");
-        let (_activator, realm, _) = node.run();
-        let alice = actor(&realm, 1);
-        let updates = [update("refs/heads/main", Kind::FastForward)];
-        assert!(realm.judge_merges(&alice, &repo("testing"), &updates, |_| false)[0].is_ok());
-        let denial = realm.judge_merges(&alice, &repo("testing"), &updates, |_| true).remove(0).unwrap_err();
-        assert!(denial.first.starts_with("FATAL: WM refs/heads/main testing alice DENIED"), "{denial}");
     }
 
     #[test]

@@ -16,27 +16,32 @@ mod judge;
 mod lint;
 mod peers;
 mod plan;
+mod program;
 mod realm;
 mod roles;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
+mod virtual_ref;
 mod wild;
 
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
 pub use address::{Address, NoAddress};
 pub use compile::{Checked, Draft, Rejected, Surroundings, check, draft};
-pub use config::{AutoCreate, Config, Sugar};
+pub use config::{AutoCreate, Config, HooksConfig, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;
 pub use emergency::{Emergency, EmergencyError};
 pub use handle::{Admin, Good};
+pub use judge::Judged;
 pub use peers::{KnownPeers, load_peers};
+pub use program::Programs;
 pub use realm::{Live, Realm};
 pub use roles::RoleChange;
 pub use tree::Tree;
+pub use virtual_ref::{Look, ProgramCall};
 pub use wild::{CreateError, RolesError};
 
 /// The admin repository's name.

@@ -16,7 +16,7 @@ use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
 use crate::policy::{Keyring, OwnerName};
 use crate::repo::Ownership;
 
-use super::{ADMIN_REPO, Address, Denial, Emergency, Store};
+use super::{ADMIN_REPO, Address, Denial, Emergency, Judged, Look, Store};
 
 /// One configuration in force: everything that decides, swapped as one value.
 pub struct Live {
@@ -297,24 +297,33 @@ impl Realm {
         refuse_here(&live, &live.facts(repo, disk.as_ref(), &name), actor, repo, access)
     }
 
-    /// Judges each update of a push by itself, by the newest rules. Merge checks are judged as if no update brought a
-    /// merge; see [`Realm::judge_merges`].
-    pub fn judge(&self, actor: &Actor, repo: &RepoName, updates: &[(RefUpdate, Kind)]) -> Vec<Result<(), Denial>> {
-        self.judge_merges(actor, repo, updates, |_| false)
-    }
-
-    /// As [`Realm::judge`]; `merges` tells whether an update brings a merge commit, and is only asked in a
-    /// repository with the option `MERGE_CHECK`.
-    pub fn judge_merges(
+    /// Judges each update of a push by itself, by the newest rules. With `look`, also by what it brings: merge checks
+    /// and virtual refs. Blocks then.
+    pub fn judge(
         &self,
         actor: &Actor,
         repo: &RepoName,
         updates: &[(RefUpdate, Kind)],
-        merges: impl Fn(&RefUpdate) -> bool,
-    ) -> Vec<Result<(), Denial>> {
+        look: Option<Look<'_>>,
+    ) -> Judged {
+        let live = self.live();
+        let insider = self.sees_rules(&live, actor);
+        let (disk, name) = (self.store.ownership(repo), actor.to_string());
+        let facts = live.facts(repo, disk.as_ref(), &name);
+        super::judge::judge(&live, &facts, insider, actor, repo, updates, look)
+    }
+
+    /// What the options `ENV.*` of a repository tell its hooks, by name; other names than `[A-Za-z0-9_]+` are left out.
+    pub fn hook_options(&self, repo: &RepoName) -> BTreeMap<String, String> {
         let live = self.live();
         let disk = self.store.ownership(repo);
-        super::judge::judge(&live, disk.as_ref(), self.sees_rules(&live, actor), actor, repo, updates, merges)
+        let options = live.policy.options(&live.facts(repo, disk.as_ref(), ""), "ENV.");
+        let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let names = options.into_iter();
+        names
+            .filter_map(|(key, value)| Some((key.strip_prefix("ENV.")?.to_owned(), value)))
+            .filter(|(n, _)| plain(n))
+            .collect()
     }
 
     /// Asks the newest rules about a repository as it is on disk; `asking` counts as the creator of one that is missing.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 
-use super::{ADMIN_REPO, Activator, Address, Applied, DataDir, Realm, Start, Store};
+use super::{ADMIN_REPO, Activator, Address, Applied, DataDir, Programs, Realm, Start, Store};
 use crate::git::objects::{self, Author};
 use crate::model::{Actor, HostName, Oid, RepoName, UserName};
 use crate::policy::{Settings, parse_public_key};
@@ -113,7 +113,9 @@ impl Node {
         let store: Arc<dyn Store> = Arc::clone(&self.store) as Arc<dyn Store>;
         let settings = Settings { config_keys: vec![r"foo\..*".to_owned()], ..Settings::recommended() };
         let data = self.data.clone();
+        let programs = Programs::new(data.clone(), store.admin_dir(), false);
         Start {
+            programs,
             data,
             node: host("server1"),
             address: Address::of_host("server1"),

@@ -449,7 +449,7 @@ mod tests {
         let config = Config::load(&data.path().join(FILE_NAME)).unwrap();
         let identity = parse_public_key(&public).unwrap().blob;
         let (node, settings) = (config.node.name.clone(), config.settings());
-        let around = crate::admin::Surroundings { node, settings, identity, peers: Default::default() };
+        let around = crate::admin::Surroundings { node, settings, identity, peers: Default::default(), programs: None };
         let checked = crate::admin::check(&admin, &commit, &around).unwrap_or_else(|rejected| panic!("{rejected}"));
         assert_eq!((checked.warnings.as_str(), checked.generation), ("", 1));
 

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Start};
+use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Start};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::control::{Control, Node};
@@ -52,8 +52,11 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     // 'gitmesh init' made this one before there was a daemon.
     store.adopt(&RepoName::new(ADMIN_REPO)?).context("cannot write the admin repository's config")?;
 
+    let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
+    let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
     let start = Start {
         data: DataDir::new(data.clone()),
+        programs: programs.clone(),
         node: config.node.name.clone(),
         identity: identity.public_key().public_key_bytes(),
         address: config.reached_at(),
@@ -61,7 +64,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         store: Arc::new(store.clone()),
     };
     let (activator, realm, _) = Activator::start(start)?;
-    let admin = Admin::new(activator, store.dir(&RepoName::new(ADMIN_REPO)?));
+    let admin = Admin::new(activator, admin_dir);
     let owners = store.clone();
     let creators = Arc::new(move |repo: &RepoName| owners.creator(repo));
     let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
@@ -72,6 +75,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let transfer = Transfer {
         realm: realm.clone(),
         admin: admin.clone(),
+        programs,
         cluster: cluster.clone(),
         store: store.clone(),
         git,

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use git2::{ObjectType, Repository, Tree, TreeEntry};
@@ -25,8 +25,9 @@ const READ_MAX: usize = 16 << 20;
 
 /// One push, read once. Blocks, and belongs to one thread.
 pub struct Changes {
-    repo: Repository,
-    tips: Vec<git2::Oid>,
+    dir: PathBuf,
+    repo: OnceCell<Repository>,
+    tips: Vec<Oid>,
     until: Instant,
     work: Cell<u64>,
     /// New commits with their parents.
@@ -73,22 +74,26 @@ impl Seen {
 type Each<'f> = &'f mut dyn FnMut(&Difference<'_>) -> ControlFlow<()>;
 
 impl Changes {
-    /// `updates` are those of the push, none of them done yet. Work that is not over at `until` is given up.
-    pub fn open<'u>(
-        dir: &Path,
-        updates: impl IntoIterator<Item = &'u RefUpdate>,
-        until: Instant,
-    ) -> Result<Self, ObjectsError> {
-        let repo = Repository::open_bare(dir)?;
-        let tips = updates.into_iter().filter(|u| !u.new.is_zero());
-        let tips = tips.map(|u| raw(&u.new)).collect::<Result<_, _>>()?;
-        Ok(Self { repo, tips, until, work: Cell::new(0), added: OnceCell::new() })
+    /// `updates` are those of the push to the repository at `dir`, none of them done yet. Work that is not over at
+    /// `until` is given up. Nothing is opened before it is needed.
+    pub fn new<'u>(dir: &Path, updates: impl IntoIterator<Item = &'u RefUpdate>, until: Instant) -> Self {
+        let tips = updates.into_iter().filter(|u| !u.new.is_zero()).map(|u| u.new.clone()).collect();
+        let (repo, added) = (OnceCell::new(), OnceCell::new());
+        Self { dir: dir.to_owned(), repo, tips, until, work: Cell::new(0), added }
+    }
+
+    fn repo(&self) -> Result<&Repository, ObjectsError> {
+        if let Some(repo) = self.repo.get() {
+            return Ok(repo);
+        }
+        let repo = Repository::open_bare(&self.dir)?;
+        Ok(self.repo.get_or_init(|| repo))
     }
 
     /// Whether `old..new` holds a merge commit; `false` for what is created, deleted, or no commit.
     pub fn brings_merge(&self, update: &RefUpdate) -> Result<bool, ObjectsError> {
         self.tick()?;
-        objects::has_merge(&self.repo, &update.old, &update.new)
+        objects::has_merge(self.repo()?, &update.old, &update.new)
     }
 
     fn tick(&self) -> Result<(), ObjectsError> {
@@ -118,7 +123,7 @@ impl Changes {
             return Ok(None);
         }
         // An old object that is gone leaves nothing to compare with; git refuses such an update when it locks.
-        let object = match self.repo.find_object(raw(oid)?, None) {
+        let object = match self.repo()?.find_object(raw(oid)?, None) {
             Ok(object) => object,
             Err(e) if e.code() == git2::ErrorCode::NotFound => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -188,7 +193,8 @@ impl Changes {
         at.extend_from_slice(any.name_bytes());
         let flow = if any.kind() == Some(ObjectType::Tree) {
             at.push(b'/');
-            let tree = |entry: &TreeEntry<'_>| self.repo.find_tree(entry.id());
+            let repo = self.repo()?;
+            let tree = |entry: &TreeEntry<'_>| repo.find_tree(entry.id());
             let (old, new) = (old.map(tree).transpose()?, new.map(tree).transpose()?);
             self.compare(at, old.as_ref(), new.as_ref(), depth + 1, seen, each)?
         } else {
@@ -217,26 +223,32 @@ impl Changes {
         Ok(found)
     }
 
+    /// All commits that the push brings.
+    pub fn all_new_commits(&self) -> Result<Vec<NewCommit>, ObjectsError> {
+        Ok(self.added()?.keys().copied().map(NewCommit).collect())
+    }
+
     fn commit_at(&self, oid: &Oid) -> Result<Option<git2::Oid>, ObjectsError> {
         if oid.is_zero() {
             return Ok(None);
         }
-        Ok(self.repo.find_object(raw(oid)?, None)?.peel_to_commit().ok().map(|commit| commit.id()))
+        Ok(self.repo()?.find_object(raw(oid)?, None)?.peel_to_commit().ok().map(|commit| commit.id()))
     }
 
     fn added(&self) -> Result<&HashMap<git2::Oid, Vec<git2::Oid>>, ObjectsError> {
         if let Some(added) = self.added.get() {
             return Ok(added);
         }
-        let mut walk = self.repo.revwalk()?;
-        let commit = |id| self.repo.find_object(id, None).ok().and_then(|o| o.peel_to_commit().ok()).map(|c| c.id());
-        for tip in self.tips.iter().copied().collect::<HashSet<_>>() {
-            if let Some(id) = commit(tip) {
+        let repo = self.repo()?;
+        let mut walk = repo.revwalk()?;
+        let commit = |id| repo.find_object(id, None).ok().and_then(|o| o.peel_to_commit().ok()).map(|c| c.id());
+        for tip in self.tips.iter().collect::<HashSet<_>>() {
+            if let Some(id) = commit(raw(tip)?) {
                 walk.push(id)?;
             }
         }
         let mut known = HashSet::new();
-        for reference in self.repo.references()? {
+        for reference in self.repo()?.references()? {
             self.tick()?;
             if let Some(target) = reference?.target()
                 && known.insert(target)
@@ -249,7 +261,7 @@ impl Changes {
         for id in walk {
             self.tick()?;
             let id = id?;
-            added.insert(id, self.repo.find_commit(id)?.parent_ids().collect());
+            added.insert(id, self.repo()?.find_commit(id)?.parent_ids().collect());
         }
         Ok(self.added.get_or_init(|| added))
     }
@@ -260,7 +272,7 @@ impl Changes {
 
     /// As its author wrote it.
     pub fn author_mail(&self, commit: NewCommit) -> Result<String, ObjectsError> {
-        let commit = self.repo.find_commit(commit.0)?;
+        let commit = self.repo()?.find_commit(commit.0)?;
         let mail = String::from_utf8_lossy(commit.author().email_bytes()).into_owned();
         Ok(mail)
     }
@@ -268,7 +280,7 @@ impl Changes {
     /// The author's mail and the message of the commit at `tip`.
     pub fn signed(&self, tip: &Oid) -> Result<Option<(String, String)>, ObjectsError> {
         let Some(id) = self.commit_at(tip)? else { return Ok(None) };
-        let commit = self.repo.find_commit(id)?;
+        let commit = self.repo()?.find_commit(id)?;
         let text = String::from_utf8_lossy(commit.message_bytes()).into_owned();
         Ok(Some((self.author_mail(NewCommit(id))?, text)))
     }
@@ -276,12 +288,13 @@ impl Changes {
     /// The paths that a new commit itself touches: those that differ from its parent, or from all its parents.
     pub fn touched(&self, commit: NewCommit, each: Each<'_>) -> Result<ControlFlow<()>, ObjectsError> {
         self.tick()?;
-        let commit = self.repo.find_commit(commit.0)?;
+        let repo = self.repo()?;
+        let commit = repo.find_commit(commit.0)?;
         let new = commit.tree()?;
         let trees = commit.parents().map(|parent| parent.tree()).collect::<Result<Vec<_>, _>>()?;
         let others = trees.get(1..).unwrap_or_default();
         let mut own = |found: &Difference<'_>| {
-            let taken = |tree: &Tree<'_>| blob_at(&self.repo, tree, found.path) == found.new;
+            let taken = |tree: &Tree<'_>| blob_at(repo, tree, found.path) == found.new;
             if others.iter().any(taken) { ControlFlow::Continue(()) } else { each(found) }
         };
         self.compare(&mut Vec::new(), trees.first(), Some(&new), 0, &mut Seen::default(), &mut own)
@@ -289,7 +302,7 @@ impl Changes {
 
     /// In bytes.
     pub fn size(&self, blob: Blob) -> Result<u64, ObjectsError> {
-        Ok(self.repo.odb()?.read_header(blob.0)?.0 as u64)
+        Ok(self.repo()?.odb()?.read_header(blob.0)?.0 as u64)
     }
 
     /// As git sees it: a NUL among the first 8,000 bytes.
@@ -297,7 +310,7 @@ impl Changes {
         if self.size(blob)? > READ_MAX as u64 {
             return Ok(true);
         }
-        Ok(self.repo.find_blob(blob.0)?.content().iter().take(8000).any(|byte| *byte == 0))
+        Ok(self.repo()?.find_blob(blob.0)?.content().iter().take(8000).any(|byte| *byte == 0))
     }
 
     pub fn holds(&self, blob: Blob, text: &str) -> Result<bool, ObjectsError> {
@@ -305,7 +318,7 @@ impl Changes {
         if self.size(blob)? > READ_MAX as u64 {
             return Ok(false);
         }
-        let blob = self.repo.find_blob(blob.0)?;
+        let blob = self.repo()?.find_blob(blob.0)?;
         Ok(blob.content().windows(text.len()).any(|window| window == text.as_bytes()))
     }
 
@@ -313,7 +326,7 @@ impl Changes {
     pub fn votes(&self, branch: &str, tip: &Oid) -> Result<u64, ObjectsError> {
         let tip = raw(tip)?;
         let mut votes = 0;
-        for reference in self.repo.references_glob("refs/heads/votes/*")? {
+        for reference in self.repo()?.references_glob("refs/heads/votes/*")? {
             let reference = reference?;
             let name = reference.name().ok().and_then(|name| name.strip_prefix("refs/heads/votes/"));
             let counts = name.and_then(|name| name.split_once('/')).is_some_and(|(_, voted)| voted == branch);
@@ -406,7 +419,7 @@ mod tests {
         }
 
         fn open(&self, updates: &[RefUpdate]) -> Changes {
-            Changes::open(self.dir.path(), updates, Instant::now() + Duration::from_secs(60)).unwrap()
+            Changes::new(self.dir.path(), updates, Instant::now() + Duration::from_secs(60))
         }
 
         fn paths(&self, update: &RefUpdate) -> Vec<String> {
@@ -458,7 +471,7 @@ mod tests {
             count
         };
         assert_eq!((paths(&one), paths(&one), paths(&two)), (2, 0, 1));
-        let late = Changes::open(repo.dir.path(), &[], Instant::now()).unwrap();
+        let late = Changes::new(repo.dir.path(), &[], Instant::now());
         late.work.set(WORK_MAX);
         let late = late.differences(&update(&one, &two), &mut Seen::default(), &mut |_| ControlFlow::Continue(()));
         assert!(matches!(late, Err(ObjectsError::TooMuchWork)));

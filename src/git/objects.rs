@@ -271,6 +271,26 @@ pub fn files_at(dir: &Path, commit: &Oid, prefixes: &[&str]) -> Result<BTreeMap<
     Ok(taken.files)
 }
 
+/// One file of a commit, with its object id; `None` if there is no plain file of that path.
+///
+/// # Errors
+/// [`ObjectsError::TooLarge`] beyond 16 MiB.
+pub fn file_at(dir: &Path, commit: &Oid, path: &str) -> Result<Option<(Oid, Vec<u8>)>, ObjectsError> {
+    let repo = open(dir)?;
+    let entry = match tree_of(&repo, commit)?.get_path(Path::new(path)) {
+        Ok(entry) => entry,
+        Err(e) if e.code() == ErrorCode::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    if entry.kind() != Some(ObjectType::Blob) || entry.filemode() == i32::from(FileMode::Link) {
+        return Ok(None);
+    }
+    if repo.odb()?.read_header(entry.id())?.0 > FILES_BYTES_MAX / 4 {
+        return Err(ObjectsError::TooLarge);
+    }
+    Ok(Some((own(entry.id()), repo.find_blob(entry.id())?.content().to_vec())))
+}
+
 fn not_a_file(entry: &git2::TreeEntry<'_>, path: String) -> ObjectsError {
     let what = if entry.kind() == Some(ObjectType::Commit) { "submodule" } else { "symbolic link" };
     ObjectsError::NotAFile { path, what }

@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
 use super::service::Service;
@@ -54,7 +56,11 @@ impl Git {
     }
 
     fn bare_command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        self.environment(Command::new(&self.program))
+    }
+
+    /// The cleared environment of everything we start.
+    fn environment(&self, mut command: Command) -> Command {
         command
             .env_clear()
             // git finds its own parts through its exec path; PATH is for the hooks' interpreter.
@@ -94,6 +100,71 @@ impl Git {
         }
         Ok(Serving { child })
     }
+
+    /// Runs a site's own program in the bare repository at `dir` and waits for it, with no input, `env` on top of the
+    /// cleared environment, and no more than `time` and [`PROGRAM_OUTPUT_MAX`]; beyond either it is killed with its
+    /// children. For git to be at hand, it gets our settings and `GIT_DIR`.
+    pub async fn run(
+        &self,
+        program: &Path,
+        arguments: &[String],
+        dir: &Path,
+        env: &[(String, String)],
+        time: Duration,
+    ) -> Result<Ran, RunError> {
+        let mut command = self.environment(Command::new(program));
+        command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(k, v)| (k, v))).current_dir(dir);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut tries = 0;
+        let child = loop {
+            match command.spawn() {
+                Ok(child) => break child,
+                // A process forked while the file was written may hold it open for a moment, until it runs its own.
+                Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => tries += 1,
+                Err(e) => return Err(RunError::Start(e)),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let mut serving = Serving { child };
+        let (Some(out), Some(err)) = (serving.child.stdout.take(), serving.child.stderr.take()) else {
+            return Err(RunError::Start(io::ErrorKind::BrokenPipe.into()));
+        };
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let read = async {
+            tokio::try_join!(read_capped(out, &mut stdout), read_capped(err, &mut stderr))?;
+            serving.child.wait().await.map_err(RunError::Start)
+        };
+        let status = tokio::time::timeout(time, read).await.map_err(|_| RunError::Slow)??;
+        Ok(Ran { status, stdout, stderr })
+    }
+}
+
+async fn read_capped(from: impl AsyncRead + Unpin, to: &mut Vec<u8>) -> Result<(), RunError> {
+    let limit = PROGRAM_OUTPUT_MAX as u64 + 1;
+    from.take(limit).read_to_end(to).await.map_err(RunError::Start)?;
+    if to.len() > PROGRAM_OUTPUT_MAX { Err(RunError::Loud) } else { Ok(()) }
+}
+
+/// Most bytes that a site's own program may print on each of its two outputs.
+pub const PROGRAM_OUTPUT_MAX: usize = 1 << 20;
+
+/// What a site's own program did.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Why a site's own program gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot be run: {0}")]
+    Start(io::Error),
+    #[error("did not end in time")]
+    Slow,
+    #[error("printed more than {} KiB", PROGRAM_OUTPUT_MAX >> 10)]
+    Loud,
 }
 
 /// A server program of git's at work. Dropped before it has ended, it is killed with all its children: a session
@@ -162,5 +233,30 @@ mod tests {
         assert!(git.version().await.expect("git is installed").starts_with('2'));
         let error = Git::new("/nonexistent/git".into(), "/dev/null".into()).version().await.expect_err("no such file");
         assert!(error.to_string().contains("[git] program"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn programs_are_held_to_their_limits() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let git = Git::new("git".into(), "/dev/null".into());
+        let shell = Path::new("/bin/sh");
+        let run = async |script: &str, time: u64| {
+            let arguments = ["-c".to_owned(), script.to_owned()];
+            let env = [("GL_USER".to_owned(), "alice".to_owned())];
+            git.run(shell, &arguments, dir.path(), &env, Duration::from_millis(time)).await
+        };
+        let ran = run("echo $GL_USER; env | wc -l; echo no >&2; exit 3", 10_000).await.expect("it runs");
+        assert_eq!(ran.status.code(), Some(3));
+        let out = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let (user, variables) = out.split_once('\n').expect("two lines");
+        assert!(user == "alice" && variables.trim().parse::<u32>().expect("a number") < 12, "{out}");
+        assert_eq!(ran.stderr, b"no\n");
+        assert!(matches!(run("sleep 100", 50).await, Err(RunError::Slow)));
+        assert!(matches!(
+            run("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done", 60_000).await,
+            Err(RunError::Loud)
+        ));
+        let missing = git.run(Path::new("/nonexistent"), &[], dir.path(), &[], Duration::from_secs(1)).await;
+        assert!(matches!(missing, Err(RunError::Start(_))));
     }
 }

@@ -36,6 +36,11 @@ impl Store {
         Self { root: root.into(), settings: settings.into() }
     }
 
+    /// The directory that holds all repositories, for hooks to be told.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the repository is, or would be. See [`Store::open_as_daemon`] for who may ask.
     pub fn dir(&self, name: &RepoName) -> PathBuf {
         self.root.join(format!("{name}.git"))

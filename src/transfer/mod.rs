@@ -4,6 +4,7 @@
 //! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
+mod program;
 mod push;
 mod relay;
 mod request;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 
-use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Realm};
+use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
 use crate::cluster::Cluster;
 use crate::git::process::Git;
 use crate::git::service::Service;
@@ -36,6 +37,7 @@ const QUEUE: Duration = Duration::from_secs(30);
 pub struct Transfer {
     pub realm: Realm,
     pub admin: Admin,
+    pub programs: Programs,
     pub cluster: Cluster,
     pub store: Store,
     pub git: Git,
@@ -229,6 +231,8 @@ impl Transfer {
         // Our hooks judge every push, whatever a repository that was copied here says in its own configuration.
         let hooks = format!("core.hooksPath={}", self.hooks);
         let mut settings = vec![hooks.as_str(), "receive.procReceiveRefs=refs"];
+        let told = entry.told().map_or_else(Vec::new, |told| self.environment(&told));
+        env.extend(told.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         // A master may delete whatever it has deleted itself, and its replicas take it as it is.
         if request.mirror.is_some() {
             settings.extend(["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"]);

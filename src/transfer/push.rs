@@ -1,15 +1,24 @@
 //! Pushes in flight: what git's hooks ask and tell about them, and what happens after a push has landed.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::admin::{ADMIN_REPO, Access, Applied, Good};
+use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
 use crate::cluster::Place;
+use crate::git::changes::Changes;
 use crate::git::objects;
 use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
 
 use super::Transfer;
+use super::program::Told;
+
+/// Looking into a push may take so long, programs included; git's hook waits a little longer for the verdict.
+const LOOKING: Duration = Duration::from_secs(90);
+/// Lines for the pusher's terminal; ten refusals say it as well as ten thousand.
+const LINES_MAX: usize = 40;
 
 /// `git push -o plan` to the admin repository: check, tell what would change, and refuse.
 const PLAN_ONLY: &str = "plan";
@@ -25,6 +34,13 @@ struct InFlight {
     repo: RepoName,
     /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
     mirror: bool,
+    session: u32,
+}
+
+impl InFlight {
+    fn told(&self) -> Told {
+        Told { actor: self.actor.clone(), repo: self.repo.clone(), session: self.session, mirror: self.mirror }
+    }
 }
 
 /// A push's place in the table, given back when the session ends.
@@ -36,6 +52,11 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn id(&self) -> &PushId {
         &self.id
+    }
+
+    /// What hooks are told about this push.
+    pub(super) fn told(&self) -> Option<Told> {
+        self.table.lock().get(&self.id).map(InFlight::told)
     }
 }
 
@@ -53,7 +74,7 @@ impl Pushes {
 
     pub(super) fn enter(&self, actor: Actor, repo: RepoName, mirror: bool) -> Entry {
         let id = PushId::from_random(rand::random());
-        self.lock().insert(id.clone(), InFlight { actor, repo, mirror });
+        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, session: rand::random() });
         Entry { id, table: self.clone() }
     }
 
@@ -84,7 +105,7 @@ impl Transfer {
         let named = self.store.name_of(dir);
         let Some(id) = id else {
             let repo = named.ok_or_else(|| format!("{} is not a repository of this server", dir.display()))?;
-            return Ok(InFlight { actor: Actor::Local, repo, mirror: false });
+            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, session: rand::random() });
         };
         let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
         let push = found.ok_or("this push is not known to the daemon any more; push again")?;
@@ -138,13 +159,23 @@ impl Transfer {
             "the pushed objects cannot be read; push again".to_owned()
         })?;
         let asked: Vec<_> = updates.iter().cloned().zip(kinds).collect();
+        let until = Instant::now() + LOOKING;
+        let (changes, told) = (Changes::new(dir, updates, until), push.told());
+        let said = RefCell::new(String::new());
+        let program = |call: &ProgramCall| self.run_program(&told, dir, until, call, &mut said.borrow_mut());
+        let look = Look { changes: &changes, program: &program };
+        let judged = self.realm.judge(&push.actor, &push.repo, &asked, Some(look));
         let mut text = String::new();
-        let judged = self.realm.judge(&push.actor, &push.repo, &asked);
-        let refused = judged.into_iter().map(|verdict| {
+        for said in [said.borrow().as_str(), &judged.text] {
+            text.extend(said.split_inclusive('\n').take(LINES_MAX));
+        }
+        let mut lines = 0;
+        let refused = judged.verdicts.into_iter().map(|verdict| {
             let denial = verdict.err()?;
-            // Ten refusals say it as well as ten thousand.
-            if text.lines().count() < 40 {
-                text.push_str(&format!("{denial}\n"));
+            if lines < LINES_MAX {
+                let denial = format!("{denial}\n");
+                lines += denial.lines().count();
+                text.push_str(&denial);
             }
             Some(denial.short())
         });
