@@ -26,5 +26,6 @@ mod outage;
 
 mod robustness;
 mod serve;
+mod storm;
 
 mod tidy;

@@ -33,6 +33,10 @@ impl Control {
             }
             ["request-push", repo] => match parse_repo(repo) {
                 Ok(repo) => match self.cluster.locate(&repo) {
+                    // Where a repository lives is told to nobody who may not write to it.
+                    _ if self.realm.authorize(actor, &repo, Access::Write).is_err() => {
+                        self.push_to(actor, &repo, &[]).await
+                    }
                     Place::Here { replicas, .. } => self.push_to(actor, &repo, &replicas).await,
                     place => self.not_master(&repo, &place),
                 },
