@@ -80,9 +80,17 @@ impl Door {
             };
             let stream = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = me.listener.accept() => accepted?.0,
+                accepted = me.listener.accept() => accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))),
             };
-            let uid = stream.peer_cred()?.uid();
+            let (uid, stream) = match stream {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, or the caller left: neither ends the daemon.
+                    tracing::warn!(%error, "cannot accept a local request");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
             if uid != 0 && uid != own {
                 tracing::warn!(uid, "a local user who is neither root nor ours knocked at the control socket");
                 continue;

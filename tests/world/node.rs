@@ -125,6 +125,14 @@ impl Node {
         kill_process(Pid::from_child(child), signal).expect("our child");
     }
 
+    /// Lets the running daemon open fewer files (setrlimit(2), RLIMIT_NOFILE).
+    pub fn limit_files(&self, most: u32) {
+        let pid = self.0.child.lock().unwrap().as_ref().expect("a running daemon").id();
+        let mut prlimit = self.ground().command("prlimit");
+        prlimit.args([format!("--pid={pid}"), format!("--nofile={most}:{most}")]);
+        Answer::of(prlimit).succeeds();
+    }
+
     /// As a power cut, for the daemon alone.
     pub fn kill9(&self) {
         if let Some(mut child) = self.0.child.lock().unwrap().take() {
