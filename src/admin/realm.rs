@@ -228,6 +228,16 @@ impl Realm {
         self.live.borrow().identify(blob)
     }
 
+    /// Whether the actor is still known: a key that was proved when a connection began may have been removed since.
+    pub fn knows(&self, actor: &Actor) -> bool {
+        let live = self.live.borrow();
+        match actor {
+            Actor::User { name, key } => live.emergency.holds(key) || live.keyring.holds(name, key),
+            Actor::Node(node) => live.peers.contains_key(node),
+            Actor::Local => true,
+        }
+    }
+
     /// May the actor read or write the repository at all? Users and nodes by the rules, with ref `any`; a node gets
     /// nothing for being one, and never writes by this way (see [`Realm::authorize_mirror`]). Local may all.
     pub fn authorize(&self, actor: &Actor, repo: &RepoName, access: Access) -> Result<Grant, Denial> {

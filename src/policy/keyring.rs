@@ -84,6 +84,12 @@ impl Keyring {
         self.owners.get(blob)
     }
 
+    /// Whether the user has the key of this fingerprint; looks at every key.
+    pub fn holds(&self, user: &UserName, key: &Fingerprint) -> bool {
+        let of_user = |owner: &Owner| matches!(&owner.who, OwnerName::User(name) if name == user);
+        self.owners.values().any(|owner| owner.fingerprint == *key && of_user(owner))
+    }
+
     /// Everybody who has a key, sorted.
     pub fn users(&self) -> BTreeSet<&UserName> {
         let users = self.owners.values().filter_map(|owner| match &owner.who {

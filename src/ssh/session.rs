@@ -31,6 +31,8 @@ pub(super) struct Session {
     /// Cancelled when the connection has ended.
     gone: CancellationToken,
     actor: Option<Actor>,
+    /// The key that was proved (RFC 4253, section 6.6); who owns it is asked again for each session.
+    key: Vec<u8>,
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
     wrong_login: Option<String>,
@@ -60,6 +62,7 @@ impl Session {
             seat,
             gone,
             actor: None,
+            key: Vec::new(),
             unknown: Vec::new(),
             wrong_login: None,
             channels: HashMap::new(),
@@ -117,6 +120,15 @@ impl Session {
     /// Hands the channel to a task that does what was ordered.
     fn start(&mut self, id: ChannelId, order: Order, connection: &mut Connection) -> Result<(), russh::Error> {
         self.seat.settled();
+        if !self.key.is_empty() {
+            // The configuration may have changed since this connection began.
+            self.actor = self.shared.control.realm.identify(&self.key);
+            if self.actor.is_none() {
+                let text = "FATAL: the key of this connection is not known here any more; ask an administrator";
+                self.refuse_channel(id, text, connection)?;
+                return Ok(());
+            }
+        }
         let (Some(Opened { channel, protocol, terminal }), Some(actor)) =
             (self.channels.remove(&id), self.actor.clone())
         else {
@@ -263,7 +275,8 @@ impl Handler for Session {
         if login != self.shared.settings().config.user {
             return Ok(Auth::reject());
         }
-        self.actor = self.shared.control.realm.identify(&key.public_key.public_key_bytes());
+        self.key = key.public_key.public_key_bytes();
+        self.actor = self.shared.control.realm.identify(&self.key);
         let Some(actor) = &self.actor else { return Ok(Auth::reject()) };
         self.seat.authenticated();
         if let Actor::Node(node) = actor {

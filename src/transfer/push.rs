@@ -127,6 +127,12 @@ impl Transfer {
         updates: &[RefUpdate],
     ) -> Result<Verdicts, String> {
         let push = self.whose(id, dir)?;
+        if !self.realm.knows(&push.actor) {
+            return Err(format!(
+                "{} came with a key that is not known here any more; ask an administrator",
+                push.actor
+            ));
+        }
         let mut verdicts = if push.mirror {
             Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text: String::new() }
         } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
