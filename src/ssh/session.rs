@@ -331,6 +331,15 @@ impl Handler for Session {
         Ok(())
     }
 
+    async fn data(&mut self, id: ChannelId, _: &[u8], connection: &mut Connection) -> Result<(), russh::Error> {
+        // A client says what to run before it sends anything to it. What comes before would be kept in memory, window
+        // after window, on every channel that one connection may open.
+        if self.channels.remove(&id).is_some() {
+            connection.close(id)?;
+        }
+        Ok(())
+    }
+
     async fn channel_close(&mut self, id: ChannelId, _connection: &mut Connection) -> Result<(), russh::Error> {
         self.channels.remove(&id);
         self.at_work.remove(&id).inspect(CancellationToken::cancel);
