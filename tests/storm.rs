@@ -1,10 +1,13 @@
 //! What a hostile user, a crowd or a crash tries: rights that outlive their key, answers that tell too much, room that
 //! is taken and never given back, what a killed git or daemon leaves behind.
 
+use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
-use crate::world::{World, eventually};
+use crate::world::{Running, World, eventually};
 
 const BOBS: &str = "repo testing\n    RW+ = bob\n";
 
@@ -72,4 +75,43 @@ fn a_key_removed_during_a_push_refuses_the_push() {
     slow.delay(Duration::ZERO);
     push.end().refused_by("is not known here any more");
     assert!(node.refs("testing").is_empty());
+}
+
+#[test]
+fn a_stale_lock_does_not_outlive_the_next_push() {
+    let world = World::new();
+    let node = world.node("server1");
+    let work = world.alice().clone_of(&node, "testing");
+    work.commit("a", "a");
+    work.push(&["HEAD:main", "HEAD:old"]).succeeds();
+    node.git("testing", &["pack-refs", "--all"]).succeeds();
+    // As a git leaves them that was killed while the daemon lived on.
+    fs::create_dir_all(node.repo_dir("testing").join("refs/heads")).unwrap();
+    for lock in ["refs/heads/main.lock", "packed-refs.lock"] {
+        let file = fs::File::create(node.repo_dir("testing").join(lock)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
+    work.commit("a", "b");
+    work.push(&["HEAD:main", ":old"]).succeeds();
+}
+
+#[test]
+fn what_landed_while_the_daemon_was_restarted_is_taken_up() {
+    let world = World::new();
+    let both = "option mirror.master = server1\n    option mirror.copies = server2\n";
+    let pair = world.pair_with(&format!("repo testing\n    RW+ = alice\n    {both}"));
+    let work = world.alice().clone_of(&pair.one, "testing");
+    let first = work.commit("a", "a");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    // git of a push that an earlier daemon let through moves the reference and tells the new daemon.
+    pair.one.git("testing", &["update-ref", "refs/heads/late", &first]).succeeds();
+    let mut hook = world.command(pair.one.data().join("hooks/post-receive").to_str().unwrap());
+    hook.current_dir(pair.one.repo_dir("testing")).env("GITMESH_PUSH", "0".repeat(32)).stdin(Stdio::piped());
+    let mut told = Running::start(hook);
+    let mut input = told.child.stdin.take().unwrap();
+    writeln!(input, "{} {first} refs/heads/late", "0".repeat(40)).unwrap();
+    drop(input);
+    told.end().succeeds();
+    pair.in_step("testing");
 }

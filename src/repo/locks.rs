@@ -34,6 +34,24 @@ pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf
     Ok(removed)
 }
 
+/// As [`remove_stale_locks`], of the given references, HEAD and `packed-refs` alone: a few look-ups instead of a walk.
+pub fn remove_stale_locks_of<'a>(
+    dir: &Path,
+    names: impl Iterator<Item = &'a str>,
+    now: SystemTime,
+) -> io::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for name in names.chain(["HEAD", "packed-refs"]) {
+        let path = dir.join(format!("{name}.lock"));
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        if metadata.is_file() && now.duration_since(metadata.modified()?).unwrap_or_default() >= STALE_AFTER {
+            std::fs::remove_file(&path)?;
+            removed.push(path);
+        }
+    }
+    Ok(removed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

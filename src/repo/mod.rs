@@ -9,7 +9,7 @@ mod ownership;
 mod state;
 mod store;
 
-pub use locks::remove_stale_locks;
+pub use locks::{remove_stale_locks, remove_stale_locks_of};
 pub use ownership::{Ownership, ROLES_MAX};
 pub use state::promise_epoch;
 pub use store::{Repo, Store};

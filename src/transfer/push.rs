@@ -11,6 +11,7 @@ use crate::cluster::Place;
 use crate::git::changes::Changes;
 use crate::git::objects;
 use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
+use crate::repo;
 
 use super::Transfer;
 use super::program::Told;
@@ -85,6 +86,12 @@ impl Pushes {
         table.values().filter(|p| p.repo == own.repo).count() == 1
     }
 
+    /// Whether a push into the repository is in flight besides the one that `id` names.
+    fn others(&self, id: Option<&str>, repo: &RepoName) -> bool {
+        let own = id.and_then(PushId::parse);
+        self.lock().iter().any(|(id, push)| push.repo == *repo && Some(id) != own.as_ref())
+    }
+
     /// How many pushes are in flight.
     pub fn count(&self) -> usize {
         self.lock().len()
@@ -133,6 +140,7 @@ impl Transfer {
                 push.actor
             ));
         }
+        self.clear_locks(id, &push.repo, updates);
         let mut verdicts = if push.mirror {
             Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text: String::new() }
         } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
@@ -157,6 +165,19 @@ impl Transfer {
             }
         }
         Ok(verdicts)
+    }
+
+    /// A git that was killed while we lived on may have left locks in the way of this very push.
+    fn clear_locks(&self, id: Option<&str>, repo: &RepoName, updates: &[RefUpdate]) {
+        if self.pushes.others(id, repo) {
+            return;
+        }
+        let names = updates.iter().map(|u| u.name.as_str());
+        match repo::remove_stale_locks_of(&self.store.dir(repo), names, std::time::SystemTime::now()) {
+            Ok(locks) if locks.is_empty() => {}
+            Ok(locks) => tracing::warn!(%repo, ?locks, "removed locks that a killed git left behind"),
+            Err(error) => tracing::warn!(%error, %repo, "cannot remove stale locks"),
+        }
     }
 
     fn judge_by_rules(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate]) -> Result<Verdicts, String> {
@@ -224,7 +245,13 @@ impl Transfer {
     /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
     /// Blocking.
     pub fn landed(&self, id: Option<&str>, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
-        let push = self.whose(id, dir)?;
+        let push = self.whose(id, dir).or_else(|why| {
+            // The daemon was restarted after it had let the push through. Nothing is decided here any more, and what
+            // follows reads what is on the disk, so no secret is needed for it.
+            let unknown = self.whose(None, dir).map_err(|_| why)?;
+            tracing::warn!(repo = %unknown.repo, "a push landed that this run of the daemon has not judged");
+            Ok::<_, String>(unknown)
+        })?;
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
