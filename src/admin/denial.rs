@@ -97,7 +97,7 @@ mod tests {
         let one = Oid::parse(&"1".repeat(40)).unwrap();
         let judged = |name: &str, kind| {
             let update = RefUpdate { name: RefName::parse(name).unwrap(), old: one.clone(), new: one.clone() };
-            realm.judge(&carol, &repo("docs"), &[(update, kind)]).remove(0).err()
+            realm.judge(&carol, &repo("docs"), &[(update, kind)], None).verdicts.remove(0).err()
         };
         let all = [
             ("read what is closed", asked(&bob, "closed", Access::Read)),
