@@ -1,5 +1,6 @@
 //! The composition root: builds every room from the bottom floor up, binds ports last, and stops from the top down.
 
+mod causes;
 mod install;
 mod reload;
 
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use russh::keys::PublicKeyBase64;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,9 @@ use crate::policy::parse_public_key;
 use crate::repo::{self, Store};
 use crate::transfer::{Pushes, Transfer};
 use crate::{observe, socket, ssh};
+use causes::{Cause, Causes};
 use install::{install_hooks, write_if_changed};
-use reload::{Running, watch_directories, watch_files};
+use reload::Running;
 
 /// Running sessions may take this long to end after a stop is asked for; systemd waits a little longer.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -38,6 +39,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         .canonicalize()
         .with_context(|| format!("cannot open the data directory {}; make it with 'gitmesh init'", data.display()))?;
     let _alone = install::lock(&data)?;
+    let mut causes = Causes::new(&file, &data)?;
     let identity = russh::keys::load_secret_key(data.join("identity"), None)
         .with_context(|| format!("cannot read the node's key {}/identity; 'gitmesh init' makes one", data.display()))?;
     let own = parse_public_key(&identity.public_key().to_openssh()?).map_err(|e| anyhow!("the node's own key: {e}"))?;
@@ -126,7 +128,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
     let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, level };
-    let ended = watch(&mut running, &reload, &mut top, &mut rest).await;
+    let ended = watch(&mut running, &mut causes, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());
     doors.cancel();
@@ -144,34 +146,20 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
 /// Waits for a signal to stop, and reloads on the way. A room that ends by itself ends the daemon.
 async fn watch(
     running: &mut Running,
+    causes: &mut Causes,
     asked: &Notify,
     top: &mut JoinSet<std::io::Result<()>>,
     rest: &mut JoinSet<std::io::Result<()>>,
 ) -> anyhow::Result<()> {
-    let (mut term, mut int, mut hup) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-    let edits = Arc::new(Notify::new());
-    let on_machine = ["emergency-keydir", "emergency.conf", "peers"].map(|name| running.data.join(name));
-    let watched = [std::slice::from_ref(&running.file), &on_machine[..]].concat();
-    let mut watcher = watch_files(&watched, edits.clone())?;
     loop {
         let why = tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => "SIGHUP",
-            () = asked.notified() => "a command",
-            () = edits.notified() => {
-                // An editor writes in several steps; what matters is the last.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                "an edit"
-            }
+            cause = causes.next(asked) => match cause {
+                Cause::Stop => return Ok(()),
+                Cause::Reload(why) => why,
+            },
             Some(ended) = top.join_next() => return Err(anyhow!("the SSH door ended: {ended:?}")),
             Some(ended) = rest.join_next() => return Err(anyhow!("a room ended: {ended:?}")),
         };
-        // A directory that was made just now is watched before it is read, so that nothing falls between.
-        if let Err(error) = watch_directories(&mut watcher, &watched) {
-            tracing::warn!(error = format!("{error:#}"), "edits there may go unnoticed; use SIGHUP");
-        }
         notify_systemd(&[sd_notify::NotifyState::Reloading]);
         running.reload(why).await;
         notify_systemd(&[sd_notify::NotifyState::Ready]);
