@@ -112,6 +112,18 @@ fn the_emergency_override_comes_alive_by_itself() {
 }
 
 #[test]
+fn a_signal_in_the_first_moment_is_heard() {
+    let world = World::new();
+    let node = world.prepare("server1");
+    for _ in 0..5 {
+        node.start();
+        node.signal(Signal::HUP);
+        node.signal(Signal::TERM);
+        node.ended_well();
+    }
+}
+
+#[test]
 fn sighup_reads_the_override_too() {
     let world = World::new();
     let node = world.node("server1");
