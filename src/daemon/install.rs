@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::hook;
+
+/// How long a killed daemon's lock is waited for.
+const DYING: Duration = Duration::from_secs(2);
 
 /// Makes this the only daemon of the data directory, for as long as the file is held. The kernel gives the lock back
 /// (flock(2)) however the daemon ends.
@@ -17,7 +21,14 @@ pub(super) fn lock(data: &Path) -> anyhow::Result<File> {
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let begun = Instant::now();
+    let mut locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    // A daemon that was killed just now may still be on its way out.
+    while locked == Err(rustix::io::Errno::WOULDBLOCK) && begun.elapsed() < DYING {
+        std::thread::sleep(Duration::from_millis(50));
+        locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             bail!("a daemon is running already on {}; 'gitmesh info --data {0}' asks it", data.display())

@@ -14,6 +14,6 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { program: PathBuf::from("git"), max_processes: 64, fsck: true }
+        Self { program: PathBuf::from("git"), max_processes: 128, fsck: true }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use git2::{OdbLookupFlags, Repository};
 
 use super::objects::ObjectsError;
-use crate::model::Oid;
+use crate::model::{Oid, RefUpdate};
 
 /// Those of `oids` that the repository at `dir` holds, in the given order. Blocking; costs no process.
 ///
@@ -17,4 +17,13 @@ pub fn present<'a>(dir: &Path, oids: impl IntoIterator<Item = &'a Oid>) -> Resul
     let exists =
         |oid: &&Oid| git2::Oid::from_str(oid.as_str()).is_ok_and(|raw| odb.exists_ext(raw, OdbLookupFlags::NO_REFRESH));
     Ok(oids.into_iter().filter(exists).cloned().collect())
+}
+/// For each update, the reference that its name stands for, if it is a symbolic one (git-symbolic-ref(1)).
+pub fn symbolic_targets(dir: &Path, updates: &[RefUpdate]) -> Result<Vec<Option<String>>, ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    let target = |update: &RefUpdate| {
+        let found = repo.find_reference(update.name.as_str()).ok()?;
+        found.symbolic_target().ok().flatten().map(str::to_owned)
+    };
+    Ok(updates.iter().map(target).collect())
 }

@@ -18,6 +18,20 @@ pub const MIN_VERSION: (u32, u32) = (2, 39);
 /// Bytes of a pack between git and us; the largest pipe that Linux gives everybody (fcntl(2), F_SETPIPE_SZ).
 const PACK_PIPE: usize = 1 << 20;
 
+/// Where programs are looked for, by us and by the hooks' interpreters.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The program as a path. With a bare name and a PATH for the child, the standard library forks instead of calling
+/// posix_spawn(3), and a fork copies our page tables: milliseconds, growing with all keys and rules in memory.
+fn resolve(program: PathBuf) -> PathBuf {
+    if program.components().count() > 1 {
+        return program;
+    }
+    let ours = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&ours).chain(std::env::split_paths(PATH));
+    places.map(|place| place.join(&program)).find(|path| path.is_file()).unwrap_or(program)
+}
+
 /// How to run git on this machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Git {
@@ -38,7 +52,7 @@ pub enum GitError {
 impl Git {
     /// `settings` is the file that [`settings_text`] describes; it must exist before a process is started.
     pub fn new(program: PathBuf, settings: PathBuf) -> Self {
-        Self { program, settings: settings.into() }
+        Self { program: resolve(program), settings: settings.into() }
     }
 
     /// The version as git prints it, `2.47.3`, once it is known to be new enough.
@@ -64,7 +78,7 @@ impl Git {
         command
             .env_clear()
             // git finds its own parts through its exec path; PATH is for the hooks' interpreter.
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("PATH", PATH)
             .env("LC_ALL", "C")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", self.settings.as_os_str())
@@ -207,6 +221,8 @@ pub fn settings_text(hooks: &Path, fsck: bool) -> String {
 	# keep the pack as it came: one file to sync instead of one an object
 	unpackLimit = 1
 	autogc = false
+	# the branch of HEAD is not deleted by a push; said without git's advice, which is for the server's side
+	denyDeleteCurrent = refuse
 [transfer]
 	hideRefs = refs/gitmesh
 [uploadpack]

@@ -16,7 +16,7 @@ mod waiting;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::control::Control;
 use crate::transfer::Transfer;
 pub use config::{Config, Listen};
-use places::Places;
+use places::{Crowd, Places};
 use waiting::Waiting;
 
 /// Connections that have not shown a known key yet; the oldest goes when one more comes.
@@ -97,7 +97,9 @@ pub(super) struct Shared {
     sessions: TaskTracker,
     session_places: Places,
     /// Sessions at work, by user or node.
-    busy: Mutex<HashMap<String, usize>>,
+    busy: Crowd,
+    /// Connections that have logged in, by user.
+    connected: Crowd,
 }
 
 /// The settings in force, and the protocol's own made from them.
@@ -120,35 +122,6 @@ impl Shared {
     fn set(&self, config: Config) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::new(config, &self.identity);
     }
-
-    /// Counts one more session of `who`; `None` when there are as many as one may have.
-    fn admit(self: &Arc<Self>, who: String) -> Option<Busy> {
-        let most = self.settings().config.max_sessions_per_user;
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = busy.entry(who.clone()).or_default();
-        (*count < most).then(|| {
-            *count += 1;
-            Busy { shared: self.clone(), who }
-        })
-    }
-}
-
-/// One session of somebody's, until it is dropped.
-pub(super) struct Busy {
-    shared: Arc<Shared>,
-    who: String,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = busy.get_mut(&self.who) {
-            *count -= 1;
-            if *count == 0 {
-                busy.remove(&self.who);
-            }
-        }
-    }
 }
 
 impl Door {
@@ -166,7 +139,8 @@ impl Door {
             waiting: Waiting::new(UNAUTHENTICATED),
             connections: Places::default(),
             sessions: TaskTracker::new(),
-            busy: Mutex::default(),
+            busy: Crowd::default(),
+            connected: Crowd::default(),
             session_places: Places::default(),
             transfer,
             control,

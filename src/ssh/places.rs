@@ -1,7 +1,8 @@
 //! A number of places that may change while some are taken.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -45,6 +46,45 @@ impl Drop for Place {
     }
 }
 
+/// Counts places by the name of who takes them. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Crowd(Arc<Mutex<HashMap<String, usize>>>);
+
+/// Somebody's place, until it is dropped.
+pub(super) struct Member {
+    crowd: Crowd,
+    name: String,
+}
+
+impl Crowd {
+    /// One more place for `name`, if they have fewer than `most`.
+    pub(super) fn enter(&self, name: String, most: usize) -> Option<Member> {
+        let mut counts = self.lock();
+        let count = counts.entry(name.clone()).or_default();
+        (*count < most).then(|| {
+            *count += 1;
+            Member { crowd: self.clone(), name }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        // Each change is one step, so a panic elsewhere leaves the counts right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut counts = self.crowd.lock();
+        if let Some(count) = counts.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.name);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +101,16 @@ mod tests {
         assert!(futures_pending(waiting.as_mut()).await);
         drop(first);
         tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await.expect("a place came free");
+    }
+
+    #[test]
+    fn one_may_not_take_the_places_of_others() {
+        let crowd = Crowd::default();
+        let alice = crowd.enter("alice".into(), 1).expect("free");
+        assert!(crowd.enter("alice".into(), 1).is_none());
+        assert!(crowd.enter("bob".into(), 1).is_some());
+        drop(alice);
+        assert!(crowd.enter("alice".into(), 1).is_some());
     }
 
     async fn futures_pending<F: Future + Unpin>(mut future: F) -> bool {

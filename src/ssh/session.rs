@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::alive::Alive;
 use super::command::{self, Order};
+use super::places::Member;
 use super::waiting::Seat;
 use crate::git::{pktline, service::Service};
 use crate::model::Actor;
@@ -36,6 +37,9 @@ pub(super) struct Session {
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
     wrong_login: Option<String>,
+    /// This user's place among the connections; one user leaves half of them to others.
+    connection: Option<Member>,
+    crowded: bool,
     channels: HashMap<ChannelId, Opened>,
     /// Channels whose task may still be running.
     at_work: HashMap<ChannelId, CancellationToken>,
@@ -65,6 +69,8 @@ impl Session {
             key: Vec::new(),
             unknown: Vec::new(),
             wrong_login: None,
+            connection: None,
+            crowded: false,
             channels: HashMap::new(),
             at_work: HashMap::new(),
         }
@@ -73,6 +79,12 @@ impl Session {
     /// What an unknown key is told (RFC 4256, section 3.2: an instruction without a prompt).
     fn explanation(&self) -> String {
         let node = &self.shared.control.node;
+        if self.crowded {
+            let name = &node.name;
+            return format!(
+                "gitmesh on {name}: you have half of all connections here already; close some, then try again.\n"
+            );
+        }
         let login = &node.user;
         let mut text = match &self.wrong_login {
             Some(wrong) => {
@@ -144,17 +156,19 @@ impl Session {
         };
         // Nodes share one connection for all their repositories, and mirroring has limits of its own.
         let busy = match &actor {
-            Actor::User { .. } => match self.shared.admit(actor.to_string()) {
-                Some(busy) => Some(busy),
-                None => {
-                    self.channels.insert(id, Opened { channel, protocol, terminal });
-                    return self.refuse_channel(
-                        id,
-                        "FATAL: you have as many sessions here as one user may; wait for some to end",
-                        connection,
-                    );
+            Actor::User { .. } => {
+                match self.shared.busy.enter(actor.to_string(), self.shared.settings().config.max_sessions_per_user) {
+                    Some(busy) => Some(busy),
+                    None => {
+                        self.channels.insert(id, Opened { channel, protocol, terminal });
+                        return self.refuse_channel(
+                            id,
+                            "FATAL: you have as many sessions here as one user may; wait for some to end",
+                            connection,
+                        );
+                    }
                 }
-            },
+            }
             _ => None,
         };
         connection.channel_success(id)?;
@@ -278,10 +292,19 @@ impl Handler for Session {
         self.key = key.public_key.public_key_bytes();
         self.actor = self.shared.control.realm.identify(&self.key);
         let Some(actor) = &self.actor else { return Ok(Auth::reject()) };
-        self.seat.authenticated();
-        if let Actor::Node(node) = actor {
-            self.shared.control.node_seen(node);
+        match actor {
+            Actor::User { name, .. } => {
+                let most = (self.shared.settings().config.max_connections / 2).max(1);
+                self.connection = self.shared.connected.enter(name.to_string(), most);
+                if self.connection.is_none() {
+                    self.crowded = true;
+                    return Ok(Auth::reject());
+                }
+            }
+            Actor::Node(node) => self.shared.control.node_seen(node),
+            Actor::Local => {}
         }
+        self.seat.authenticated();
         tracing::debug!(user = %actor, from = %self.from, "authenticated");
         Ok(Auth::Accept)
     }

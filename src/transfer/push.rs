@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
 use crate::cluster::Place;
 use crate::git::changes::Changes;
-use crate::git::objects;
+use crate::git::{objects, odb};
 use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
 use crate::repo;
 
@@ -206,7 +206,18 @@ impl Transfer {
             }
             Some(denial.short())
         });
-        Ok(Verdicts { refused: refused.collect(), text })
+        let mut refused: Vec<_> = refused.collect();
+        // git would move what the name stands for, which nobody has judged.
+        let symbolic = odb::symbolic_targets(dir, updates).map_err(|error| {
+            tracing::warn!(%error, repo = %push.repo, "cannot read the references of a push");
+            "the references here cannot be read; push again".to_owned()
+        })?;
+        for (verdict, target) in refused.iter_mut().zip(symbolic) {
+            if let (None, Some(target)) = (&verdict, target) {
+                *verdict = Some(format!("a symbolic reference to {target}; push to that one"));
+            }
+        }
+        Ok(Verdicts { refused, text })
     }
 
     /// A configuration is compiled from the pushed commit before any reference moves.
