@@ -115,3 +115,32 @@ fn what_landed_while_the_daemon_was_restarted_is_taken_up() {
     told.end().succeeds();
     pair.in_step("testing");
 }
+
+#[test]
+fn a_push_to_a_symbolic_reference_moves_nothing() {
+    let world = World::new();
+    let node = world.node("server1");
+    let work = world.alice().clone_of(&node, "testing");
+    let pushed = work.commit("a", "a");
+    work.push(&["HEAD:main"]).succeeds();
+    node.git("testing", &["symbolic-ref", "refs/heads/alias", "refs/heads/main"]).succeeds();
+    work.commit("a", "b");
+    work.push(&["HEAD:alias"]).refused_by("a symbolic reference to refs/heads/main; push to that one");
+    work.push(&[":alias"]).refused_by("a symbolic reference to refs/heads/main");
+    assert_eq!(node.oid("testing", "refs/heads/main"), Some(pushed));
+}
+
+#[test]
+fn one_user_leaves_half_of_the_connections_to_others() {
+    let world = World::new();
+    let node = world.node("server1");
+    let bob = world.actor("bob");
+    world.alice().configure(&node, |c| (c.conf(BOBS), c.key(&bob)).0).succeeds();
+    node.stop();
+    node.set("max_connections", "4");
+    node.start();
+    let _first = bob.shared_connection(&node);
+    let _second = bob.shared_connection(&node);
+    bob.ssh(&node, "info").refused_by("you have half of all connections here already");
+    world.alice().ssh(&node, "info").succeeds();
+}
