@@ -12,8 +12,7 @@ use crate::git::objects;
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
-    Diagnostic, Facts, How, Mode, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules,
-    render,
+    Diagnostic, Facts, Mode, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
 };
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
@@ -307,7 +306,6 @@ fn copies(policy: &Policy, keyring: &Keyring, around: Option<&Surroundings>, mai
     let anybody = HostName::new("nobody").expect("a constant, and a valid name");
     let own = around.map(|around| &around.node);
     let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
-    let mut not_yet: BTreeMap<&str, RepoName> = BTreeMap::new();
     let mut bad: BTreeMap<String, RepoName> = BTreeMap::new();
     for repo in policy.repos() {
         let mirror = policy.mirror(&Facts::existing(repo), own.unwrap_or(&anybody));
@@ -315,26 +313,12 @@ fn copies(policy: &Policy, keyring: &Keyring, around: Option<&Surroundings>, mai
             bad.entry(name.clone()).or_insert_with(|| repo.clone());
         }
         if mirror.mode == Mode::Master || own.is_none() {
-            let mut note = |option, used: bool| {
-                if used {
-                    not_yet.entry(option).or_insert_with(|| repo.clone());
-                }
-            };
-            note("mirror.copies.sync", mirror.copies.values().any(|how| *how == How::Sync));
-            let by_hand = |how: &How| matches!(how, How::NoSync | How::NoSyncQuiet);
-            note("mirror.copies.nosync", mirror.copies.values().any(by_hand));
-            note("mirror.redirectOK", !mirror.redirectors.is_empty());
             let master = mirror.master.as_ref();
             let strangers = mirror.copies.keys().filter(|copy| !known.contains(*copy) && Some(*copy) != master);
             for copy in strangers.filter(|_| tells) {
                 unknown.entry(copy.clone()).or_insert_with(|| repo.clone());
             }
         }
-    }
-    for (option, repo) in not_yet {
-        let message = format!("not supported yet: option {option} of '{repo}'");
-        let help = "use mirror.copies alone; copies are brought up to date right after each push, and users push to the master";
-        found.push(remark("E0306", "not-supported-yet", main, message, help));
     }
     for (name, repo) in bad {
         let message = format!("'{name}', in the mirror options of '{repo}', cannot be the name of a node");
@@ -438,8 +422,6 @@ mod tests {
         let wild =
             format!("{ADMIN}repo pub/CREATOR/..*\n C = @all\n RW = WRITERS\n option default.roles-1 = WRITERS alice\n");
         assert!(codes(&[("conf/gitmesh.conf", &wild)]).is_empty());
-        let sync = format!("{ADMIN}option mirror.master = server1\noption mirror.copies.sync = server2\n");
-        assert_eq!(codes(&[("conf/gitmesh.conf", &sync)]), ["E0306"]);
         let own = key_line(OWN_KEY);
         assert_eq!(codes(&[("conf/gitmesh.conf", ADMIN), ("keydir/bob.pub", &own)]), ["E0305"]);
     }

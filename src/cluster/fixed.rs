@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Place;
+use super::{Place, Replica};
 use crate::model::{Epoch, HostName, RepoName, UserName};
-use crate::policy::{Facts, How, Mode, Policy};
+pub use crate::policy::How;
+use crate::policy::{Facts, Mode, Policy};
 
 /// Who made a repository, as its own files say: the options of `pub/CREATOR/..*` reach `pub/alice/x` through that.
 /// A function, since repositories on disk are not this room's.
@@ -30,19 +31,26 @@ impl Cluster {
         &self.host
     }
 
-    /// Where the repository lives. Replicas to which pushes are never automatic (gitolite's `nosync`) are left out.
+    /// Where the repository lives.
     pub fn locate(&self, repo: &RepoName) -> Place {
-        let creator = (self.creators)(repo);
+        self.locate_for(repo, None)
+    }
+
+    /// As [`Cluster::locate`]; `asking` counts as the creator of a repository that is not here.
+    pub fn locate_for(&self, repo: &RepoName, asking: Option<&UserName>) -> Place {
+        let creator = (self.creators)(repo).or_else(|| asking.cloned());
         let facts = Facts { creator: creator.as_ref().map(UserName::as_str), ..Facts::existing(repo) };
         let mirror = self.policy.borrow().mirror(&facts, &self.host);
+        let redirects = |name: &HostName| mirror.redirectors.iter().any(|known| known == name.as_str());
         match mirror.mode {
             Mode::Local => Place::Here { epoch: Epoch::FIRST, replicas: Vec::new() },
-            Mode::Copy { master } => Place::There(master),
+            Mode::Copy { master } => Place::There { master, redirect: redirects(&self.host) },
             Mode::NotHere | Mode::Orphan => Place::Elsewhere,
             Mode::Master => {
-                let replicas = mirror.copies.iter().filter(|(_, how)| matches!(how, How::Async | How::Sync));
-                let replicas = replicas.filter_map(|(name, _)| HostName::new(name).ok()).filter(|n| *n != self.host);
-                Place::Here { epoch: Epoch::FIRST, replicas: replicas.collect() }
+                let named = mirror.copies.iter().filter_map(|(name, how)| Some((HostName::new(name).ok()?, *how)));
+                let others = named.filter(|(name, _)| *name != self.host);
+                let replicas = others.map(|(name, how)| Replica { redirect: redirects(&name), name, how }).collect();
+                Place::Here { epoch: Epoch::FIRST, replicas }
             }
         }
     }

@@ -6,7 +6,7 @@
 
 mod fixed;
 
-pub use fixed::{Cluster, Creators};
+pub use fixed::{Cluster, Creators, How};
 
 use crate::model::{Epoch, HostName};
 
@@ -14,9 +14,44 @@ use crate::model::{Epoch, HostName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// Pushes are taken here, and carried to the replicas. A repository that is not mirrored has none.
-    Here { epoch: Epoch, replicas: Vec<HostName> },
-    /// This node holds a replica; the named node is the master.
-    There(HostName),
+    Here { epoch: Epoch, replicas: Vec<Replica> },
+    /// This node holds a replica; with `redirect`, what users push or order here is carried to the master.
+    There { master: HostName, redirect: bool },
     /// No master sends it here: it is mirrored between other nodes, or the configuration names none.
     Elsewhere,
+}
+
+/// Another node's copy of a repository that is mastered here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub name: HostName,
+    pub how: How,
+    /// It may carry its users' pushes here, under their names.
+    pub redirect: bool,
+}
+
+impl Replica {
+    /// Whether it is kept equal without being asked for it.
+    pub fn is_automatic(&self) -> bool {
+        matches!(self.how, How::Async | How::Sync)
+    }
+}
+
+impl Place {
+    /// The copies of a repository that is mastered here, by name.
+    pub fn replicas(&self) -> &[Replica] {
+        match self {
+            Self::Here { replicas, .. } => replicas,
+            Self::There { .. } | Self::Elsewhere => &[],
+        }
+    }
+
+    pub fn replica(&self, name: &HostName) -> Option<&Replica> {
+        self.replicas().iter().find(|replica| replica.name == *name)
+    }
+
+    /// The nodes that are kept equal without being asked for it.
+    pub fn automatic(&self) -> impl Iterator<Item = &HostName> {
+        self.replicas().iter().filter(|replica| replica.is_automatic()).map(|replica| &replica.name)
+    }
 }

@@ -104,7 +104,7 @@ impl Control {
                 (false, false) => return None,
             };
             let note = match place {
-                Place::There(master) => Some(format!("copy of {master}")),
+                Place::There { master, .. } => Some(format!("copy of {master}")),
                 Place::Here { .. } => None,
                 Place::Elsewhere => Some("mirrored, but not here".to_owned()),
             };
@@ -139,8 +139,8 @@ fn table(rows: &[Row]) -> String {
 /// The part a peer has in a repository of ours.
 fn role_of(peer: &HostName, place: &Place) -> Option<&'static str> {
     match place {
-        Place::There(master) if master == peer => Some(" master "),
-        Place::Here { replicas, .. } if replicas.contains(peer) => Some(" replica"),
+        Place::There { master, .. } if master == peer => Some(" master "),
+        place if place.replica(peer).is_some() => Some(" replica"),
         _ => None,
     }
 }

@@ -37,7 +37,10 @@ impl Control {
                     _ if self.realm.authorize(actor, &repo, Access::Write).is_err() => {
                         self.push_to(actor, &repo, &[]).await
                     }
-                    Place::Here { replicas, .. } => self.push_to(actor, &repo, &replicas).await,
+                    Place::Here { replicas, .. } => {
+                        let peers: Vec<HostName> = replicas.into_iter().map(|replica| replica.name).collect();
+                        self.push_to(actor, &repo, &peers).await
+                    }
                     place => self.not_master(&repo, &place),
                 },
                 Err(reply) => reply,
@@ -48,7 +51,7 @@ impl Control {
 
     fn not_master(&self, repo: &RepoName, place: &Place) -> Reply {
         let whose = match place {
-            Place::There(master) => format!("its master is {master}; run this there"),
+            Place::There { master, .. } => format!("its master is {master}; run this there"),
             _ => "it has no part here".to_owned(),
         };
         Reply::fail(1, format!("FATAL: {} is not the master of '{repo}': {whose}", self.node.name))
@@ -70,8 +73,8 @@ impl Control {
         }
         let mut reply = Reply::default();
         for peer in peers {
-            if !replicas.contains(peer) {
-                let known = replicas.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ");
+            if place.replica(peer).is_none() {
+                let known = replicas.iter().map(|replica| replica.name.as_str()).collect::<Vec<_>>().join(" ");
                 reply.err.push_str(&format!("FATAL: {peer} is no replica of '{repo}'; its replicas: {known}\n"));
                 reply.code = 4;
                 continue;
@@ -110,7 +113,9 @@ impl Control {
             }
         };
         let mut out = String::new();
-        for repo in repos.iter().filter(|r| self.cluster.locate(r) == Place::There(peer.clone())) {
+        for repo in
+            repos.iter().filter(|r| matches!(self.cluster.locate(r), Place::There { master, .. } if master == *peer))
+        {
             let Some(dir) = self.store.open_as_daemon(repo) else { continue };
             match objects::read_refs(&dir) {
                 Ok(refs) => {

@@ -224,8 +224,8 @@ impl Inner {
     }
 
     fn mark(&self, repo: &RepoName) {
-        let Place::Here { replicas, .. } = (self.world.locate)(repo) else { return };
-        for peer in &replicas {
+        let place = (self.world.locate)(repo);
+        for peer in place.automatic() {
             self.board().behind(repo, peer, false, SystemTime::now());
             self.lane(peer).mark(repo);
         }
@@ -233,7 +233,7 @@ impl Inner {
 
     async fn push_now(&self, repo: &RepoName, peer: &HostName, deadline: Duration) -> Result<Report, MirrorError> {
         match (self.world.locate)(repo) {
-            Place::Here { replicas, .. } if replicas.contains(peer) => {}
+            place if place.replica(peer).is_some() => {}
             Place::Here { .. } => return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
             _ => return Err(MirrorError::NotMaster(repo.clone())),
         }
@@ -251,10 +251,8 @@ impl Inner {
         let looked = tokio::task::spawn_blocking(move || {
             let mut assigned: BTreeMap<HostName, Vec<RepoName>> = BTreeMap::new();
             for repo in (this.world.list)()? {
-                if let Place::Here { replicas, .. } = (this.world.locate)(&repo) {
-                    for peer in replicas {
-                        assigned.entry(peer).or_default().push(repo.clone());
-                    }
+                for peer in (this.world.locate)(&repo).automatic() {
+                    assigned.entry(peer.clone()).or_default().push(repo.clone());
                 }
             }
             // The list promises no order, and the board looks each of its pairs up.

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::send_tests::{commit, git_in};
 use super::*;
+use crate::cluster::{How, Replica};
 use crate::git::objects::read_refs;
 use crate::git::pktline;
 use crate::model::Epoch;
@@ -113,7 +114,10 @@ impl Mesh {
     fn inner(home: &TempDir, links: Links) -> Arc<Inner> {
         let (root, listed) = (home.path().join("ours"), home.path().join("ours"));
         let world = World {
-            locate: Box::new(|_| Place::Here { epoch: Epoch::FIRST, replicas: vec![server2()] }),
+            locate: Box::new(|_| Place::Here {
+                epoch: Epoch::FIRST,
+                replicas: vec![Replica { name: server2(), how: How::Async, redirect: false }],
+            }),
             dir: Box::new(move |repo| Some(bare(&root, repo.as_str())).filter(|dir| dir.exists())),
             ownership: Box::new(|_| None),
             list: Box::new(move || {

@@ -205,10 +205,11 @@ fn outcome(error: Option<&MirrorError>) -> Outcome {
 /// The one path of every mirror push.
 async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Report, MirrorError> {
     let began = Instant::now();
-    let Place::Here { epoch, replicas } = (inner.world.locate)(repo) else {
+    let place = (inner.world.locate)(repo);
+    let Place::Here { epoch, .. } = place else {
         return Err(MirrorError::NotMaster(repo.clone()));
     };
-    if !replicas.contains(peer) {
+    if place.replica(peer).is_none() {
         return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
     }
     let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
-use crate::cluster::Place;
+use crate::cluster::{How, Replica};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
 use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
@@ -279,15 +279,28 @@ impl Transfer {
         if push.mirror {
             return Ok(text);
         }
-        if let Place::Here { replicas, .. } = self.cluster.locate(&push.repo) {
-            self.mirror.mark(&push.repo);
-            let (pid, host) = (std::process::id(), self.cluster.host());
-            for replica in replicas {
+        self.mirror.mark(&push.repo);
+        text.push_str(&self.told_of_replicas(&push.repo));
+        Ok(text)
+    }
+}
+
+impl Transfer {
+    /// What becomes of the copies, for whoever pushed.
+    fn told_of_replicas(&self, repo: &RepoName) -> String {
+        let (pid, host, mut text) = (std::process::id(), self.cluster.host(), String::new());
+        for Replica { name, how, .. } in self.cluster.locate(repo).replicas() {
+            match how {
                 // gitolite 2's spelling, which scripts and eyes know.
-                text.push_str(&format!("({pid}&) {host} ==== ({}) ===> {replica}\n", push.repo));
+                How::Async | How::Sync => text.push_str(&format!("({pid}&) {host} ==== ({repo}) ===> {name}\n")),
+                // gitolite 3's words.
+                How::NoSync => text.push_str(&format!(
+                    "warning: manual mirror push pending for '{name}' (gitmesh mirror push {name} {repo})\n"
+                )),
+                How::NoSyncQuiet => {}
             }
         }
-        Ok(text)
+        text
     }
 }
 
