@@ -71,7 +71,9 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let creators = Arc::new(move |repo: &RepoName| owners.creator(repo));
     let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
     let links = Links::new(identity.clone(), realm.peers());
-    let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links);
+    let state = DataDir::new(data.clone()).state();
+    let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links, &state)
+        .context("cannot take over which copies are paused")?;
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {

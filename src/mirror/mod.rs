@@ -3,17 +3,25 @@
 //! Level-triggered: the queue holds hints that a (repository, replica) pair may be behind, never the truth, which is
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
-//! push, `send` pushes it over the pooled link, `status` remembers what people want to know.
+//! push, `send` pushes it over the pooled link. `state` (pure) is how one copy is doing, `status` all of them for
+//! people, `notice` what they are told, `pause` what they have stopped, `wait` their waiting, `journal` what happened.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
 //! a restart, because all copies are compared when we start, when a link comes up, when the configuration changes and
 //! every so often; one slow or dead peer delays no other. Never: decides who is master, or writes a repository here.
 
 mod config;
+mod journal;
+mod notice;
+mod orders;
+mod pause;
 mod plan;
 mod queue;
 mod send;
+mod state;
 mod status;
+mod tell;
+mod wait;
 mod worker;
 
 #[cfg(test)]
@@ -24,27 +32,38 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Place};
 use crate::git::process::Git;
-use crate::model::{HostName, RepoName};
+use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
 use crate::repo::{Ownership, Store};
+use pause::Pauses;
 use queue::Queue;
-use status::Board;
+use state::{Input, Moment};
+use status::{Assigned, Board};
+use wait::Waits;
 use worker::Lane;
 
 pub use config::Config;
+pub use journal::Entry;
+pub use notice::{Kind, Notice};
+pub use pause::{Pause, Scope};
 pub use send::SendError;
-pub use status::{PairStatus, State};
+pub use state::{Hold, State};
+pub use status::{LinkState, PairStatus, PeerStatus};
+pub use wait::{Arrival, Waited, Want, Where};
+
+/// Notices that a slow subscriber may be behind in before it loses the oldest.
+const EVENTS_KEPT: usize = 1024;
 
 /// What one push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +107,29 @@ pub enum MirrorError {
     Local(String),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    #[error("pushes to {scope} are paused by {by}; 'gitmesh mirror resume' lets them go on", scope = .0.scope, by = .0.by)]
+    Paused(Box<Pause>),
+    #[error("'{name}' does not exist in {repo}")]
+    NoRef { repo: RepoName, name: RefName },
+    #[error("'{name}' is at {here} here, not at {at}")]
+    RefMoved { name: RefName, here: Oid, at: Oid },
     #[error("too many wait for this copy already")]
     Busy,
     #[error("this node is stopping")]
     Stopping,
+}
+
+impl MirrorError {
+    /// The references that the replica refused, when it has taken everything else.
+    fn refused(&self) -> Option<Vec<RefName>> {
+        match self {
+            Self::Send(error) => match &**error {
+                SendError::Refs(refused) => Some(refused.iter().map(|(name, _)| name.clone()).collect()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 type Answer = oneshot::Sender<Result<Report, MirrorError>>;
@@ -121,12 +159,23 @@ struct Inner {
     lanes: Mutex<BTreeMap<HostName, Arc<Lane>>>,
     lane_added: Notify,
     board: Mutex<Board>,
-    /// The repositories mastered here by replica, as of the last look; what the comparisons go through.
-    assigned: Mutex<Arc<BTreeMap<HostName, Vec<RepoName>>>>,
+    pauses: Mutex<Pauses>,
+    waits: Waits,
+    journal_files: journal::Files,
+    events: broadcast::Sender<Arc<Notice>>,
+    assigned: Mutex<Arc<Assigned>>,
 }
 
 impl Mirror {
-    pub fn new(config: Config, cluster: Cluster, store: Store, git: Git, links: Links) -> Self {
+    /// `state` is the directory for what a restart must not forget: pauses, and the log of what happened.
+    pub fn new(
+        config: Config,
+        cluster: Cluster,
+        store: Store,
+        git: Git,
+        links: Links,
+        state: &Path,
+    ) -> std::io::Result<Self> {
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
             locate: Box::new(move |repo| places.locate(repo)),
@@ -134,7 +183,7 @@ impl Mirror {
             ownership: Box::new(move |repo| owners.ownership(repo)),
             list: Box::new(move || store.list()),
         };
-        Self { inner: Arc::new(Inner::new(config, world, git, links)), cluster }
+        Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })
     }
 
     /// A push landed, so all copies may be behind. Never blocks; a thousand calls are as good as one.
@@ -160,10 +209,37 @@ impl Mirror {
         self.inner.set_config(config);
     }
 
-    /// All copies of what is mastered here.
-    /// All copies of what is mastered here.
+    /// All copies of what is mastered here, by repository and peer.
     pub fn status(&self) -> Vec<PairStatus> {
-        self.inner.board().list(SystemTime::now())
+        self.inner.board().list(Moment::now())
+    }
+
+    /// The copies of one repository, by peer. Cheap: it looks at no others.
+    pub fn status_of(&self, repo: &RepoName) -> Vec<PairStatus> {
+        self.inner.board().list_of(repo, Moment::now())
+    }
+
+    /// The peers that hold copies of what is mastered here, by name.
+    pub fn peer_status(&self) -> Vec<PeerStatus> {
+        let mut peers = self.inner.board().peers(Moment::now());
+        for peer in &mut peers {
+            if let Some(lane) = self.inner.lanes().get(&peer.peer) {
+                (peer.queued, peer.running) = lane.length();
+            }
+            peer.paused_by = self.inner.pauses().of_peer(&peer.peer).map(|pause| pause.by.clone());
+        }
+        peers
+    }
+
+    /// What is told from now on: alarms, their ends, pauses. A receiver that is too slow loses the oldest, and is told
+    /// how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Notice>> {
+        self.inner.events.subscribe()
+    }
+
+    /// What happened to a repository's copies lately, oldest first; also before the last start.
+    pub fn log(&self, repo: &RepoName, limit: usize) -> Vec<Entry> {
+        self.inner.board().journal.of(repo, limit)
     }
 
     /// Works until `stop`; then lets running pushes end for a few seconds. Returns when all its tasks have ended.
@@ -178,16 +254,31 @@ impl Mirror {
     }
 }
 
+/// The peers that hold copies, and whether each is pushed to by hand only.
+fn copies(place: &Place) -> Vec<(HostName, bool)> {
+    place.replicas().iter().map(|replica| (replica.name.clone(), !replica.is_automatic())).collect()
+}
+
 fn backoff(config: &Config) -> queue::Backoff {
     queue::Backoff { first: config.retry_first, max: config.retry_max }
 }
 
 impl Inner {
-    fn new(config: Config, world: World, git: Git, links: Links) -> Self {
-        let board = Mutex::new(Board::new(config.alarm_after));
-        let (lanes, lane_added, assigned) = (Mutex::default(), Notify::new(), Mutex::default());
-        let config = RwLock::new(config);
-        Self { config, world, git, links, lanes, lane_added, board, assigned }
+    fn new(config: Config, world: World, git: Git, links: Links, state: &Path) -> std::io::Result<Self> {
+        Ok(Self {
+            board: Mutex::new(Board::new(config.alarm_after)),
+            config: RwLock::new(config),
+            world,
+            git,
+            links,
+            lanes: Mutex::default(),
+            lane_added: Notify::new(),
+            pauses: Mutex::new(Pauses::open(state)?),
+            waits: Waits::default(),
+            journal_files: journal::Files::new(state),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            assigned: Mutex::default(),
+        })
     }
 
     fn config(&self) -> Config {
@@ -203,12 +294,23 @@ impl Inner {
         self.lane_added.notify_one();
     }
 
-    fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<HostName, Arc<Lane>>> {
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<HostName, Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+    /// The innermost lock of the room: nobody takes another while holding it.
+    fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened to a copy.
+    fn note(&self, repo: &RepoName, peer: &HostName, input: Input) {
+        self.board().apply(repo, peer, input, Moment::now());
+        self.waits.ring(repo);
     }
 
     /// The peer's queue and worker, made at the first need.
@@ -224,10 +326,11 @@ impl Inner {
     }
 
     fn mark(&self, repo: &RepoName) {
-        let place = (self.world.locate)(repo);
-        for peer in place.automatic() {
-            self.board().behind(repo, peer, false, SystemTime::now());
-            self.lane(peer).mark(repo);
+        for (peer, manual) in copies(&(self.world.locate)(repo)) {
+            self.note(repo, &peer, Input::Marked);
+            if !manual && self.pauses().of(repo, &peer).is_none() {
+                self.lane(&peer).mark(repo);
+            }
         }
     }
 
@@ -237,6 +340,7 @@ impl Inner {
             Place::Here { .. } => return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
             _ => return Err(MirrorError::NotMaster(repo.clone())),
         }
+        self.refuse_paused(repo, peer)?;
         let (answer, answered) = oneshot::channel();
         self.lane(peer).ask(repo, answer).map_err(|_| MirrorError::Busy)?;
         match timeout(deadline, answered).await {
@@ -249,14 +353,17 @@ impl Inner {
     async fn look_around(self: &Arc<Self>) {
         let this = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let mut assigned: BTreeMap<HostName, Vec<RepoName>> = BTreeMap::new();
+            let mut assigned = Assigned::default();
             for repo in (this.world.list)()? {
-                for peer in (this.world.locate)(&repo).automatic() {
-                    assigned.entry(peer.clone()).or_default().push(repo.clone());
+                for (peer, manual) in copies(&(this.world.locate)(&repo)) {
+                    if manual {
+                        assigned.by_hand.insert((peer.clone(), repo.clone()));
+                    }
+                    assigned.repos.entry(peer).or_default().push(repo.clone());
                 }
             }
             // The list promises no order, and the board looks each of its pairs up.
-            assigned.values_mut().for_each(|repos| repos.sort_unstable());
+            assigned.repos.values_mut().for_each(|repos| repos.sort_unstable());
             Ok::<_, std::io::Error>(Arc::new(assigned))
         });
         let assigned = match looked.await.expect("listing does not panic, and is not cancelled") {
@@ -266,22 +373,26 @@ impl Inner {
                 return;
             }
         };
-        self.board().keep_only(&assigned);
+        {
+            let pauses = self.pauses();
+            self.board().keep_only(&assigned, &pauses, Moment::now());
+        }
+        self.waits.ring_all();
         *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = assigned.clone();
-        for peer in assigned.keys() {
+        for peer in assigned.repos.keys() {
             self.lane(peer).compare();
         }
     }
 
-    fn assigned_to(&self, peer: &HostName) -> Vec<RepoName> {
-        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        assigned.get(peer).cloned().unwrap_or_default()
+    fn assigned(&self) -> Arc<Assigned> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn run(self: Arc<Self>, mut changed: impl AsyncFnMut(), stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut started = std::collections::BTreeSet::new();
         let mut peers = self.links.peers();
+        tasks.spawn(tell::run(self.clone(), stop.clone()));
         self.look_around().await;
         loop {
             let lanes: Vec<_> = self.lanes().values().cloned().collect();

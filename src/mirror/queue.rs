@@ -50,6 +50,9 @@ pub(super) enum Outcome {
     },
     /// There is nothing to do any more: we are not its master, or it is gone.
     Dropped,
+    /// The copy is not equal, and trying again is not for the machine to decide: it is paused, held back, or pushed by
+    /// hand. A mark or an order brings it back.
+    Waits,
 }
 
 /// One peer's queue. `W` is what waits for an attempt.
@@ -116,19 +119,30 @@ impl<W> Queue<W> {
 
     /// By hand: an attempt that begins from now on, without a pause. Gives the waiter back when there are too many.
     pub(super) fn ask(&mut self, repo: &RepoName, waiter: W) -> Result<(), W> {
-        self.mark(repo);
+        self.hasten(repo);
         self.link_not_before = None;
         let pair = self.pairs.get_mut(repo).expect("just marked");
         if pair.waiters.len() >= WAITERS_MAX {
             return Err(waiter);
         }
         pair.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// An attempt that begins from now on, without the repository's own pause; that of a dead link stays.
+    pub(super) fn hasten(&mut self, repo: &RepoName) {
+        self.mark(repo);
+        let pair = self.pairs.get_mut(repo).expect("just marked");
         if let Some(at) = pair.slot.not_before.take()
             && self.waiting.remove(&(at, repo.clone()))
         {
             self.ready.push_front(repo.clone());
         }
-        Ok(())
+    }
+
+    /// How many pushes wait for their turn or their next try, and how many attempts run.
+    pub(super) fn length(&self) -> (usize, usize) {
+        (self.ready.len() + self.waiting.len(), self.running)
     }
 
     /// Whether an attempt is wanted, after the one that may be running.
@@ -260,7 +274,7 @@ impl<W> Queue<W> {
                 self.scan.wanted = true;
                 link_try
             }
-            Outcome::Done | Outcome::Dropped => {
+            Outcome::Done | Outcome::Dropped | Outcome::Waits => {
                 self.scan.failures = 0;
                 None
             }
@@ -282,7 +296,7 @@ impl<W> Queue<W> {
                 self.link_not_before = Some(at);
                 Some(at)
             }
-            Outcome::Done | Outcome::Failed => {
+            Outcome::Done | Outcome::Failed | Outcome::Waits => {
                 self.link_failures = 0;
                 self.link_not_before = None;
                 None

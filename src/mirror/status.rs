@@ -1,53 +1,15 @@
-//! What is known about each copy, for people; no decision reads it. Changes of state are logged here, once each.
+//! What is known about each copy and each peer, for people; of all this, only pauses decide anything, and those are on
+//! disk. Changes are collected here once each, to be told and to be looked up later.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::model::{HostName, RepoName};
-
-/// How one copy is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Not compared yet in this run of the daemon.
-    Unknown,
-    InStep,
-    /// A push is under way, or waits for its turn.
-    Behind {
-        since: SystemTime,
-    },
-    /// The peer has no such repository yet.
-    Missing {
-        since: SystemTime,
-    },
-    /// The last attempt failed; `next_try` is empty while one is under way.
-    Failing {
-        error: String,
-        since: SystemTime,
-        next_try: Option<SystemTime>,
-    },
-}
-
-impl fmt::Display for State {
-    /// A word and how long it has been so; the error of a failing copy comes last.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ago = |since: &SystemTime| since.elapsed().unwrap_or_default().as_secs();
-        match self {
-            Self::Unknown => f.write_str("not compared yet"),
-            Self::InStep => f.write_str("in step"),
-            Self::Behind { since } => write!(f, "behind for {} s", ago(since)),
-            Self::Missing { since } => write!(f, "missing for {} s", ago(since)),
-            Self::Failing { error, since, next_try } => {
-                write!(f, "failing for {} s", ago(since))?;
-                if let Some(next) = next_try {
-                    let wait = next.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
-                    write!(f, ", next try in {wait} s")?;
-                }
-                write!(f, ": {error}")
-            }
-        }
-    }
-}
+use super::journal::Journal;
+use super::notice::{Kind, Notice};
+use super::pause::{Pauses, Scope};
+use super::state::{Alarm, Input, Moment, Pair, Reach, State};
+use super::wait::Arrived;
+use crate::model::{HostName, RefName, RepoName};
 
 /// One copy of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,207 +17,403 @@ pub struct PairStatus {
     pub repo: RepoName,
     pub peer: HostName,
     pub state: State,
+    /// The configuration says that it is pushed by hand (`nosync`).
+    pub manual: bool,
+    /// Age of the oldest change that it lacks, as far as known; not disturbed by a clock that jumps.
+    pub lag: Option<Duration>,
     /// When it was last known to be equal, in this run of the daemon.
     pub last_success: Option<SystemTime>,
-    /// It has been behind for longer than the configured `alarm_after`.
+    /// The last error in this run of the daemon, which may be over.
+    pub last_error: Option<(String, SystemTime)>,
+    /// It has been behind for longer than the configured `alarm_after`, or waits for a person to decide.
     pub alarm: bool,
+}
+
+/// A peer's link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// Not needed yet in this run of the daemon.
+    Unknown,
+    Up {
+        since: SystemTime,
+    },
+    Down {
+        error: String,
+        since: SystemTime,
+        next_try: Option<SystemTime>,
+    },
+}
+
+/// A peer that holds copies of what is mastered here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    pub peer: HostName,
+    pub link: LinkState,
+    /// It answers, but not the question how its copies are: why, and since when.
+    pub silent: Option<(String, SystemTime)>,
+    pub copies: usize,
+    /// Of those, how many are not known to be equal.
+    pub behind: usize,
+    /// Of those, how many alarm.
+    pub alarming: usize,
+    /// The largest lag of its copies.
+    pub oldest_lag: Option<Duration>,
+    /// Pushes that wait for their turn, and that run.
+    pub queued: usize,
+    pub running: usize,
+    /// Who has stopped all pushes to it.
+    pub paused_by: Option<String>,
+}
+
+/// The copies of what is mastered here, as of the last look; what the comparisons go through.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    /// The repositories of each peer, sorted.
+    pub repos: BTreeMap<HostName, Vec<RepoName>>,
+    /// Those that are pushed by hand.
+    pub by_hand: BTreeSet<(HostName, RepoName)>,
+}
+
+impl Assigned {
+    pub(super) fn of(&self, peer: &HostName) -> &[RepoName] {
+        self.repos.get(peer).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn is_manual(&self, peer: &HostName, repo: &RepoName) -> bool {
+        !self.by_hand.is_empty() && self.by_hand.contains(&(peer.clone(), repo.clone()))
+    }
 }
 
 /// A failure that is going on.
 #[derive(Debug, Clone)]
 struct Failure {
     error: String,
-    since: SystemTime,
+    since: Moment,
     next_try: Option<SystemTime>,
+    told: bool,
 }
 
 #[derive(Debug, Default)]
-struct Pair {
-    /// Since when it is known not to be equal.
-    behind: Option<SystemTime>,
-    missing: bool,
-    failure: Option<Failure>,
-    last_success: Option<SystemTime>,
-    warned: bool,
+enum Link {
+    #[default]
+    Unknown,
+    Up(Moment),
+    Down(Failure),
 }
 
-/// All copies, and the peers that cannot be reached.
+#[derive(Debug, Default)]
+struct PeerBoard {
+    link: Link,
+    outage_over: Option<Instant>,
+    /// It answers, but not the question how its copies are.
+    silent: Option<Failure>,
+    pairs: BTreeMap<RepoName, Pair>,
+    /// Those of which a tick may have something to tell.
+    unsettled: BTreeSet<RepoName>,
+}
+
+/// All copies, and their peers.
 #[derive(Debug)]
 pub(super) struct Board {
     alarm_after: Duration,
-    pairs: BTreeMap<(RepoName, HostName), Pair>,
-    /// Peers that cannot be reached.
-    down: BTreeMap<HostName, Failure>,
-    /// Peers that answer, but not the question how their copies are.
-    mute: BTreeMap<HostName, Failure>,
+    peers: BTreeMap<HostName, PeerBoard>,
+    /// What is to be told at the next tick; copies of one peer are one notice.
+    raised: BTreeMap<(HostName, Kind), Notice>,
+    pub journal: Journal,
 }
 
 impl Board {
     pub(super) fn new(alarm_after: Duration) -> Self {
-        Self { alarm_after, pairs: BTreeMap::new(), down: BTreeMap::new(), mute: BTreeMap::new() }
-    }
-
-    fn pair(&mut self, repo: &RepoName, peer: &HostName) -> &mut Pair {
-        self.pairs.entry((repo.clone(), peer.clone())).or_default()
+        Self { alarm_after, peers: BTreeMap::new(), raised: BTreeMap::new(), journal: Journal::default() }
     }
 
     pub(super) fn set_alarm_after(&mut self, alarm_after: Duration) {
         self.alarm_after = alarm_after;
     }
 
-    pub(super) fn behind(&mut self, repo: &RepoName, peer: &HostName, missing: bool, now: SystemTime) {
-        let pair = self.pair(repo, peer);
-        pair.behind.get_or_insert(now);
-        pair.missing |= missing;
-    }
-
-    /// Equal as of `began`; what was marked later stays behind.
-    pub(super) fn in_step(&mut self, repo: &RepoName, peer: &HostName, began: SystemTime, marked_since: bool) {
-        let pair = self.pair(repo, peer);
-        pair.missing = false;
-        pair.last_success = Some(began);
-        pair.behind = marked_since.then_some(began);
-        pair.warned = false;
-        if let Some(failure) = pair.failure.take() {
-            let seconds = failure.since.elapsed().unwrap_or_default().as_secs();
-            tracing::info!(%repo, %peer, seconds, "the copy is in step again");
+    /// Something happened to a copy.
+    pub(super) fn apply(&mut self, repo: &RepoName, peer: &HostName, input: Input, now: Moment) {
+        self.note(repo, peer, &input, now);
+        let board = self.peers.entry(peer.clone()).or_default();
+        if !board.pairs.contains_key(repo) {
+            board.pairs.insert(repo.clone(), Pair::default());
+        }
+        let pair = board.pairs.get_mut(repo).expect("just made");
+        let alarm = pair.apply(input, now, self.alarm_after);
+        let lag = pair.lag(&now).unwrap_or_default();
+        if !pair.is_unsettled() {
+            board.unsettled.remove(repo);
+        } else if !board.unsettled.contains(repo) {
+            board.unsettled.insert(repo.clone());
+        }
+        if let Some(alarm) = alarm {
+            self.raise(repo, peer, alarm, lag, now);
         }
     }
 
-    pub(super) fn failed(
-        &mut self,
-        repo: &RepoName,
-        peer: &HostName,
-        error: &str,
-        next_try: Option<SystemTime>,
-        now: SystemTime,
-    ) {
-        let alarm_after = self.alarm_after;
-        let pair = self.pair(repo, peer);
-        let behind = *pair.behind.get_or_insert(now);
-        match &mut pair.failure {
-            Some(failure) => (failure.error, failure.next_try) = (error.to_owned(), next_try),
-            None => {
-                tracing::info!(%repo, %peer, error, "the copy cannot be updated; trying again");
-                pair.failure = Some(Failure { error: error.to_owned(), since: now, next_try });
-            }
+    /// What is worth an entry in the journal before it changes anything.
+    fn note(&mut self, repo: &RepoName, peer: &HostName, input: &Input, now: Moment) {
+        let (what, detail) = match input {
+            Input::Failed { error, .. } => ("failed", error.as_str()),
+            Input::Diverged(detail) => ("diverged", detail.as_str()),
+            Input::Held(why) => ("held", why.as_str()),
+            Input::Differs { missing: true } => ("missing", ""),
+            _ => return,
+        };
+        self.journal.add(repo, peer, what, detail, now.wall);
+    }
+
+    fn raise(&mut self, repo: &RepoName, peer: &HostName, alarm: Alarm, lag: Duration, now: Moment) {
+        let (kind, detail, lasted) = match alarm {
+            Alarm::Late { error } => (Kind::Late, error.unwrap_or_default(), lag),
+            Alarm::Diverged(detail) => (Kind::Diverged, detail, lag),
+            Alarm::Held(why) => (Kind::Held, why, lag),
+            Alarm::Recovered { after } => (Kind::Recovered, String::new(), after),
+        };
+        if matches!(kind, Kind::Late | Kind::Recovered) {
+            self.journal.add(repo, peer, kind.word(), &detail, now.wall);
         }
-        if !pair.warned && now.duration_since(behind).unwrap_or_default() >= alarm_after {
-            pair.warned = true;
-            let seconds = now.duration_since(behind).unwrap_or_default().as_secs();
-            tracing::warn!(%repo, %peer, error, seconds, "the copy has been behind for long");
-        }
+        let raised = self.raised.entry((peer.clone(), kind));
+        let notice = raised.or_insert_with(|| Notice::new(kind, peer.clone(), now.wall));
+        notice.add(repo.clone(), &detail, lasted);
     }
 
     /// We are not its master any more.
     pub(super) fn drop_pair(&mut self, repo: &RepoName, peer: &HostName) {
-        self.pairs.remove(&(repo.clone(), peer.clone()));
+        if let Some(board) = self.peers.get_mut(peer) {
+            board.pairs.remove(repo);
+            board.unsettled.remove(repo);
+        }
     }
 
-    /// Lists exactly these copies; `assigned` names the repositories of each peer, sorted.
-    pub(super) fn keep_only(&mut self, assigned: &BTreeMap<HostName, Vec<RepoName>>) {
-        self.pairs.retain(|(repo, peer), _| assigned.get(peer).is_some_and(|repos| repos.binary_search(repo).is_ok()));
-        for (peer, repos) in assigned {
+    /// Lists exactly these copies; `assigned` names the repositories of each peer, sorted, and `by_hand` those that
+    /// are pushed by hand.
+    pub(super) fn keep_only(&mut self, assigned: &Assigned, pauses: &Pauses, now: Moment) {
+        for (peer, board) in &mut self.peers {
+            let wanted = |repo: &RepoName| assigned.of(peer).binary_search(repo).is_ok();
+            board.pairs.retain(|repo, _| wanted(repo));
+            board.unsettled.retain(wanted);
+        }
+        for (peer, repos) in &assigned.repos {
+            let board = self.peers.entry(peer.clone()).or_default();
             for repo in repos {
-                self.pair(repo, peer);
+                if !board.pairs.contains_key(repo) {
+                    board.pairs.insert(repo.clone(), Pair::default());
+                }
+                let pair = board.pairs.get_mut(repo).expect("just made");
+                let manual = assigned.is_manual(peer, repo);
+                if manual != pair.is_manual() {
+                    pair.apply(Input::Manual(manual), now, self.alarm_after);
+                }
+            }
+        }
+        // A peer without copies is forgotten with its outage: nobody is to be told of it.
+        self.peers.retain(|_, board| !board.pairs.is_empty());
+        self.obey(pauses, now);
+    }
+
+    /// Shows each copy as the orders want it.
+    pub(super) fn obey(&mut self, pauses: &Pauses, now: Moment) {
+        for (peer, board) in &mut self.peers {
+            for (repo, pair) in &mut board.pairs {
+                match pauses.of(repo, peer) {
+                    Some(pause) if !pair.is_paused() => {
+                        let input = Input::Paused { by: pause.by.clone(), since: pause.since };
+                        pair.apply(input, now, self.alarm_after);
+                    }
+                    None if pair.is_paused() => drop(pair.apply(Input::Resumed, now, self.alarm_after)),
+                    _ => {}
+                }
             }
         }
     }
 
-    pub(super) fn link_failed(&mut self, peer: &HostName, error: &str, next_try: Option<SystemTime>, now: SystemTime) {
-        match self.down.get_mut(peer) {
-            Some(failure) => (failure.error, failure.next_try) = (error.to_owned(), next_try),
-            None => {
+    /// The copies that an order is about.
+    pub(super) fn covered(&self, scope: &Scope) -> Vec<(RepoName, HostName)> {
+        let all = self.peers.iter().flat_map(|(peer, board)| board.pairs.keys().map(move |repo| (repo, peer)));
+        all.filter(|(repo, peer)| scope.covers(repo, peer)).map(|(r, p)| (r.clone(), p.clone())).collect()
+    }
+
+    pub(super) fn link_failed(&mut self, peer: &HostName, error: &str, next_try: Option<SystemTime>, now: Moment) {
+        let board = self.peers.entry(peer.clone()).or_default();
+        match &mut board.link {
+            Link::Down(failure) => (failure.error, failure.next_try) = (error.to_owned(), next_try),
+            link => {
                 tracing::info!(%peer, error, "the peer cannot be reached; its copies wait");
-                self.down.insert(peer.clone(), Failure { error: error.to_owned(), since: now, next_try });
+                *link = Link::Down(Failure { error: error.to_owned(), since: now, next_try, told: false });
             }
         }
     }
 
-    pub(super) fn link_works(&mut self, peer: &HostName) {
-        if let Some(failure) = self.down.remove(peer) {
-            let seconds = failure.since.elapsed().unwrap_or_default().as_secs();
-            tracing::info!(%peer, seconds, "the peer is back");
+    pub(super) fn link_works(&mut self, peer: &HostName, now: Moment) {
+        let board = self.peers.entry(peer.clone()).or_default();
+        if let Link::Up(_) = board.link {
+            return;
+        }
+        if let Link::Down(failure) = std::mem::replace(&mut board.link, Link::Up(now)) {
+            let lasted = now.since(&failure.since);
+            if failure.told {
+                board.outage_over = Some(now.mono);
+                let notice = Notice { lasted, ..Notice::new(Kind::PeerBack, peer.clone(), now.wall) };
+                self.raised.insert((peer.clone(), Kind::PeerBack), notice);
+            } else {
+                tracing::info!(%peer, seconds = lasted.as_secs(), "the peer is back");
+            }
         }
     }
 
-    pub(super) fn not_compared(&mut self, peer: &HostName, error: &str, next_try: Option<SystemTime>, now: SystemTime) {
-        match self.mute.get_mut(peer) {
+    pub(super) fn not_compared(&mut self, peer: &HostName, error: &str, next_try: Option<SystemTime>, now: Moment) {
+        let board = self.peers.entry(peer.clone()).or_default();
+        match &mut board.silent {
             Some(failure) => (failure.error, failure.next_try) = (error.to_owned(), next_try),
             None => {
-                tracing::warn!(%peer, error, "the peer does not tell how its copies are; pushes still go there");
-                self.mute.insert(peer.clone(), Failure { error: error.to_owned(), since: now, next_try });
+                tracing::info!(%peer, error, "the peer does not tell how its copies are; pushes still go there");
+                board.silent = Some(Failure { error: error.to_owned(), since: now, next_try, told: false });
             }
         }
     }
 
-    pub(super) fn compared(&mut self, peer: &HostName) {
-        if self.mute.remove(peer).is_some() {
-            tracing::info!(%peer, "the peer tells again how its copies are");
+    pub(super) fn compared(&mut self, peer: &HostName, now: Moment) {
+        let Some(board) = self.peers.get_mut(peer) else { return };
+        if let Some(failure) = board.silent.take()
+            && failure.told
+        {
+            let notice = Notice::new(Kind::PeerTells, peer.clone(), now.wall);
+            let notice = Notice { lasted: now.since(&failure.since), ..notice };
+            self.raised.insert((peer.clone(), Kind::PeerTells), notice);
         }
+    }
+
+    /// Time has passed. Returns what is to be told now, at most one notice for each peer and kind.
+    pub(super) fn tick(&mut self, now: Moment) -> Vec<Notice> {
+        let mut alarms = Vec::new();
+        for (peer, board) in &mut self.peers {
+            let reach = Reach {
+                up_since: match &board.link {
+                    Link::Up(since) => Some(since.mono),
+                    _ => None,
+                },
+                outage_over: board.outage_over,
+            };
+            let mut down = false;
+            if let Link::Down(failure) = &mut board.link {
+                let watched = |pairs: &BTreeMap<RepoName, Pair>| pairs.values().any(|p| !p.is_paused());
+                let lasted = now.since(&failure.since);
+                if !failure.told && lasted >= self.alarm_after && watched(&board.pairs) {
+                    failure.told = true;
+                    let mut notice = Notice::new(Kind::PeerDown, peer.clone(), now.wall);
+                    for repo in &board.unsettled {
+                        notice.add(repo.clone(), &failure.error, lasted);
+                    }
+                    (notice.detail, notice.lasted) = (failure.error.clone(), lasted);
+                    self.raised.insert((peer.clone(), Kind::PeerDown), notice);
+                }
+                // Whoever knows that the peer is away need not hear it of each copy.
+                down = failure.told;
+            }
+            if let Some(failure) = board.silent.as_mut().filter(|f| !f.told) {
+                let lasted = now.since(&failure.since);
+                if !down && lasted >= self.alarm_after {
+                    failure.told = true;
+                    let detail = failure.error.clone();
+                    let notice = Notice::new(Kind::PeerSilent, peer.clone(), now.wall);
+                    self.raised.insert((peer.clone(), Kind::PeerSilent), Notice { detail, lasted, ..notice });
+                }
+            }
+            if down {
+                continue;
+            }
+            for repo in &board.unsettled {
+                let Some(pair) = board.pairs.get_mut(repo) else { continue };
+                if let Some(alarm) = pair.apply(Input::Tick(reach), now, self.alarm_after) {
+                    alarms.push((repo.clone(), peer.clone(), alarm, pair.lag(&now).unwrap_or_default()));
+                }
+            }
+        }
+        for (repo, peer, alarm, lag) in alarms {
+            self.raise(&repo, &peer, alarm, lag, now);
+        }
+        std::mem::take(&mut self.raised).into_values().collect()
+    }
+
+    /// When the last attempt began that brought everything, or this one reference.
+    pub(super) fn arrived(&self, repo: &RepoName, peer: &HostName, only: Option<&RefName>) -> Option<Arrived> {
+        self.peers.get(peer)?.pairs.get(repo)?.arrived(only)
+    }
+
+    pub(super) fn state(&self, repo: &RepoName, peer: &HostName, now: Moment) -> State {
+        let shown = |board: &PeerBoard| Some(board.shown(repo, peer, board.pairs.get(repo)?, &now).state);
+        self.peers.get(peer).and_then(shown).unwrap_or(State::Unknown)
     }
 
     /// All copies, by repository and peer.
-    pub(super) fn list(&self, now: SystemTime) -> Vec<PairStatus> {
-        let shown = |((repo, peer), pair): (&(RepoName, HostName), &Pair)| {
-            // A peer that cannot be reached, or asked, fails all of its copies of which we do not know better.
-            let doubtful = pair.behind.is_some() || pair.last_success.is_none();
-            let of_peer = || self.down.get(peer).or_else(|| self.mute.get(peer)).filter(|_| doubtful);
-            let failure = pair.failure.as_ref().or_else(of_peer);
-            let state = match (failure, pair.behind) {
-                (Some(Failure { error, since, next_try }), _) => {
-                    State::Failing { error: error.clone(), since: *since, next_try: *next_try }
-                }
-                (None, Some(since)) if pair.missing => State::Missing { since },
-                (None, Some(since)) => State::Behind { since },
-                (None, None) if pair.last_success.is_none() => State::Unknown,
-                (None, None) => State::InStep,
-            };
-            let alarm = pair.behind.is_some_and(|b| now.duration_since(b).unwrap_or_default() >= self.alarm_after);
-            PairStatus { repo: repo.clone(), peer: peer.clone(), state, last_success: pair.last_success, alarm }
+    pub(super) fn list(&self, now: Moment) -> Vec<PairStatus> {
+        let of_peer = |(peer, board): (&HostName, &PeerBoard)| {
+            let shown = |(repo, pair): (&RepoName, &Pair)| board.shown(repo, peer, pair, &now);
+            board.pairs.iter().map(shown).collect::<Vec<_>>()
         };
-        self.pairs.iter().map(shown).collect()
+        let mut all: Vec<PairStatus> = self.peers.iter().flat_map(of_peer).collect();
+        all.sort_by(|a, b| (&a.repo, &a.peer).cmp(&(&b.repo, &b.peer)));
+        all
+    }
+
+    /// The copies of one repository, by peer; looks at no others.
+    pub(super) fn list_of(&self, repo: &RepoName, now: Moment) -> Vec<PairStatus> {
+        let of_peer =
+            |(peer, board): (&HostName, &PeerBoard)| Some(board.shown(repo, peer, board.pairs.get(repo)?, &now));
+        self.peers.iter().filter_map(of_peer).collect()
+    }
+
+    /// All peers with copies; queue and pauses are the caller's to fill in.
+    pub(super) fn peers(&self, now: Moment) -> Vec<PeerStatus> {
+        let shown = |(peer, board): (&HostName, &PeerBoard)| {
+            let open = || board.unsettled.iter().filter_map(|repo| board.pairs.get(repo));
+            let alarms = |pair: &&Pair| pair.is_alarming() && !pair.is_paused();
+            let down = matches!(&board.link, Link::Down(failure) if failure.told);
+            PeerStatus {
+                peer: peer.clone(),
+                link: match &board.link {
+                    Link::Unknown => LinkState::Unknown,
+                    Link::Up(since) => LinkState::Up { since: since.wall },
+                    Link::Down(Failure { error, since, next_try, .. }) => {
+                        LinkState::Down { error: error.clone(), since: since.wall, next_try: *next_try }
+                    }
+                },
+                silent: board.silent.as_ref().map(|f| (f.error.clone(), f.since.wall)),
+                copies: board.pairs.len(),
+                behind: open().filter(|pair| pair.is_behind()).count(),
+                alarming: if down { open().filter(|p| !p.is_paused()).count() } else { open().filter(alarms).count() },
+                oldest_lag: open().filter_map(|pair| pair.lag(&now)).max(),
+                queued: 0,
+                running: 0,
+                paused_by: None,
+            }
+        };
+        self.peers.iter().map(shown).collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_goes_behind_fails_and_recovers() {
-        let (repo, peer) = (RepoName::new("a").expect("a name"), HostName::new("server2").expect("a name"));
-        let mut board = Board::new(Duration::from_secs(120));
-        let start = SystemTime::now();
-        let later = start + Duration::from_secs(300);
-        let state = |board: &Board, now| board.list(now).pop().expect("one copy");
-
-        board.behind(&repo, &peer, true, start);
-        board.behind(&repo, &peer, false, later);
-        assert_eq!(state(&board, start).state, State::Missing { since: start });
-        board.link_failed(&peer, "no route", None, start);
-        assert!(matches!(state(&board, start).state, State::Failing { error, .. } if error == "no route"));
-        board.link_works(&peer);
-        board.failed(&repo, &peer, "disk full", Some(later), start);
-        board.failed(&repo, &peer, "disk still full", None, later);
-        let failing = state(&board, later);
-        let expected = State::Failing { error: "disk still full".into(), since: start, next_try: None };
-        assert_eq!((failing.state, failing.alarm, failing.last_success), (expected, true, None));
-        board.in_step(&repo, &peer, later, true);
-        assert_eq!(state(&board, later).state, State::Behind { since: later }, "a push landed meanwhile");
-        board.in_step(&repo, &peer, later, false);
-        let well = state(&board, later);
-        assert_eq!((well.state, well.alarm, well.last_success), (State::InStep, false, Some(later)));
-        board.link_failed(&peer, "no route", None, start);
-        assert_eq!(state(&board, later).state, State::InStep, "an outage does not make a copy stale");
-        board.keep_only(&BTreeMap::new());
-        assert_eq!(board.list(later), []);
-        board.link_works(&peer);
-        board.keep_only(&[(peer.clone(), vec![repo.clone()])].into());
-        assert_eq!(state(&board, later).state, State::Unknown);
-        board.not_compared(&peer, "version 2", None, start);
-        assert!(matches!(state(&board, later).state, State::Failing { error, .. } if error == "version 2"));
-        board.compared(&peer);
-        assert_eq!(state(&board, later).state, State::Unknown);
+impl PeerBoard {
+    fn shown(&self, repo: &RepoName, peer: &HostName, pair: &Pair, now: &Moment) -> PairStatus {
+        let mut state = pair.state();
+        let mut alarm = pair.is_alarming() && !pair.is_paused();
+        // A peer that cannot be reached, or asked, fails all of its copies of which we do not know better.
+        let down = if let Link::Down(failure) = &self.link { Some(failure) } else { None };
+        if matches!(state, State::Unknown | State::Behind { .. } | State::Missing { .. })
+            && let Some(Failure { error, since, next_try, told }) = down.or(self.silent.as_ref())
+        {
+            alarm |= *told;
+            state = State::Failing { error: error.clone(), since: since.wall, next_try: *next_try };
+        }
+        PairStatus {
+            repo: repo.clone(),
+            peer: peer.clone(),
+            state,
+            manual: pair.is_manual(),
+            lag: pair.lag(now),
+            last_success: pair.synced().map(|at| at.wall),
+            last_error: pair.last_error(),
+            alarm,
+        }
     }
 }

@@ -126,7 +126,8 @@ impl Mesh {
             }),
         };
         let config = Config { retry_first: Duration::from_millis(50), ..Config::default() };
-        Arc::new(Inner::new(config, world, Git::new("git".into(), "/dev/null".into()), links))
+        let git = Git::new("git".into(), "/dev/null".into());
+        Arc::new(Inner::new(config, world, git, links, home.path()).expect("no pauses"))
     }
 
     fn ours(&self, repo: &str) -> PathBuf {
@@ -151,7 +152,7 @@ impl Mesh {
     }
 
     fn state(&self, name: &str) -> Option<State> {
-        let all = self.inner.board().list(SystemTime::now());
+        let all = self.inner.board().list(Moment::now());
         all.into_iter().find(|pair| pair.repo == repo(name)).map(|pair| pair.state)
     }
 
@@ -162,7 +163,7 @@ impl Mesh {
             }
         };
         if timeout(SOON, met).await.is_err() {
-            panic!("not in time: {what}; {:?}", self.inner.board().list(SystemTime::now()));
+            panic!("not in time: {what}; {:?}", self.inner.board().list(Moment::now()));
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::{Backoff, Outcome, Queue, Work};
 use super::send::{self, SendError};
+use super::state::{Input, Moment};
 use super::{Answer, Inner, MirrorError, Report, propagate_panic};
 use crate::cluster::Place;
 use crate::git::objects::{ObjectsError, RefState, read_refs};
@@ -57,6 +58,17 @@ impl Lane {
         Ok(())
     }
 
+    /// See [`Queue::hasten`].
+    pub(super) fn hasten(&self, repo: &RepoName) {
+        self.queue().hasten(repo);
+        self.bell.notify_one();
+    }
+
+    /// See [`Queue::length`].
+    pub(super) fn length(&self) -> (usize, usize) {
+        self.queue().length()
+    }
+
     /// Ends all pauses.
     pub(super) fn hurry(&self) {
         self.queue().hurry();
@@ -82,7 +94,7 @@ impl Lane {
 
 /// What a task has done.
 enum Done {
-    Pushed { repo: RepoName, answers: Vec<Answer>, began: SystemTime, result: Result<Report, MirrorError> },
+    Pushed { repo: RepoName, answers: Vec<Answer>, began: Moment, result: Result<Report, MirrorError> },
     Scanned(Result<(), MirrorError>),
 }
 
@@ -120,7 +132,7 @@ pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationTo
             },
             // A new link, by whoever's dial: the peer may have been away, or be another machine.
             Ok(()) = connected.changed() => {
-                inner.board().link_works(&lane.peer);
+                inner.board().link_works(&lane.peer, Moment::now());
                 lane.link_is_up();
             }
             () = lane.bell.notified() => {}
@@ -138,7 +150,7 @@ pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationTo
 }
 
 async fn push_task(inner: Arc<Inner>, peer: HostName, repo: RepoName, answers: Vec<Answer>) -> Done {
-    let began = SystemTime::now();
+    let began = Moment::now();
     let result = push(&inner, &peer, &repo).await;
     Done::Pushed { repo, answers, began, result }
 }
@@ -153,25 +165,33 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
             let outcome = outcome(result.as_ref().err());
             let next_try = wall(lane.queue().pushed(&repo, outcome, now, dice));
             let marked_since = lane.queue().is_wanted(&repo);
-            let mut board = inner.board();
-            match (&result, outcome) {
-                (Ok(report), _) => {
-                    board.link_works(peer);
-                    board.in_step(&repo, peer, began, marked_since);
-                    let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
-                    tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
-                }
-                (Err(error), Outcome::LinkFailed { .. }) => {
-                    board.behind(&repo, peer, false, began);
-                    board.link_failed(peer, &error.to_string(), next_try, SystemTime::now());
-                }
-                (Err(_), Outcome::Dropped) => board.drop_pair(&repo, peer),
-                (Err(error), _) => {
-                    board.link_works(peer);
-                    board.failed(&repo, peer, &error.to_string(), next_try, SystemTime::now());
+            let now = Moment::now();
+            {
+                let mut board = inner.board();
+                match (&result, outcome) {
+                    (Ok(report), _) => {
+                        board.link_works(peer, now);
+                        board.apply(&repo, peer, Input::Equal { began, marked_since }, now);
+                        if report.refs > 0 {
+                            board.journal.add(&repo, peer, "pushed", &report.to_string(), now.wall);
+                        }
+                        let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
+                        tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
+                    }
+                    (Err(error), Outcome::LinkFailed { .. }) => {
+                        board.apply(&repo, peer, Input::Differs { missing: false }, began);
+                        board.link_failed(peer, &error.to_string(), next_try, now);
+                    }
+                    (Err(_), Outcome::Dropped) => board.drop_pair(&repo, peer),
+                    (Err(MirrorError::Paused(_)), _) => {}
+                    (Err(error), _) => {
+                        board.link_works(peer, now);
+                        let refused = error.refused().map(|names| (began, names));
+                        board.apply(&repo, peer, Input::Failed { error: error.to_string(), next_try, refused }, now);
+                    }
                 }
             }
-            drop(board);
+            inner.waits.ring(&repo);
             for answer in answers {
                 // Who has stopped waiting does not mind.
                 drop(answer.send(result.clone()));
@@ -180,9 +200,9 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
         Done::Scanned(result) => {
             let outcome = outcome(result.as_ref().err());
             let next_try = wall(lane.queue().scanned(outcome, now, dice));
-            let (mut board, now) = (inner.board(), SystemTime::now());
+            let (mut board, now) = (inner.board(), Moment::now());
             match (result, outcome) {
-                (Ok(()), _) => board.compared(peer),
+                (Ok(()), _) => board.compared(peer, now),
                 (Err(error), Outcome::LinkFailed { .. }) => board.link_failed(peer, &error.to_string(), next_try, now),
                 (Err(error), _) => board.not_compared(peer, &error.to_string(), next_try, now),
             }
@@ -198,6 +218,7 @@ fn outcome(error: Option<&MirrorError>) -> Outcome {
         Some(MirrorError::NotMaster(_) | MirrorError::NotReplica { .. } | MirrorError::NoRepository(_)) => {
             Outcome::Dropped
         }
+        Some(MirrorError::Paused(_)) => Outcome::Waits,
         Some(_) => Outcome::Failed,
     }
 }
@@ -212,6 +233,7 @@ async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Re
     if place.replica(peer).is_none() {
         return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
     }
+    inner.refuse_paused(repo, peer)?;
     let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let ours = blocking_refs(dir.clone()).await.map_err(local)?;
@@ -264,40 +286,42 @@ fn local(error: ObjectsError) -> MirrorError {
     MirrorError::Local(error.to_string())
 }
 
-async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, ObjectsError> {
+pub(super) async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, ObjectsError> {
     let reading = tokio::task::spawn_blocking(move || read_refs(&dir));
     reading.await.expect("reading references does not panic, and is not cancelled")
 }
 
 /// Compares all of the peer's copies with what is here and marks those that differ.
 async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
-    let (peer, began) = (&lane.peer, SystemTime::now());
-    let repos = inner.assigned_to(peer);
-    if repos.is_empty() {
+    let (peer, began, assigned) = (&lane.peer, Moment::now(), inner.assigned());
+    let repos = assigned.of(peer);
+    if repos.is_empty() || inner.pauses().of_peer(peer).is_some() {
         return Ok(()); // not worth a connection
     }
     let limit = inner.config().timeout;
     let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
-    inner.board().link_works(peer);
+    inner.board().link_works(peer, Moment::now());
     for repo in repos {
-        let Some(dir) = (inner.world.dir)(&repo) else { continue };
-        let there = theirs.get(&repo);
+        let Some(dir) = (inner.world.dir)(repo) else { continue };
+        let there = theirs.get(repo);
         let equal = match there {
             None => false,
             // What cannot be read here cannot be compared; the push will say why, for this repository alone.
             Some(digest) => {
-                let owned = (inner.world.ownership)(&repo).unwrap_or_default();
+                let owned = (inner.world.ownership)(repo).unwrap_or_default();
                 blocking_refs(dir).await.is_ok_and(|ours| owned.seal(ours.digest()) == *digest)
             }
         };
         if equal {
             // A hint that came meanwhile stands, and is settled by its own push.
-            if !lane.queue().is_known(&repo) {
-                inner.board().in_step(&repo, peer, began, false);
+            if !lane.queue().is_known(repo) {
+                inner.note(repo, peer, Input::Equal { began, marked_since: false });
             }
         } else {
-            inner.board().behind(&repo, peer, there.is_none(), began);
-            lane.mark(&repo);
+            inner.board().apply(repo, peer, Input::Differs { missing: there.is_none() }, began);
+            if !assigned.is_manual(peer, repo) && inner.pauses().of(repo, peer).is_none() {
+                lane.mark(repo);
+            }
         }
     }
     Ok(())

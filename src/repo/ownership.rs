@@ -89,7 +89,8 @@ fn cut(dir: &Path, mut text: String) -> String {
     text
 }
 
-fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+/// Puts a file named `name` into `dir`, whole or not at all, also across a power cut.
+pub fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
     let fresh = dir.join(format!("{name}.{:016x}.new", rand::random::<u64>()));
     let written = (|| {
         let mut out = std::fs::File::create_new(&fresh)?;

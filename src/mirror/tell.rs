@@ -1,0 +1,64 @@
+//! Telling people: the clock of the alarms, and the ways on which a notice leaves.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Inner;
+use super::notice::Notice;
+use super::state::Moment;
+
+/// How often it is looked whether an alarm is due; also how long notices are collected, so that the copies of one peer
+/// that change together are one.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Tells what there is to tell until `stop`, and keeps the log of what happened in its file.
+pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+    let files = inner.journal_files.clone();
+    let read = on_disk({
+        let files = files.clone();
+        move || files.read()
+    });
+    match read.await {
+        Ok(text) => inner.board().journal.restore(&text),
+        Err(error) => tracing::warn!(%error, "the log of earlier mirroring cannot be read"),
+    }
+    let mut broken = false;
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(TICK) => false,
+        };
+        let notices = inner.board().tick(Moment::now());
+        notices.into_iter().for_each(|notice| inner.tell(Arc::new(notice)));
+        let lines = inner.board().journal.take_lines();
+        if !lines.is_empty() {
+            let files = files.clone();
+            let written = on_disk(move || files.append(&lines)).await;
+            // Once, not for each line while the disk is full.
+            if let Err(error) = &written
+                && !broken
+            {
+                tracing::warn!(%error, "the log of mirroring cannot be written; what happens is kept in memory only");
+            }
+            broken = written.is_err();
+        }
+        if stopping {
+            return;
+        }
+    }
+}
+
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+impl Inner {
+    pub(super) fn tell(&self, notice: Arc<Notice>) {
+        notice.log();
+        // Nobody need be listening.
+        drop(self.events.send(notice));
+    }
+}

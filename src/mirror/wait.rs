@@ -1,0 +1,216 @@
+//! Waiting until copies have something. Nothing is pushed for it that would not be pushed anyway; a wait sees to it
+//! that one attempt begins after the call, and counts what that attempt, or a comparison, shows.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::state::{Moment, State};
+use super::{Inner, Mirror, MirrorError};
+use crate::cluster::Place;
+use crate::model::{HostName, Oid, RefName, RepoName};
+
+/// Callers that may wait at once on this node.
+const WAITS_MAX: usize = 4096;
+
+/// What must have arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Want {
+    /// All that is here at the time of the call.
+    Now,
+    /// This reference as it is here at the time of the call; others may be refused by the replica.
+    Ref(RefName),
+    /// This reference, which must have this value here now.
+    RefAt(RefName, Oid),
+}
+
+/// Where it must have arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// On this peer, also if its copy is pushed by hand.
+    One(HostName),
+    /// On every peer that is pushed to without being asked.
+    All,
+    /// On so many of those.
+    Count(usize),
+}
+
+/// How it went with one copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// It has it, and had it so long after the call.
+    There(Duration),
+    /// It does not have it, as far as is known; its state says why.
+    NotYet(State),
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waited {
+    /// Whether what was asked for has been reached.
+    pub met: bool,
+    /// Every copy that was looked at.
+    pub copies: Vec<(HostName, Arrival)>,
+}
+
+/// The repositories that somebody waits for.
+#[derive(Default)]
+pub(super) struct Waits {
+    bells: Mutex<BTreeMap<RepoName, watch::Sender<()>>>,
+}
+
+impl Waits {
+    fn bells(&self) -> std::sync::MutexGuard<'_, BTreeMap<RepoName, watch::Sender<()>>> {
+        self.bells.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Something about this repository's copies has changed.
+    pub(super) fn ring(&self, repo: &RepoName) {
+        if let Some(bell) = self.bells().get(repo) {
+            bell.send_replace(());
+        }
+    }
+
+    pub(super) fn ring_all(&self) {
+        self.bells().values().for_each(|bell| bell.send_replace(()));
+    }
+
+    fn listen(&self, repo: &RepoName) -> Option<watch::Receiver<()>> {
+        let mut bells = self.bells();
+        if bells.values().map(watch::Sender::receiver_count).sum::<usize>() >= WAITS_MAX {
+            return None;
+        }
+        Some(bells.entry(repo.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
+    }
+
+    /// Whoever waited for it has gone.
+    fn leave(&self, repo: &RepoName, listener: watch::Receiver<()>) {
+        drop(listener);
+        let mut bells = self.bells();
+        if bells.get(repo).is_some_and(|bell| bell.receiver_count() == 0) {
+            bells.remove(repo);
+        }
+    }
+}
+
+impl Mirror {
+    /// Returns as soon as enough copies have what is wanted, or cannot get it (paused, held back, diverged, pushed by
+    /// hand), or at the deadline. A copy counts if an attempt that began after the call showed it equal, or a
+    /// comparison did.
+    pub async fn wait(
+        &self,
+        repo: &RepoName,
+        want: &Want,
+        peers: &Where,
+        deadline: Duration,
+    ) -> Result<Waited, MirrorError> {
+        self.inner.wait(repo, want, peers, deadline).await
+    }
+}
+
+impl Inner {
+    pub(super) async fn wait(
+        &self,
+        repo: &RepoName,
+        want: &Want,
+        peers: &Where,
+        deadline: Duration,
+    ) -> Result<Waited, MirrorError> {
+        let called = Moment::now();
+        let targets = self.targets(repo, peers)?;
+        let only = self.wanted_ref(repo, want).await?;
+        let mut bell = self.waits.listen(repo).ok_or(MirrorError::Busy)?;
+        for (peer, manual) in &targets {
+            let paused = self.pauses().of(repo, peer).is_some();
+            if !manual && !paused {
+                self.lane(peer).hasten(repo);
+            }
+        }
+        let end = tokio::time::Instant::now() + deadline;
+        let waited = loop {
+            bell.borrow_and_update();
+            let (waited, decided) = self.look(repo, &targets, peers, only.as_ref(), &called);
+            if decided {
+                break waited;
+            }
+            if tokio::time::timeout_at(end, bell.changed()).await.is_err() {
+                break self.look(repo, &targets, peers, only.as_ref(), &called).0;
+            }
+        };
+        self.waits.leave(repo, bell);
+        Ok(waited)
+    }
+
+    fn targets(&self, repo: &RepoName, peers: &Where) -> Result<Vec<(HostName, bool)>, MirrorError> {
+        let place = (self.world.locate)(repo);
+        let Place::Here { .. } = place else { return Err(MirrorError::NotMaster(repo.clone())) };
+        let copies = super::copies(&place);
+        match peers {
+            Where::One(peer) => match copies.into_iter().find(|(name, _)| name == peer) {
+                Some(copy) => Ok(vec![copy]),
+                None => Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
+            },
+            Where::All | Where::Count(_) => Ok(copies.into_iter().filter(|(_, manual)| !manual).collect()),
+        }
+    }
+
+    /// The one reference that matters, if it is one and it is here.
+    async fn wanted_ref(&self, repo: &RepoName, want: &Want) -> Result<Option<RefName>, MirrorError> {
+        let (name, at) = match want {
+            Want::Now => return Ok(None),
+            Want::Ref(name) => (name, None),
+            Want::RefAt(name, oid) => (name, Some(oid)),
+        };
+        let dir = (self.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
+        let ours = super::worker::blocking_refs(dir).await.map_err(|e| MirrorError::Local(e.to_string()))?;
+        match (ours.refs.get(name), at) {
+            (None, _) => Err(MirrorError::NoRef { repo: repo.clone(), name: name.clone() }),
+            (Some(here), Some(at)) if here != at => {
+                Err(MirrorError::RefMoved { name: name.clone(), here: here.clone(), at: at.clone() })
+            }
+            _ => Ok(Some(name.clone())),
+        }
+    }
+
+    /// Where each copy stands, and whether waiting on can change the answer.
+    fn look(
+        &self,
+        repo: &RepoName,
+        targets: &[(HostName, bool)],
+        peers: &Where,
+        only: Option<&RefName>,
+        called: &Moment,
+    ) -> (Waited, bool) {
+        let board = self.board();
+        let (mut there, mut possible) = (0, 0);
+        let copies: Vec<(HostName, Arrival)> = targets
+            .iter()
+            .map(|(peer, manual)| {
+                let arrived = board.arrived(repo, peer, only).filter(|(began, _)| began.mono >= called.mono);
+                let arrival = match arrived {
+                    Some((_, at)) => {
+                        there += 1;
+                        Arrival::There(at.saturating_duration_since(called.mono))
+                    }
+                    None => {
+                        let state = board.state(repo, peer, Moment::now());
+                        // By hand, the push that is waited for may come.
+                        possible += usize::from(*manual || !state.needs_a_person());
+                        Arrival::NotYet(state)
+                    }
+                };
+                (peer.clone(), arrival)
+            })
+            .collect();
+        let (met, decided) = match peers {
+            Where::One(_) | Where::All => (there == targets.len(), possible == 0),
+            Where::Count(n) => (there >= *n, there + possible < *n),
+        };
+        (Waited { met, copies }, met || decided)
+    }
+}
+
+/// For [`Arrival::There`]: when an attempt began that brought everything, and when that was known.
+pub(super) type Arrived = (Moment, Instant);
