@@ -5,7 +5,8 @@
 //! right that was taken away is gone at once; then missing repositories are created and git's config is written,
 //! where they differ from before only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -13,7 +14,7 @@ use std::{fs, io};
 use crate::git::objects::{self, ObjectsError};
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
-use crate::repo::Ownership;
+use crate::repo::{Ownership, Prepare};
 
 use super::compile::check_accepted;
 use super::realm::{Parts, Publisher, realm};
@@ -33,8 +34,13 @@ const OWN_KEYS: [&str; 3] = ["gitolite-options.", "gitolite.mirror.", "gitmesh."
 
 /// What activation needs of the repositories on disk.
 pub trait Store: Send + Sync {
-    /// Makes an empty repository; `false` if there was one. `prepare` is given the directory before anybody sees it.
-    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool>;
+    /// Makes empty repositories, with one answer each: `false` if there was one. `prepare` is given each directory
+    /// before anybody sees it.
+    fn create_all(&self, repos: &[&RepoName], prepare: &Prepare<'_>) -> Vec<io::Result<bool>>;
+    /// As [`Store::create_all`], for one.
+    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
+        self.create_all(&[repo], &|_, dir| prepare(dir)).pop().unwrap_or(Ok(false))
+    }
     fn exists(&self, repo: &RepoName) -> bool;
     /// Whose an existing repository is, and who has which role in it.
     fn ownership(&self, repo: &RepoName) -> Option<Ownership>;
@@ -104,6 +110,12 @@ pub struct Applied {
     pub problems: Vec<String>,
 }
 
+/// A commit that was checked, and with what around it.
+pub struct Ready {
+    pub(super) checked: Checked,
+    pub(super) around: Surroundings,
+}
+
 /// The only writer of the live policy. Calls block and belong in `spawn_blocking`.
 pub struct Activator {
     start: Start,
@@ -116,11 +128,12 @@ impl Activator {
         let admin_dir = start.store.admin_dir();
         let head = objects::head_commit(&admin_dir)?.ok_or(StartError::NoCommit)?;
         let around = surroundings(&start)?;
+        let last_good = read_commit(&start.data.state().join(LAST_GOOD));
         let checked = match check_accepted(&admin_dir, &head, &around) {
             Ok(checked) => checked,
             Err(rejected) => {
-                let good = read_commit(&start.data.state().join(LAST_GOOD)).filter(|good| *good != head);
-                let good = good.and_then(|good| check_accepted(&admin_dir, &good, &around).ok());
+                let good = last_good.as_ref().filter(|(good, _)| *good != head);
+                let good = good.and_then(|(good, _)| check_accepted(&admin_dir, good, &around).ok());
                 let good = good.ok_or_else(|| StartError::Rejected {
                     rejected: Box::new(rejected.clone()),
                     admin_dir: admin_dir.clone(),
@@ -133,25 +146,41 @@ impl Activator {
             tracing::error!("emergency override ignored: {error}");
             Emergency::default()
         });
-        let (live, peer_problems) = live(&start, checked, emergency)?;
+        let counted = last_good.filter(|(_, generation)| *generation > 0);
+        let (live, peer_problems) = live(&start, checked, emergency, counted)?;
         let store = Arc::clone(&start.store);
         let (publisher, realm) = realm(Arc::clone(&live), store);
         let activator = Self { start, publisher };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
-        let before = if known.as_ref() == Some(&live.commit) { Before::Same } else { Before::Unknown };
-        let applied = activator.settle(&live, before, peer_problems);
+        if known.is_some_and(|(known, _)| known == live.commit) {
+            report(&peer_problems);
+            let applied = Applied { generation: live.generation, problems: peer_problems, ..Applied::default() };
+            return Ok((activator, realm, applied));
+        }
+        let applied = activator.settle(&live, Before::Unknown, peer_problems);
         Ok((activator, realm, applied))
     }
 
-    /// Reads everything again and puts it in force, or says why not and leaves all as it is.
-    pub fn reload(&mut self) -> Result<Applied, ReloadError> {
+    /// Makes again what was removed by hand while nobody served. A start on a configuration whose effects are all on
+    /// disk leaves this for later, since it looks at every repository.
+    pub fn look_after(&self) -> Applied {
+        self.settle(&self.publisher.current(), Before::Same, Vec::new())
+    }
+
+    /// Reads everything again and puts it in force, or says why not and leaves all as it is. `ready` is the outcome of
+    /// an earlier check, which is as good as a new one if nothing has changed since.
+    pub fn reload(&mut self, ready: Option<Ready>) -> Result<Applied, ReloadError> {
         let emergency = Emergency::load(&self.start.data)?;
         let admin_dir = self.start.store.admin_dir();
         let head = objects::head_commit(&admin_dir)?.ok_or(ReloadError::NoCommit)?;
         let around = surroundings(&self.start)?;
-        let checked = check_accepted(&admin_dir, &head, &around).map_err(|e| ReloadError::Rejected(Box::new(e)))?;
-        let (live, peer_problems) = live(&self.start, checked, emergency)?;
+        let checked = match ready.filter(|ready| ready.checked.commit == head && ready.around == around) {
+            Some(ready) => ready.checked,
+            None => check_accepted(&admin_dir, &head, &around).map_err(|e| ReloadError::Rejected(Box::new(e)))?,
+        };
         let before = self.publisher.current();
+        let known = (before.commit.clone(), before.generation);
+        let (live, peer_problems) = live(&self.start, checked, emergency, Some(known))?;
         self.publisher.publish(Arc::clone(&live));
         Ok(self.settle(&live, Before::Live(&before), peer_problems))
     }
@@ -179,11 +208,10 @@ impl Activator {
         }
         let mut applied = reconcile(&*self.start.store, live, &before);
         applied.problems.extend(peer_problems);
-        for problem in &applied.problems {
-            tracing::error!("activation incomplete: {problem}");
-        }
+        report(&applied.problems);
         let state = self.start.data.state();
-        let remember = |file: &str| write_whole(&state.join(file), format!("{}\n", live.commit).as_bytes(), 0o600);
+        let line = format!("{} {}\n", live.commit, live.generation);
+        let remember = |file: &str| write_whole(&state.join(file), line.as_bytes(), 0o600);
         let remembered =
             remember(LAST_GOOD).and_then(|()| if applied.problems.is_empty() { remember(APPLIED) } else { Ok(()) });
         if let Err(error) = remembered {
@@ -191,6 +219,12 @@ impl Activator {
         }
         tracing::info!(generation = live.generation, commit = %live.commit, created = applied.created.len(), "configuration in force");
         applied
+    }
+}
+
+fn report(problems: &[String]) {
+    for problem in problems {
+        tracing::error!("activation incomplete: {problem}");
     }
 }
 
@@ -214,17 +248,28 @@ fn surroundings(start: &Start) -> io::Result<Surroundings> {
     })
 }
 
-fn live(start: &Start, checked: Checked, emergency: Emergency) -> io::Result<(Arc<Live>, Vec<String>)> {
+/// `counted` is an earlier commit with its generation, so that not all of the history is walked again.
+fn live(
+    start: &Start,
+    checked: Checked,
+    emergency: Emergency,
+    counted: Option<(Oid, u64)>,
+) -> io::Result<(Arc<Live>, Vec<String>)> {
     let known = load_peers(&start.data, &start.node, &checked.keyring)?;
-    let Checked { commit, generation, policy, keyring, admin_alias, keys, .. } = checked;
+    let Checked { commit, policy, keyring, admin_alias, keys, .. } = checked;
+    let generation = objects::commit_count(&start.store.admin_dir(), &commit, counted.as_ref()).unwrap_or(0);
     let (node, address, peers) = (start.node.clone(), start.address.clone(), known.peers);
     let policy = Arc::new(policy);
     let parts = Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys };
     Ok((Arc::new(Live::new(parts)), known.problems))
 }
 
-fn read_commit(path: &Path) -> Option<Oid> {
-    Oid::parse(fs::read_to_string(path).ok()?.trim())
+/// A commit and its generation; 0 where an older version wrote none.
+fn read_commit(path: &Path) -> Option<(Oid, u64)> {
+    let text = fs::read_to_string(path).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let commit = Oid::parse(words.next()?)?;
+    Some((commit, words.next().and_then(|word| word.parse().ok()).unwrap_or(0)))
 }
 
 /// Creates what belongs here and is missing, and writes git's config and the roles of templates where the
@@ -233,13 +278,18 @@ fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>) -> Applied {
     let mut work = Work { store, live, before, configures: may_configure(live, before), applied: Applied::default() };
     work.applied.generation = live.generation;
     let templates: BTreeMap<_, _> = live.policy.templates().collect();
-    let mut named = BTreeSet::new();
+    let mut missing = Vec::new();
     for repo in live.repositories() {
-        named.insert(repo);
-        work.named(repo, templates.get(repo).copied());
+        if store.exists(repo) {
+            work.existing(repo, templates.get(repo).copied());
+        } else {
+            missing.push(repo);
+        }
     }
+    work.create(&missing, &templates);
     if work.configures {
         // What users have made is reached by patterns and @all.
+        let named: HashSet<_> = live.repositories().collect();
         match store.list() {
             Ok(repos) => repos.iter().filter(|repo| !named.contains(repo)).for_each(|repo| work.configure(repo)),
             Err(error) => work.applied.problems.push(format!("list the repositories: {error}")),
@@ -267,29 +317,47 @@ fn may_configure(live: &Live, before: &Before<'_>) -> bool {
 }
 
 impl Work<'_> {
-    /// A repository that the configuration names.
-    fn named(&mut self, repo: &RepoName, template: Option<&Template>) {
-        let (store, live) = (self.store, self.live);
-        let disk = store.ownership(repo);
-        let creator = disk.as_ref().and_then(|disk| disk.creator.as_ref());
-        if live.place(repo, creator).mode == Mode::NotHere {
-            return;
-        }
-        let roles = template.map(|template| template.roles.clone());
-        let Some(disk) = disk else {
+    /// Makes those of the missing repositories that belong here.
+    fn create(&mut self, missing: &[&RepoName], templates: &BTreeMap<&RepoName, &Template>) {
+        let live = self.live;
+        let owned = |repo: &RepoName| {
+            let template = templates.get(repo);
             let creator = template.and_then(|_| UserName::new(TEMPLATE_CREATOR).ok());
-            let wanted = live.config(repo, creator.as_ref());
-            let owned = Ownership { creator, roles };
-            let made = store.create_with(repo, &|dir| owned.write(dir));
+            Ownership { creator, roles: template.map(|template| template.roles.clone()) }
+        };
+        let here = |repo: &&&RepoName| live.place(repo, None).mode != Mode::NotHere;
+        let wanted: Vec<&RepoName> = missing.iter().filter(here).copied().collect();
+        let (configured, troubles) = (Cell::new(0), RefCell::new(Vec::new()));
+        let made = self.store.create_all(&wanted, &|repo, dir| {
+            let owned = owned(repo);
+            owned.write(dir)?;
+            match configure(dir, &live.config(repo, owned.creator.as_ref())) {
+                Ok(changed) => configured.set(configured.get() + usize::from(changed)),
+                // A setting that git does not accept is no reason to be without the repository.
+                Err(error) => troubles.borrow_mut().push(format!("configure repository {repo}: {error}")),
+            }
+            Ok(())
+        });
+        self.applied.configured += configured.get();
+        self.applied.problems.extend(troubles.into_inner());
+        for (repo, made) in wanted.into_iter().zip(made) {
             match made {
                 Ok(made) => self.applied.created.extend(made.then(|| repo.clone())),
-                Err(error) => return self.applied.problems.push(format!("create repository {repo}: {error}")),
+                Err(error) => self.applied.problems.push(format!("create repository {repo}: {error}")),
             }
-            return self.write(repo, &wanted);
-        };
-        if roles.is_some() && roles != disk.roles {
-            let written = Ownership { creator: None, roles }.write(&store.dir(repo));
-            self.applied.problems.extend(written.err().map(|error| format!("write the roles of {repo}: {error}")));
+        }
+    }
+
+    /// A repository that the configuration names and that is on disk.
+    fn existing(&mut self, repo: &RepoName, template: Option<&Template>) {
+        if let Some(template) = template {
+            let disk = self.store.ownership(repo).unwrap_or_default();
+            let roles = Some(template.roles.clone());
+            if roles != disk.roles && self.live.place(repo, disk.creator.as_ref()).mode != Mode::NotHere {
+                let written = Ownership { creator: None, roles }.write(&self.store.dir(repo));
+                let problem = written.err().map(|error| format!("write the roles of {repo}: {error}"));
+                self.applied.problems.extend(problem);
+            }
         }
         self.configure(repo);
     }
@@ -398,7 +466,7 @@ mod tests {
         let changes = realm.changes();
         node.commit_conf("repo testing later\n RW+ = @all");
         assert!(realm.authorize(&Actor::Local, &repo("later"), Access::Read).is_err());
-        let applied = activator.reload().unwrap();
+        let applied = activator.reload(None).unwrap();
         assert_eq!((names(&applied.created), applied.generation), (vec!["later"], 2));
         assert!(realm.authorize(&Actor::Local, &repo("later"), Access::Read).is_ok());
         assert!(changes.has_changed().unwrap());
@@ -422,13 +490,13 @@ mod tests {
         objects::write_config(&dir, &BTreeMap::from([("by.hand", Some("kept"))])).unwrap();
 
         node.commit_conf("repo testing\n RW = @all\n config foo.bar = two");
-        assert_eq!(activator.reload().unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, 1);
         assert!(config(&node, "testing").contains("foo.bar=two\n"));
         node.commit_conf("repo testing\n RW = @all");
-        assert_eq!(activator.reload().unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, 1);
         assert!(!config(&node, "testing").contains("foo.bar"));
         assert!(config(&node, "testing").contains("by.hand=kept\n"));
-        assert_eq!(activator.reload().unwrap().configured, 0, "nothing changed, nothing is touched");
+        assert_eq!(activator.reload(None).unwrap().configured, 0, "nothing changed, nothing is touched");
     }
 
     #[test]
@@ -445,7 +513,7 @@ mod tests {
         let node = Node::with("repo testing\n RW = @all");
         let (mut activator, realm, _) = node.run();
         node.commit_conf("repo foo[\n RW = @all");
-        assert!(matches!(activator.reload(), Err(ReloadError::Rejected(_))));
+        assert!(matches!(activator.reload(None), Err(ReloadError::Rejected(_))));
         assert_eq!(realm.generation(), 1);
 
         let (_activator, realm, _) = node.run();
@@ -462,12 +530,12 @@ mod tests {
         let (mut activator, realm, _) = node.run();
         let peers = realm.peers();
         fs::write(node.data.emergency_conf(), "carol").unwrap();
-        assert!(matches!(activator.reload(), Err(ReloadError::Emergency(_))));
+        assert!(matches!(activator.reload(None), Err(ReloadError::Emergency(_))));
         fs::remove_file(node.data.emergency_conf()).unwrap();
-        activator.reload().unwrap();
+        activator.reload(None).unwrap();
         assert!(!peers.has_changed().unwrap());
         fs::write(node.data.peers().join("server2.pub"), key_line(2)).unwrap();
-        activator.reload().unwrap();
+        activator.reload(None).unwrap();
         assert!(peers.has_changed().unwrap() && peers.borrow().len() == 1);
     }
 

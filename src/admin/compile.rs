@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use crate::git::objects;
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
@@ -34,7 +33,7 @@ const NOT_YET: &[(&str, &str)] = &[("hooks", "hooks of single repositories (opti
 pub(super) type Remarks = Vec<Diagnostic>;
 
 /// What a check needs besides the commit.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Surroundings {
     pub node: HostName,
     /// `host` and `key_files` are filled in by the check.
@@ -50,7 +49,6 @@ pub struct Surroundings {
 /// A commit that may come alive.
 pub struct Checked {
     pub commit: Oid,
-    pub generation: u64,
     /// As text for whoever pushed; empty when there is nothing to say.
     pub warnings: String,
     pub(super) policy: Policy,
@@ -150,8 +148,7 @@ fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -
         Some(Made { policy, keyring, admin_alias }) => {
             let mut keys = draft.files;
             keys.retain(|path, _| path.starts_with("keydir/"));
-            let generation = objects::commit_count(admin_dir, commit).unwrap_or(0);
-            Ok(Checked { commit: commit.clone(), generation, warnings: rendered, policy, keyring, admin_alias, keys })
+            Ok(Checked { commit: commit.clone(), warnings: rendered, policy, keyring, admin_alias, keys })
         }
         None => Err(Rejected { diagnostics: draft.diagnostics, rendered }),
     }

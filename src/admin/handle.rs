@@ -1,18 +1,21 @@
 //! The handle through which pushes and signals reach the one writer of the live policy.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::activate::Ready;
 use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check};
 use crate::model::{Oid, RepoName, UserName};
 use crate::policy::Settings;
-use crate::repo::{self, Ownership};
+use crate::repo::{self, Ownership, Prepare};
 
 /// Cheap to clone; every call blocks and belongs in `spawn_blocking`.
 #[derive(Clone)]
 pub struct Admin {
     activator: Arc<Mutex<Activator>>,
     dir: Arc<PathBuf>,
+    /// The newest commit that was checked, until it lands: it need not be compiled twice.
+    ready: Arc<Mutex<Option<Ready>>>,
 }
 
 /// What there is to say about a commit that may come alive.
@@ -26,12 +29,16 @@ pub struct Good {
 impl Admin {
     /// `dir` is the admin repository's directory.
     pub fn new(activator: Activator, dir: PathBuf) -> Self {
-        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir) }
+        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir), ready: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Activator> {
         // An activation may run again at any time, so one that panicked leaves nothing to repair.
         self.activator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Would this commit be a good configuration? The texts are for whoever pushes it.
@@ -43,7 +50,11 @@ impl Admin {
         };
         // Without the lock: a long compilation must not hold up another push's activation.
         match check(&self.dir, commit, &around) {
-            Ok(checked) => Ok(Good { plan: checked.plan(&live), warnings: checked.warnings }),
+            Ok(checked) => {
+                let good = Good { plan: checked.plan(&live), warnings: checked.warnings.clone() };
+                *self.ready() = Some(Ready { checked, around });
+                Ok(good)
+            }
             Err(rejected) => Err(format!("{rejected}\n")),
         }
     }
@@ -55,13 +66,19 @@ impl Admin {
 
     /// Reads everything again and puts it in force, or says why not and leaves all as it is.
     pub fn reload(&self) -> Result<Applied, ReloadError> {
-        self.lock().reload()
+        let ready = self.ready().take();
+        self.lock().reload(ready)
+    }
+
+    /// Looks at every repository again; see [`Activator::look_after`].
+    pub fn look_after(&self) -> Applied {
+        self.lock().look_after()
     }
 }
 
 impl Store for repo::Store {
-    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> std::io::Result<()>) -> std::io::Result<bool> {
-        Self::create_with(self, repo, prepare)
+    fn create_all(&self, repos: &[&RepoName], prepare: &Prepare<'_>) -> Vec<std::io::Result<bool>> {
+        Self::create_all(self, repos, prepare)
     }
 
     fn ownership(&self, repo: &RepoName) -> Option<Ownership> {

@@ -29,6 +29,14 @@ pub struct Programs {
     writing: Arc<Mutex<()>>,
 }
 
+/// The same places; what is in them may differ.
+impl PartialEq for Programs {
+    fn eq(&self, other: &Self) -> bool {
+        let places = |p: &Self| (p.data.clone(), p.admin_dir.clone(), p.from_admin_repo);
+        places(self) == places(other)
+    }
+}
+
 impl Programs {
     pub fn new(data: DataDir, admin_dir: PathBuf, from_admin_repo: bool) -> Self {
         Self { data, admin_dir, from_admin_repo, writing: Arc::default() }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ssh_key::private::{Ed25519Keypair, KeypairData};
@@ -11,7 +11,7 @@ use super::{ADMIN_REPO, Activator, Address, Applied, DataDir, Programs, Realm, S
 use crate::git::objects::{self, Author};
 use crate::model::{Actor, HostName, Oid, RepoName, UserName};
 use crate::policy::{Settings, parse_public_key};
-use crate::repo::{self, Ownership};
+use crate::repo::{self, Ownership, Prepare};
 
 /// The public key that grows from `seed`, as a line of a `.pub` file.
 pub fn key_line(seed: u8) -> String {
@@ -38,11 +38,11 @@ pub const OWN_KEY: u8 = 99;
 pub struct TestStore(repo::Store);
 
 impl Store for TestStore {
-    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
-        if repo.as_str() == "unlucky" {
-            return Err(io::Error::other("no space left"));
-        }
-        self.0.create_with(repo, prepare)
+    fn create_all(&self, repos: &[&RepoName], prepare: &Prepare<'_>) -> Vec<io::Result<bool>> {
+        let unlucky = |repo: &RepoName| repo.as_str() == "unlucky";
+        self.0.create_all(repos, &|repo, dir| {
+            if unlucky(repo) { Err(io::Error::other("no space left")) } else { prepare(repo, dir) }
+        })
     }
 
     fn exists(&self, repo: &RepoName) -> bool {

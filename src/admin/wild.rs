@@ -369,7 +369,7 @@ mod tests {
         let (mut activator, realm, _) = node.run();
         realm.create(&actor(&realm, 2), &repo("pub/bob/x")).unwrap();
         node.commit_conf(&WILD.replace("foo.owner = %GL_CREATOR", "foo.owner = %GL_CREATOR-2"));
-        assert_eq!(activator.reload().unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, 1);
         let config = std::fs::read_to_string(node.store.dir(&repo("pub/bob/x")).join("config")).unwrap();
         assert!(config.contains("owner = bob-2"), "{config}");
     }
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!((may(&realm, 2, "t/one"), may(&realm, 3, "t/one")), ((true, true), (false, false)));
         node.commit(&[("keydir/bob.pub", &key_line(2)), ("keydir/carol.pub", &key_line(3))]);
         node.commit_conf(&template("carol"));
-        activator.reload().unwrap();
+        activator.reload(None).unwrap();
         assert_eq!((may(&realm, 2, "t/one"), may(&realm, 3, "t/one")), ((false, false), (true, true)));
     }
 

@@ -124,7 +124,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             Ok(())
         }
     });
-    rest.spawn(sweep_locks(store, house.clone()));
+    rest.spawn(look_after(admin.clone(), store, house.clone()));
     top.spawn(door.run(doors.clone()));
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
@@ -178,9 +178,11 @@ async fn all(set: &mut JoinSet<std::io::Result<()>>) {
     }
 }
 
-/// Locks that a killed git of an earlier run left behind go, in the background: now, and once more when those that
-/// were too young the first time have aged.
-async fn sweep_locks(store: Store, stop: CancellationToken) -> std::io::Result<()> {
+/// What needs a look at every repository, in the background, since users need not wait for it: what was removed by hand
+/// is made again; locks that a killed git of an earlier run left behind go, now, and once more when those that were too
+/// young the first time have aged.
+async fn look_after(admin: Admin, store: Store, stop: CancellationToken) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || admin.look_after()).await.map_err(std::io::Error::other)?;
     for wait in [Duration::ZERO, Duration::from_secs(15)] {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

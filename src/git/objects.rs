@@ -144,13 +144,18 @@ pub fn head_commit(dir: &Path) -> Result<Option<Oid>, ObjectsError> {
     }
 }
 
-/// Number of commits that `commit` has behind it, itself included. It grows with every commit on top, by a walk over
-/// all of them.
-pub fn commit_count(dir: &Path, commit: &Oid) -> Result<u64, ObjectsError> {
+/// Number of commits that `commit` has behind it, itself included. With an ancestor and its number in `counted`, only
+/// what came after that is walked.
+pub fn commit_count(dir: &Path, commit: &Oid, counted: Option<&(Oid, u64)>) -> Result<u64, ObjectsError> {
     let repo = open(dir)?;
     let mut walk = repo.revwalk()?;
     walk.push(raw(commit)?)?;
-    walk.try_fold(0, |count, step| Ok(step.map(|_| count + 1)?))
+    // One that is gone, or on another branch of the history, helps nothing.
+    let counted = counted.filter(|(old, _)| descends(&repo, old, commit).unwrap_or(false));
+    if let Some((old, _)) = counted {
+        walk.hide(raw(old)?)?;
+    }
+    walk.try_fold(counted.map_or(0, |(_, before)| *before), |count, step| Ok(step.map(|_| count + 1)?))
 }
 
 fn commit_kind(repo: &Repository, oid: &Oid) -> Result<ObjectType, ObjectsError> {
@@ -500,7 +505,9 @@ mod tests {
         assert!(is_ancestor(repo.path(), &one, &two).unwrap());
         assert!(!is_ancestor(repo.path(), &two, &one).unwrap());
         assert!(matches!(is_ancestor(repo.path(), &blob, &one), Err(ObjectsError::NotACommit(_))));
-        assert_eq!(commit_count(repo.path(), &two).unwrap(), 2);
+        let count = |from: Option<&Oid>| commit_count(repo.path(), &two, from.map(|oid| (oid.clone(), 7)).as_ref());
+        let unknown = Oid::parse(&"1".repeat(40));
+        assert_eq!([None, Some(&one), Some(&two), unknown.as_ref()].map(|from| count(from).unwrap()), [2, 8, 7, 2]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Sources {
 }
 
 /// What gitolite's rc file says; the default is gitolite's default.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// HOSTNAME, for `%HOSTNAME` in the text.
     pub host: Option<HostName>,

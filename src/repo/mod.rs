@@ -12,4 +12,4 @@ mod store;
 pub use locks::{remove_stale_locks, remove_stale_locks_of};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::promise_epoch;
-pub use store::{Repo, Store};
+pub use store::{Prepare, Repo, Store};

@@ -1,5 +1,6 @@
 //! Name to directory: create, list, open.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,14 @@ use super::ownership::{self, Ownership};
 use crate::git::objects;
 use crate::model::{RepoName, UserName};
 use crate::policy::Grant;
+
+/// What is put into a new repository's directory before anybody sees it.
+pub type Prepare<'a> = dyn Fn(&RepoName, &Path) -> io::Result<()> + 'a;
+
+/// How the directory of a repository that is being made begins.
+const MAKING: &str = ".making-";
+/// More files and directories than this are made durable all at once.
+const SYNCED_SINGLY: usize = 24;
 
 /// The directory of all repositories. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -86,31 +95,68 @@ impl Store {
 
     /// As [`Store::create`]; `prepare` is given the directory before anybody sees the repository.
     pub fn create_with(&self, name: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
-        let dir = self.dir(name);
-        if dir.join("HEAD").exists() {
-            return Ok(false);
+        self.create_all(&[name], &|_, dir| prepare(dir)).pop().expect("one answer for one name")
+    }
+
+    /// As [`Store::create_with`] for each of `names`, with one answer each in their order. A power cut leaves each of
+    /// them whole or absent, and all of them together cost the disk hardly more than one.
+    pub fn create_all(&self, names: &[&RepoName], prepare: &Prepare<'_>) -> Vec<io::Result<bool>> {
+        let made: Vec<_> = names.iter().map(|name| self.make(name, prepare)).collect();
+        let fresh = made.iter().filter_map(|made| made.as_ref().ok()?.as_ref());
+        let files = fresh.flat_map(|dir| [dir.join("HEAD"), dir.join("config"), dir.clone()]).collect();
+        // Before any is seen under its name: HEAD and config must not turn out empty after a power cut.
+        let settled = self.settle(&files);
+        let shown: Vec<_> = names.iter().zip(made).map(|(name, made)| self.show(name, made?, &settled)).collect();
+        let parents = names.iter().filter_map(|name| Some(self.dir(name).parent()?.into())).collect();
+        match self.settle(&parents) {
+            Ok(()) => shown,
+            Err(error) => shown.into_iter().map(|answer| answer.and(Err(again(&error)))).collect(),
         }
-        let parent = dir.parent().unwrap_or(&self.root);
-        std::fs::create_dir_all(parent)?;
-        let making = self.root.join(format!(".making-{}-{:016x}", std::process::id(), rand::random::<u64>()));
+    }
+
+    /// Makes a repository under a name of its own; `None` if there is one already.
+    fn make(&self, name: &RepoName, prepare: &Prepare<'_>) -> io::Result<Option<PathBuf>> {
+        if self.exists(name) {
+            return Ok(None);
+        }
+        let making = self.root.join(format!("{MAKING}{}-{:016x}", std::process::id(), rand::random::<u64>()));
         let made = objects::init_bare(&making, "main")
             .map_err(io::Error::other)
             .and_then(|()| include_settings(&making, &self.settings))
-            .and_then(|()| prepare(&making))
-            .and_then(|()| std::fs::rename(&making, &dir));
-        match made {
-            Ok(()) => {
-                std::fs::File::open(parent)?.sync_all()?;
-                Ok(true)
-            }
-            Err(error) => {
-                if making.exists() {
-                    std::fs::remove_dir_all(&making)?;
-                }
-                // Another task may have made it in the meantime.
-                if dir.join("HEAD").exists() { Ok(false) } else { Err(error) }
-            }
+            .and_then(|()| prepare(name, &making));
+        if made.is_err() && making.exists() {
+            std::fs::remove_dir_all(&making)?;
         }
+        made.map(|()| Some(making))
+    }
+
+    /// Gives a repository its name; false if another task was quicker.
+    fn show(&self, name: &RepoName, made: Option<PathBuf>, settled: &io::Result<()>) -> io::Result<bool> {
+        let Some(making) = made else { return Ok(false) };
+        let dir = self.dir(name);
+        let shown = match settled {
+            Ok(()) => {
+                dir.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::rename(&making, &dir))
+            }
+            Err(error) => Err(again(error)),
+        };
+        if shown.is_err() {
+            std::fs::remove_dir_all(&making)?;
+        }
+        match shown {
+            Ok(()) => Ok(true),
+            Err(_) if self.exists(name) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes files and directories durable: one by one, or, since that costs milliseconds each, many of them by one
+    /// call for the whole file system (syncfs(2)).
+    fn settle(&self, paths: &BTreeSet<PathBuf>) -> io::Result<()> {
+        if paths.len() > SYNCED_SINGLY {
+            return Ok(rustix::fs::syncfs(std::fs::File::open(&*self.root)?)?);
+        }
+        paths.iter().try_for_each(|path| std::fs::File::open(path)?.sync_all())
     }
 
     /// Gives a repository that something else made our settings, so that a push by path is judged and seen there too.
@@ -119,7 +165,11 @@ impl Store {
         let Some(dir) = self.open_as_daemon(name) else { return Ok(()) };
         let config = std::fs::read_to_string(dir.join("config"))?;
         let path = format!("path = \"{}\"", self.settings.display());
-        if config.lines().any(|line| line.trim() == path) { Ok(()) } else { include_settings(&dir, &self.settings) }
+        if config.lines().any(|line| line.trim() == path) {
+            return Ok(());
+        }
+        include_settings(&dir, &self.settings)?;
+        std::fs::File::open(dir.join("config"))?.sync_all()
     }
 
     /// Every repository on the disk, sorted by name.
@@ -148,7 +198,7 @@ impl Store {
     pub fn sweep_unfinished(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(&*self.root)? {
             let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".making-") {
+            if entry.file_name().as_encoded_bytes().starts_with(MAKING.as_bytes()) {
                 std::fs::remove_dir_all(entry.path())?;
             }
         }
@@ -160,8 +210,12 @@ impl Store {
 fn include_settings(dir: &Path, settings: &Path) -> io::Result<()> {
     use io::Write;
     let mut config = std::fs::OpenOptions::new().append(true).open(dir.join("config"))?;
-    writeln!(config, "[include]\n\tpath = \"{}\"", settings.display())?;
-    config.sync_all()
+    writeln!(config, "[include]\n\tpath = \"{}\"", settings.display())
+}
+
+/// One failure that several names share.
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 #[cfg(test)]
