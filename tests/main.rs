@@ -6,6 +6,7 @@
 mod world;
 
 mod door;
+mod fetch;
 mod init;
 mod keys;
 mod transfer;

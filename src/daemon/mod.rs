@@ -18,6 +18,7 @@ use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Start};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::control::{Control, Node};
+use crate::git::packs::Packs;
 use crate::git::process::{Git, settings_text};
 use crate::mirror::Mirror;
 use crate::model::RepoName;
@@ -83,6 +84,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         cluster: cluster.clone(),
         store: store.clone(),
         git,
+        packs: Packs::new(data.join("cache/packs"), config.git.pack_cache)
+            .with_context(|| format!("cannot use {}", data.join("cache/packs").display()))?,
         mirror: mirror.clone(),
         pushes: Pushes::default(),
         auto_create: watched,

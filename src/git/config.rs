@@ -4,16 +4,21 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::model::setting;
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub program: PathBuf,
     pub max_processes: usize,
     pub fsck: bool,
+    /// Bytes of packs that several clones share; 0 keeps none.
+    #[serde(deserialize_with = "setting::size")]
+    pub pack_cache: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { program: PathBuf::from("git"), max_processes: 128, fsck: true }
+        Self { program: PathBuf::from("git"), max_processes: 128, fsck: true, pack_cache: 1 << 30 }
     }
 }

@@ -6,8 +6,11 @@
 pub mod changes;
 mod config;
 pub mod odb;
+pub mod packs;
 pub mod pktline;
 pub mod process;
+pub mod protocol;
+pub mod refs;
 pub mod service;
 pub mod upstream;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use git2::{OdbLookupFlags, Repository};
 
 use super::objects::ObjectsError;
+use super::refs::Hex;
 use crate::model::{Oid, RefUpdate};
 
 /// Those of `oids` that the repository at `dir` holds, in the given order. Blocking; costs no process.
@@ -18,6 +19,25 @@ pub fn present<'a>(dir: &Path, oids: impl IntoIterator<Item = &'a Oid>) -> Resul
         |oid: &&Oid| git2::Oid::from_str(oid.as_str()).is_ok_and(|raw| odb.exists_ext(raw, OdbLookupFlags::NO_REFRESH));
     Ok(oids.into_iter().filter(exists).cloned().collect())
 }
+/// What tags lead to, for listings.
+pub struct Peeler(Repository);
+
+impl Peeler {
+    pub fn open(dir: &Path) -> Result<Self, ObjectsError> {
+        Ok(Self(Repository::open_bare(dir)?))
+    }
+
+    /// The object that a tag object leads to in the end; `None` for what is no tag, and for what cannot be read.
+    pub fn peel(&self, oid: &Hex) -> Option<Hex> {
+        let oid = git2::Oid::from_str(std::str::from_utf8(oid).ok()?).ok()?;
+        if self.0.odb().ok()?.read_header(oid).ok()?.1 != git2::ObjectType::Tag {
+            return None;
+        }
+        let target = self.0.find_tag(oid).ok()?.into_object().peel(git2::ObjectType::Any).ok()?;
+        target.id().to_string().into_bytes().try_into().ok()
+    }
+}
+
 /// For each update, the reference that its name stands for, if it is a symbolic one (git-symbolic-ref(1)).
 pub fn symbolic_targets(dir: &Path, updates: &[RefUpdate]) -> Result<Vec<Option<String>>, ObjectsError> {
     let repo = Repository::open_bare(dir)?;

@@ -68,6 +68,15 @@ pub fn encode(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Appends `data` in as many `side-band-64k` packets as it takes; `band` is 1 for the pack, 2 for progress, 3 for the end.
+pub fn multiplex(out: &mut Vec<u8>, band: u8, data: &[u8]) {
+    for piece in data.chunks(PAYLOAD_MAX - 1) {
+        out.extend_from_slice(format!("{:04x}", piece.len() + 5).as_bytes());
+        out.push(band);
+        out.extend_from_slice(piece);
+    }
+}
+
 /// An `ERR` line. git shows `text` to the user as `fatal: remote error: TEXT` and stops; what does not fit is cut.
 pub fn err_line(text: &str) -> Vec<u8> {
     let room = PAYLOAD_MAX - "ERR \n".len();
@@ -217,6 +226,19 @@ mod tests {
         assert_eq!(demultiplex(b"\x03x").expect("fatal"), Band::Fatal(b"x"));
         assert!(matches!(demultiplex(b"\x04x"), Err(PktError::Band(4))));
         assert!(matches!(demultiplex(b""), Err(PktError::EmptyBand)));
+    }
+
+    #[test]
+    fn what_is_multiplexed_is_demultiplexed() {
+        let data = vec![7; PAYLOAD_MAX + 10];
+        let (mut out, mut found, mut at) = (Vec::new(), Vec::new(), 0);
+        multiplex(&mut out, 1, &data);
+        while let Some((Packet::Data(payload), length)) = decode(&out[at..]).expect("our own bytes") {
+            let Ok(Band::Data(piece)) = demultiplex(payload) else { panic!("band 1") };
+            found.extend_from_slice(piece);
+            at += length;
+        }
+        assert_eq!((found, at), (data, out.len()));
     }
 
     #[tokio::test]

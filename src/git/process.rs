@@ -106,11 +106,36 @@ impl Git {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn()?;
         if let Some(stdout) = child.stdout.as_ref().filter(|_| service == Service::UploadPack) {
-            // A pack is read in large pieces, so that git and the channel's encryption work at the same time. The
-            // kernel grants each user a share of such pipes; past it the usual 64 KiB do as well.
-            if let Err(error) = rustix::pipe::fcntl_setpipe_size(stdout, PACK_PIPE) {
-                tracing::debug!(%error, "a pack's pipe stays small");
-            }
+            widen(stdout);
+        }
+        Ok(Serving { child })
+    }
+
+    /// The file of our settings.
+    pub fn settings(&self) -> &Path {
+        &self.settings
+    }
+
+    /// Starts git to answer one request of protocol version 2 (gitprotocol-v2(5)), which is its input.
+    pub fn answer(&self, dir: &Path, protocol: &str) -> io::Result<Serving> {
+        let mut command = self.bare_command();
+        command.args(["upload-pack", "--stateless-rpc"]).arg(dir).env("GIT_PROTOCOL", protocol);
+        Self::piped(command, dir)
+    }
+
+    /// Starts git-pack-objects(1) with `arguments`; its input is what they say, its output the pack.
+    pub fn pack(&self, dir: &Path, arguments: &[&str]) -> io::Result<Serving> {
+        let mut command = self.bare_command();
+        command.arg("pack-objects").args(arguments).env("GIT_DIR", dir);
+        Self::piped(command, dir)
+    }
+
+    fn piped(mut command: Command, dir: &Path) -> io::Result<Serving> {
+        command.current_dir(dir).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn()?;
+        if let Some(stdout) = &child.stdout {
+            widen(stdout);
         }
         Ok(Serving { child })
     }
@@ -150,6 +175,14 @@ impl Git {
         };
         let status = tokio::time::timeout(time, read).await.map_err(|_| RunError::Slow)??;
         Ok(Ran { status, stdout, stderr })
+    }
+}
+
+/// A pack is read in large pieces, so that git and the channel's encryption work at the same time. The kernel grants
+/// each user a share of such pipes; past it the usual 64 KiB do as well.
+fn widen(stdout: &tokio::process::ChildStdout) {
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(stdout, PACK_PIPE) {
+        tracing::debug!(%error, "a pack's pipe stays small");
     }
 }
 

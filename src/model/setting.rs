@@ -35,9 +35,37 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// Bytes with a unit, for `deserialize_with`: `"0"`, `"512KiB"`, `"20MiB"`, `"1GiB"`; whole numbers.
+pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    parse_size(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let bytes = match unit {
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "" if number == "0" => Some(0),
+        _ => None,
+    };
+    bytes.and_then(|bytes: u64| number.parse::<u64>().ok()?.checked_mul(bytes)).ok_or_else(|| {
+        format!("'{text}' is no size; write a whole number and a unit, as \"512KiB\", \"20MiB\" or \"1GiB\", or \"0\"")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!((parse_size("0"), parse_size("20MiB")), (Ok(0), Ok(20 << 20)));
+        for bad in ["", "5", "1.5GiB", "1 GiB", "1GB", "-1KiB", "99999999999GiB", "99999999999999999999KiB"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn durations() {

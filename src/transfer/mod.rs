@@ -4,6 +4,7 @@
 //! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
+mod fetch;
 mod program;
 mod push;
 mod relay;
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
 use crate::cluster::Cluster;
+use crate::git::packs::Packs;
 use crate::git::process::Git;
 use crate::git::service::Service;
 use crate::git::{objects, pktline};
@@ -41,6 +43,8 @@ pub struct Transfer {
     pub cluster: Cluster,
     pub store: Store,
     pub git: Git,
+    /// What several clones have in common.
+    pub packs: Packs,
     pub mirror: Mirror,
     pub pushes: Pushes,
     /// Whether a clone or a push makes a repository.
@@ -99,11 +103,10 @@ impl Transfer {
             }
         }
         let repo = self.admit(request).await?;
-        let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned());
-        let _permit = permit
-            .await
-            .map_err(|_| "this server is busy; try again in a minute")?
-            .map_err(|_| "this server is shutting down; try again in a minute")?;
+        if request.service == Service::UploadPack && self.fetches_here(request, &repo).await {
+            return self.fetch(request, &repo, streams).await;
+        }
+        let _permit = self.permit().await?;
         match request.service {
             Service::ReceivePack => self.receive(request, &repo, streams).await,
             fetch => {
@@ -118,6 +121,13 @@ impl Transfer {
                 }
             }
         }
+    }
+
+    /// A place for one more git process.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| "this server is busy; try again in a minute")?;
+        Ok(permit.map_err(|_| "this server is shutting down; try again in a minute")?)
     }
 
     /// A name without a repository is made for a user whom a `C` rule lets, if the settings do so for this service.

@@ -1,0 +1,309 @@
+//! Protocol version 2 as the serving side sees it (gitprotocol-v2(5)): what is offered, and what a client asks.
+//!
+//! Only what is asked often is taken apart: listing references, and a clone's fetch. For everything else the request
+//! is handed to git as it came, since version 2 is stateless: each request stands alone.
+
+use super::pktline::{self, Packet};
+use super::refs::{Head, Hex, Peeled, Reference};
+use crate::model::Oid;
+
+/// More prefixes than this are ignored and all references are listed, as git does (ls-refs.c, TOO_MANY_PREFIXES).
+const PREFIXES_MAX: usize = 65536;
+
+/// Sections of a repository's configuration (git-config(1)) that change what is served, or how it is stored.
+const LEFT_TO_GIT: &[&str] = &["uploadpack", "transfer", "lsrefs", "protocol", "extensions", "includeif", "bundle"];
+
+/// What a client may ask for: what every supported git offers with our settings.
+pub fn advertisement() -> Vec<u8> {
+    let mut out = Vec::new();
+    let agent = concat!("agent=gitmesh/", env!("CARGO_PKG_VERSION"), "\n");
+    for line in [
+        "version 2\n",
+        agent,
+        "ls-refs=unborn\n",
+        "fetch=shallow wait-for-done filter\n",
+        "server-option\n",
+        "object-format=sha1\n",
+    ] {
+        pktline::encode(&mut out, line.as_bytes());
+    }
+    out.extend_from_slice(pktline::FLUSH);
+    out
+}
+
+/// Whether the value of `GIT_PROTOCOL` asks for version 2; the highest version named counts.
+pub fn asks_for_version_2(protocol: Option<&str>) -> bool {
+    let versions = protocol.unwrap_or_default().split(':').filter_map(|word| word.strip_prefix("version="));
+    versions.filter_map(|version| version.parse::<u32>().ok()).max() == Some(2)
+}
+
+/// Whether a repository is one that we serve like git would. `config` is its own configuration, `settings` the file
+/// of ours that it includes. Settings about the protocol itself, and formats we do not read, are left to git.
+pub fn is_plain(config: &str, settings: &str) -> bool {
+    let mut include = false;
+    config.lines().map(str::trim).all(|line| {
+        if let Some(section) = line.strip_prefix('[') {
+            let end = section.find([']', ' ', '"', '.']).unwrap_or(section.len());
+            let name = section[..end].to_ascii_lowercase();
+            include = name == "include";
+            let one_line = section.find(']').is_some_and(|at| !section[at + 1..].trim().is_empty());
+            return !(LEFT_TO_GIT.contains(&name.as_str()) || include && one_line);
+        }
+        let path = line.split_once('=').map(|(key, value)| (key.trim(), value.trim().trim_matches('"')));
+        !include || path.is_none_or(|(key, value)| !key.eq_ignore_ascii_case("path") || value == settings)
+    })
+}
+
+/// One request, as far as we answer it ourselves.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    LsRefs(LsRefs),
+    Clone(Clone),
+    /// For git.
+    Other,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LsRefs {
+    pub peel: bool,
+    pub symrefs: bool,
+    pub unborn: bool,
+    /// Empty for all references.
+    pub prefixes: Vec<Vec<u8>>,
+}
+
+/// A fetch of everything that the wanted objects reach: the client has nothing yet.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Clone {
+    pub wants: Vec<Oid>,
+    pub progress: bool,
+    pub include_tag: bool,
+    pub ofs_delta: bool,
+}
+
+/// Takes apart one whole request, its final flush included.
+pub fn parse(request: &[u8]) -> Asked {
+    let mut lines = Vec::new();
+    let (mut at, mut arguments) = (0, None);
+    while let Ok(Some((packet, length))) = pktline::decode(&request[at..]) {
+        at += length;
+        match packet {
+            Packet::Data(_) => lines.push(packet.text().unwrap_or_default()),
+            Packet::Delim if arguments.is_none() => arguments = Some(lines.len()),
+            Packet::Flush if at == request.len() => break,
+            _ => return Asked::Other,
+        }
+    }
+    let (head, arguments) = lines.split_at(arguments.unwrap_or(lines.len()));
+    let mut command = None;
+    for line in head {
+        if let Some(name) = line.strip_prefix(b"command=") {
+            if command.replace(name).is_some() {
+                return Asked::Other;
+            }
+        } else if !(line.starts_with(b"agent=") || *line == b"object-format=sha1") {
+            return Asked::Other;
+        }
+    }
+    match command {
+        Some(b"ls-refs") => ls_refs(arguments),
+        Some(b"fetch") => clone(arguments),
+        _ => None,
+    }
+    .unwrap_or(Asked::Other)
+}
+
+fn ls_refs(arguments: &[&[u8]]) -> Option<Asked> {
+    let mut asked = LsRefs::default();
+    for argument in arguments {
+        match *argument {
+            b"peel" => asked.peel = true,
+            b"symrefs" => asked.symrefs = true,
+            b"unborn" => asked.unborn = true,
+            other => asked.prefixes.push(other.strip_prefix(b"ref-prefix ")?.to_vec()),
+        }
+    }
+    if asked.prefixes.len() >= PREFIXES_MAX {
+        asked.prefixes.clear();
+    }
+    Some(Asked::LsRefs(asked))
+}
+
+fn clone(arguments: &[&[u8]]) -> Option<Asked> {
+    let mut asked = Clone { progress: true, ..Clone::default() };
+    let mut done = false;
+    for argument in arguments {
+        match *argument {
+            b"done" => done = true,
+            b"thin-pack" => {} // nothing to be thin against
+            b"no-progress" => asked.progress = false,
+            b"include-tag" => asked.include_tag = true,
+            b"ofs-delta" => asked.ofs_delta = true,
+            other => {
+                let want = std::str::from_utf8(other.strip_prefix(b"want ")?).ok()?;
+                asked.wants.push(Oid::parse(want).filter(|oid| oid.as_str().len() == 40)?);
+            }
+        }
+    }
+    (done && !asked.wants.is_empty()).then_some(Asked::Clone(asked))
+}
+
+impl LsRefs {
+    /// Whether HEAD is asked for.
+    pub fn head(&self) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| b"HEAD".starts_with(prefix))
+    }
+
+    /// Appends the line of HEAD.
+    pub fn write_head(&self, out: &mut Vec<u8>, head: &Head) {
+        let line = match head {
+            Head::Detached(oid) => [oid, &b" HEAD"[..]].concat(),
+            Head::Branch(name, Some(oid)) if self.symrefs => [oid, &b" HEAD symref-target:"[..], name].concat(),
+            Head::Branch(_, Some(oid)) => [oid, &b" HEAD"[..]].concat(),
+            Head::Branch(name, None) if self.unborn && self.symrefs => {
+                [&b"unborn HEAD symref-target:"[..], name].concat()
+            }
+            Head::Branch(_, None) if self.unborn => b"unborn HEAD".to_vec(),
+            Head::Branch(_, None) => return,
+        };
+        pktline::encode(out, &[line, b"\n".to_vec()].concat());
+    }
+
+    /// Appends the line of a reference, whose tag the caller has peeled.
+    pub fn write(&self, out: &mut Vec<u8>, reference: &Reference) {
+        let mut line = [&reference.oid[..], b" ", &reference.name].concat();
+        if let Some(target) = reference.symbolic.as_ref().filter(|_| self.symrefs) {
+            line.extend_from_slice(b" symref-target:");
+            line.extend_from_slice(target);
+        }
+        if let (true, Peeled::To(oid)) = (self.peel, reference.peeled) {
+            line.extend_from_slice(b" peeled:");
+            line.extend_from_slice(&oid);
+        }
+        line.push(b'\n');
+        pktline::encode(out, &line);
+    }
+}
+
+/// The wanted objects as `git pack-objects --revs` reads them.
+pub fn revisions(wants: &[Oid]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(wants.len() * 41);
+    for want in wants {
+        text.extend_from_slice(want.as_str().as_bytes());
+        text.push(b'\n');
+    }
+    text
+}
+
+/// Text of 40 hexadecimal digits.
+pub fn oid(hex: &Hex) -> Option<Oid> {
+    std::str::from_utf8(hex).ok().and_then(Oid::parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(lines: &[&str]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for line in lines {
+            match *line {
+                "0001" => out.extend_from_slice(pktline::DELIM),
+                line => pktline::encode(&mut out, line.as_bytes()),
+            }
+        }
+        out.extend_from_slice(pktline::FLUSH);
+        out
+    }
+
+    #[test]
+    fn what_is_asked() {
+        let listing = ["command=ls-refs\n", "agent=git/2.47.3\n", "object-format=sha1", "0001", "peel\n", "symrefs\n"];
+        let more = [&listing[..], &["unborn\n", "ref-prefix HEAD\n", "ref-prefix refs/heads/\n"]].concat();
+        let prefixes = vec![b"HEAD".to_vec(), b"refs/heads/".to_vec()];
+        let expected = LsRefs { peel: true, symrefs: true, unborn: true, prefixes };
+        assert_eq!(parse(&request(&more)), Asked::LsRefs(expected));
+        assert_eq!(parse(&request(&["command=ls-refs"])), Asked::LsRefs(LsRefs::default()));
+        let want = format!("want {}\n", "a".repeat(40));
+        let cloning = ["command=fetch", "0001", "thin-pack", "no-progress", "ofs-delta", &want, "done\n"];
+        let wants = vec![Oid::parse(&"a".repeat(40)).expect("an id")];
+        let expected = Clone { wants, progress: false, include_tag: false, ofs_delta: true };
+        assert_eq!(parse(&request(&cloning)), Asked::Clone(expected));
+        let have = format!("have {}", "b".repeat(40));
+        for other in [
+            &cloning[..6],
+            &["command=fetch", "0001", &want, &have, "done"],
+            &["command=fetch", "0001", &want, "deepen 1", "done"],
+            &["command=fetch", "0001", &want, "filter blob:none", "done"],
+            &["command=fetch", "0001", "done"],
+            &["command=fetch", "0001", "want HEAD", "done"],
+            &["command=object-info"],
+            &["command=ls-refs", "command=fetch"],
+            &["command=ls-refs", "server-option=x"],
+            &["command=ls-refs", "object-format=sha256"],
+            &["command=ls-refs", "0001", "0001"],
+            &["command=ls-refs", "0001", "bogus"],
+            &[],
+        ] {
+            assert_eq!(parse(&request(other)), Asked::Other, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn versions() {
+        for (protocol, expected) in [
+            (Some("version=2"), true),
+            (Some("version=1:version=2"), true),
+            (Some("side=x:version=2"), true),
+            (Some("version=1"), false),
+            (Some("version=3:version=2"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            assert_eq!(asks_for_version_2(protocol), expected, "{protocol:?}");
+        }
+    }
+
+    #[test]
+    fn settings_about_the_protocol_are_left_to_git() {
+        let plain = "[core]\n\tbare = true\n[include]\n\tpath = \"/data/gitconfig\"\n[gitweb]\n\towner = path\n";
+        assert!(is_plain(plain, "/data/gitconfig"));
+        for other in [
+            "[uploadpack]\n\tallowFilter = false\n",
+            "[uploadPack]\n",
+            "[transfer \"x\"]\n",
+            "[lsrefs]\n\tunborn = ignore\n",
+            "[extensions]\n\trefStorage = reftable\n",
+            "[include]\n\tpath = /elsewhere\n",
+            "[include] path = /elsewhere\n",
+            "[includeIf \"onbranch:x\"]\n\tpath = /data/gitconfig\n",
+            "[uploadpack.x]\n",
+        ] {
+            assert!(!is_plain(&format!("{plain}{other}"), "/data/gitconfig"), "{other}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_listing() {
+        let oid = *b"1111111111111111111111111111111111111111";
+        let reference = Reference {
+            name: b"refs/tags/v1".to_vec(),
+            oid,
+            symbolic: Some(b"refs/tags/v0".to_vec()),
+            peeled: Peeled::To(*b"2222222222222222222222222222222222222222"),
+        };
+        let written = |asked: &LsRefs| {
+            let mut out = Vec::new();
+            asked.write(&mut out, &reference);
+            asked.write_head(&mut out, &Head::Branch(b"refs/heads/main".to_vec(), None));
+            String::from_utf8(out).expect("ascii")
+        };
+        let all = LsRefs { peel: true, symrefs: true, unborn: true, prefixes: vec![] };
+        let (one, two) = ("1".repeat(40), "2".repeat(40));
+        let tag = format!("{one} refs/tags/v1 symref-target:refs/tags/v0 peeled:{two}\n");
+        let head = "unborn HEAD symref-target:refs/heads/main\n";
+        assert_eq!(written(&all), format!("{:04x}{tag}{:04x}{head}", tag.len() + 4, head.len() + 4));
+        assert_eq!(written(&LsRefs::default()), format!("003a{one} refs/tags/v1\n"));
+        assert!(all.head() && !LsRefs { prefixes: vec![b"refs/".to_vec()], ..all }.head());
+    }
+}

@@ -1,0 +1,407 @@
+//! Fetches in protocol version 2 (gitprotocol-v2(5)): what is asked most is answered here, the rest by git.
+//!
+//! Listing references costs no process. A clone's pack comes from git-pack-objects(1) itself, without git-upload-pack
+//! between it and us, and clones of one state share it (`git::packs`). Each other request is handed to a git of its own,
+//! which is how version 2 is meant to be served. Older protocols, archives and repositories with settings of their own
+//! about the protocol are served by git alone.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::request::{Input, Output, Streams};
+use super::{Refusal, Request, Transfer, exit_code};
+use crate::git::odb::{self, Peeler};
+use crate::git::packs::{Key, Pack, Use};
+use crate::git::pktline::{self, Packet, PktError, Reader};
+use crate::git::process::Serving;
+use crate::git::protocol::{self, Asked, Clone, LsRefs};
+use crate::git::refs::{Peeled, Snapshot, minimal};
+use crate::repo::Repo;
+
+/// A request that is longer is not collected but streamed to git; ten thousand `have` lines fit.
+const REQUEST_MAX: usize = 1 << 20;
+/// Bytes of a listing or a pack handed to the channel at once.
+const CHUNK: usize = 256 << 10;
+/// Pieces of a listing that wait for a slow client.
+const PIECES: usize = 4;
+/// A client that hears nothing for so long while a pack is prepared gets an empty packet, as from git
+/// (uploadpack.keepAlive).
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_PACKET: &[u8] = b"0005\x01";
+/// The line before a pack (gitprotocol-v2(5), fetch).
+const PACKFILE: &[u8] = b"000dpackfile\n";
+
+/// Why a session ends early.
+enum Stop {
+    /// The client is gone, or does not speak the protocol.
+    Client(String),
+    Ours(Refusal),
+}
+
+impl From<PktError> for Stop {
+    fn from(error: PktError) -> Self {
+        Self::Client(error.to_string())
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Client(error.to_string())
+    }
+}
+
+impl Transfer {
+    /// Whether [`Transfer::fetch`] may serve this session.
+    pub(super) async fn fetches_here(&self, request: &Request, repo: &Repo) -> bool {
+        if !protocol::asks_for_version_2(request.protocol.as_deref()) {
+            return false;
+        }
+        let (dir, settings) = (repo.dir().to_owned(), self.git.settings().to_owned());
+        let plain = tokio::task::spawn_blocking(move || {
+            let config = std::fs::read_to_string(dir.join("config"))?;
+            Ok::<_, io::Error>(
+                protocol::is_plain(&config, &settings.display().to_string()) && !dir.join("shallow").exists(),
+            )
+        });
+        matches!(plain.await, Ok(Ok(true)))
+    }
+
+    /// Serves requests until the client has no more, and returns the exit code.
+    pub(super) async fn fetch<R: Input, W: Output, E: Output>(
+        &self,
+        request: &Request,
+        repo: &Repo,
+        streams: &mut Streams<R, W, E>,
+    ) -> Result<u32, Refusal> {
+        let Streams { input, output, errors } = streams;
+        let mut session = Session { transfer: self, request, repo, input: Reader::new(input), output, errors };
+        match session.run().await {
+            Ok(code) => Ok(code),
+            Err(Stop::Client(why)) => {
+                tracing::debug!(why, repo = %repo.name, "the client left in the middle of a fetch");
+                Ok(1)
+            }
+            Err(Stop::Ours(refusal)) => Err(refusal),
+        }
+    }
+}
+
+struct Session<'a, R, W, E> {
+    transfer: &'a Transfer,
+    request: &'a Request,
+    repo: &'a Repo,
+    input: Reader<R>,
+    output: W,
+    errors: E,
+}
+
+impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
+    async fn run(&mut self) -> Result<u32, Stop> {
+        self.output.write_all(&protocol::advertisement()).await?;
+        loop {
+            let mut asked = Vec::new();
+            let whole = self.read_request(&mut asked).await?;
+            if asked.is_empty() {
+                return Ok(0);
+            }
+            let code = match if whole { protocol::parse(&asked) } else { Asked::Other } {
+                Asked::LsRefs(listing) => match self.ls_refs(listing).await? {
+                    true => 0,
+                    false => self.by_git(&asked, whole).await?,
+                },
+                Asked::Clone(clone) => match self.clone(clone).await? {
+                    Some(code) => code,
+                    None => self.by_git(&asked, whole).await?,
+                },
+                Asked::Other => self.by_git(&asked, whole).await?,
+            };
+            if code != 0 {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Collects one request with its flush; nothing when there are no more. False when it is too long and goes on.
+    async fn read_request(&mut self, asked: &mut Vec<u8>) -> Result<bool, Stop> {
+        loop {
+            match self.input.next().await? {
+                None if asked.is_empty() => return Ok(true),
+                None => return Err(Stop::Client("the conversation ended within a request".to_owned())),
+                Some(Packet::Flush) if asked.is_empty() => return Ok(true),
+                Some(packet) => {
+                    if append(asked, packet) {
+                        return Ok(true);
+                    }
+                }
+            }
+            if asked.len() > REQUEST_MAX {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Lists references; false, with nothing said yet, when only git can.
+    async fn ls_refs(&mut self, asked: LsRefs) -> Result<bool, Stop> {
+        let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(PIECES);
+        let dir = self.repo.dir().to_owned();
+        let listing = tokio::task::spawn_blocking(move || {
+            list(&dir, &asked, |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
+        });
+        let mut said = false;
+        while let Some(piece) = pieces.recv().await {
+            said = true;
+            self.output.write_all(&piece).await?;
+        }
+        match listing.await.map_err(io::Error::other).and_then(|listed| listed) {
+            Ok(()) => Ok(true),
+            Err(error) if !said => {
+                tracing::debug!(%error, repo = %self.repo.name, "references are listed by git");
+                Ok(false)
+            }
+            Err(error) => Err(Stop::Ours(Refusal(self.transfer.internal(&error)))),
+        }
+    }
+
+    /// Hands the request to a git of its own.
+    async fn by_git(&mut self, asked: &[u8], whole: bool) -> Result<u32, Stop> {
+        let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
+        let protocol = self.request.protocol.as_deref().unwrap_or_default();
+        let mut git = self.transfer.git.answer(self.repo.dir(), protocol).map_err(|error| self.internal(&error))?;
+        let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
+            (git.child.stdin.take(), git.child.stdout.take(), git.child.stderr.take())
+        else {
+            unreachable!("all three streams are piped");
+        };
+        let (input, output, errors) = (&mut self.input, &mut self.output, &mut self.errors);
+        let to_git = async {
+            // A git that has ended needs no more of the request; what it said tells why.
+            let mut listens = stdin.write_all(asked).await.is_ok();
+            let mut packets = Vec::new();
+            let mut ended = whole;
+            while !ended {
+                let Some(packet) = input.next().await? else { break };
+                ended = append(&mut packets, packet);
+                if ended || packets.len() >= CHUNK {
+                    listens = listens && stdin.write_all(&packets).await.is_ok();
+                    packets.clear();
+                }
+            }
+            drop(stdin);
+            Ok::<_, Stop>(())
+        };
+        let from_git = async {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let n = stdout.read(&mut buffer).await?;
+                if n == 0 {
+                    return Ok::<_, Stop>(());
+                }
+                output.write_all(&buffer[..n]).await?;
+            }
+        };
+        let messages = async { tokio::io::copy(&mut stderr, errors).await.map(drop).map_err(Stop::from) };
+        tokio::try_join!(to_git, from_git, messages)?;
+        Ok(exit_code(git.child.wait().await?))
+    }
+
+    /// Sends everything that the wants reach; `None`, with nothing said yet, when git has to say why it cannot be.
+    async fn clone(&mut self, asked: Clone) -> Result<Option<u32>, Stop> {
+        let (dir, name) = (self.repo.dir().to_owned(), self.repo.name.clone());
+        let looking = tokio::task::spawn_blocking(move || look(&dir, name.as_str(), asked));
+        let looked = looking.await.map_err(|error| self.internal(&error))?;
+        let Ok(Some(Looked { asked, key, expected })) = looked else { return Ok(None) };
+        self.output.write_all(PACKFILE).await?;
+        let sent = match self.transfer.packs.request(key, expected) {
+            Use::Read(pack) => self.send_shared(pack).await?,
+            Use::Fill(filling, pack) => {
+                let (git, permit) = self.start(&asked, false).await?;
+                // On its own, so that it goes on for the others when this client leaves.
+                tokio::spawn(async move {
+                    filling.fill(git).await;
+                    drop(permit);
+                });
+                self.send_shared(pack).await?
+            }
+            Use::Alone => {
+                let (git, _permit) = self.start(&asked, asked.progress).await?;
+                self.send_own(git).await?
+            }
+        };
+        if let Err(why) = sent {
+            tracing::warn!(why, repo = %self.repo.name, "a pack broke off");
+            let mut last = Vec::new();
+            let text = b"gitmesh: the pack could not be made; tell an administrator, then try again\n";
+            pktline::multiplex(&mut last, 3, text);
+            self.output.write_all(&last).await?;
+            return Ok(Some(128));
+        }
+        self.output.write_all(pktline::FLUSH).await?;
+        Ok(Some(0))
+    }
+
+    /// Starts git on the pack. Of one that many read, nobody is shown the progress.
+    async fn start(&self, asked: &Clone, progress: bool) -> Result<(Serving, OwnedSemaphorePermit), Stop> {
+        let mut arguments = vec!["--revs", "--stdout", if progress { "--progress" } else { "-q" }];
+        let options = [(asked.ofs_delta, "--delta-base-offset"), (asked.include_tag, "--include-tag")];
+        arguments.extend(options.iter().filter(|(wanted, _)| *wanted).map(|(_, argument)| argument));
+        let permit = self.transfer.permit().await.map_err(Stop::Ours)?;
+        let mut git = self.transfer.git.pack(self.repo.dir(), &arguments).map_err(|error| self.internal(&error))?;
+        feed(&mut git, &protocol::revisions(&asked.wants)).await?;
+        Ok((git, permit))
+    }
+
+    /// Sends what git makes for this client alone, with its progress.
+    async fn send_own(&mut self, mut git: Serving) -> Result<Result<(), String>, Stop> {
+        let (Some(mut stdout), Some(mut stderr)) = (git.child.stdout.take(), git.child.stderr.take()) else {
+            unreachable!("all three streams are piped");
+        };
+        let (mut pack, mut words, mut out) = (vec![0; CHUNK], vec![0; 4096], Vec::with_capacity(CHUNK + 64));
+        let (mut packing, mut talking) = (true, true);
+        let mut said = String::new();
+        while packing || talking {
+            out.clear();
+            tokio::select! {
+                n = stdout.read(&mut pack), if packing => match n? {
+                    0 => packing = false,
+                    n => pktline::multiplex(&mut out, 1, &pack[..n]),
+                },
+                n = stderr.read(&mut words), if talking => match n? {
+                    0 => talking = false,
+                    n => {
+                        pktline::multiplex(&mut out, 2, &words[..n]);
+                        said = String::from_utf8_lossy(&words[..n]).trim().to_owned();
+                    }
+                },
+                () = tokio::time::sleep(KEEP_ALIVE) => out.extend_from_slice(KEEP_ALIVE_PACKET),
+            }
+            if !out.is_empty() {
+                self.output.write_all(&out).await?;
+            }
+        }
+        let status = git.child.wait().await?;
+        Ok(if status.success() { Ok(()) } else { Err(format!("git pack-objects: {status}: {said}")) })
+    }
+
+    /// Sends a pack that others read too, while it grows.
+    async fn send_shared(&mut self, pack: Arc<Pack>) -> Result<Result<(), String>, Stop> {
+        let (mut at, mut raw, mut out) = (0, vec![0; CHUNK], Vec::with_capacity(CHUNK + 64));
+        loop {
+            let ready = match tokio::time::timeout(KEEP_ALIVE, pack.ready(at)).await {
+                Err(_) => {
+                    self.output.write_all(KEEP_ALIVE_PACKET).await?;
+                    continue;
+                }
+                Ok(Err(error)) => return Ok(Err(error.to_string())),
+                Ok(Ok(0)) => return Ok(Ok(())),
+                Ok(Ok(ready)) => usize::try_from(ready).unwrap_or(CHUNK).min(CHUNK),
+            };
+            let reading = pack.clone();
+            let framed = tokio::task::spawn_blocking(move || {
+                reading.read_at(&mut raw[..ready], at)?;
+                out.clear();
+                pktline::multiplex(&mut out, 1, &raw[..ready]);
+                Ok::<_, io::Error>((raw, out))
+            });
+            match framed.await.map_err(io::Error::other).and_then(|framed| framed) {
+                Ok((buffer, packets)) => (raw, out) = (buffer, packets),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+            self.output.write_all(&out).await?;
+            at += ready as u64;
+        }
+    }
+
+    fn internal(&self, error: &dyn std::fmt::Display) -> Stop {
+        Stop::Ours(Refusal(self.transfer.internal(error)))
+    }
+}
+
+/// Adds a frame to a request; true for the flush, which ends it.
+fn append(asked: &mut Vec<u8>, packet: Packet<'_>) -> bool {
+    match packet {
+        Packet::Data(data) => pktline::encode(asked, data),
+        Packet::Delim => asked.extend_from_slice(pktline::DELIM),
+        Packet::ResponseEnd => asked.extend_from_slice(b"0002"),
+        Packet::Flush => asked.extend_from_slice(pktline::FLUSH),
+    }
+    packet == Packet::Flush
+}
+
+/// Gives git its input. One that has ended already needs none, and its status will tell why.
+async fn feed(git: &mut Serving, input: &[u8]) -> io::Result<()> {
+    let mut stdin = git.child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    match stdin.write_all(input).await {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Hands the listing of a repository to `send`, in pieces; the last one ends with the flush. Blocks.
+fn list(dir: &Path, asked: &LsRefs, mut send: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let prefixes = minimal(&asked.prefixes);
+    let snapshot = Snapshot::read(dir, &prefixes)?;
+    let mut out = Vec::new();
+    if asked.head()
+        && let Some(head) = snapshot.head()?
+    {
+        asked.write_head(&mut out, &head);
+    }
+    let mut peeler = None;
+    snapshot.list(&prefixes, |mut reference| {
+        // What is hidden from everybody (transfer.hideRefs).
+        if reference.name == b"refs/gitmesh" || reference.name.starts_with(b"refs/gitmesh/") {
+            return Ok(());
+        }
+        // git lets nothing but commits into refs/heads.
+        if asked.peel && reference.peeled == Peeled::Unknown && !reference.name.starts_with(b"refs/heads/") {
+            if peeler.is_none() {
+                peeler = Some(Peeler::open(dir).map_err(io::Error::other)?);
+            }
+            let peeled = peeler.as_ref().and_then(|peeler| peeler.peel(&reference.oid));
+            reference.peeled = peeled.map_or(Peeled::Itself, Peeled::To);
+        }
+        asked.write(&mut out, &reference);
+        if out.len() >= CHUNK { send(std::mem::take(&mut out)) } else { Ok(()) }
+    })?;
+    out.extend_from_slice(pktline::FLUSH);
+    send(out)
+}
+
+/// A clone that can be served here.
+struct Looked {
+    asked: Clone,
+    key: Key,
+    /// Bytes that the pack may come to.
+    expected: u64,
+}
+
+/// Looks whether all is there that is wanted, and names the pack. Blocks.
+fn look(dir: &Path, name: &str, asked: Clone) -> Result<Option<Looked>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut wants = asked.wants.clone();
+    wants.sort_unstable();
+    wants.dedup();
+    if odb::present(dir, &wants)?.len() != wants.len() {
+        return Ok(None);
+    }
+    let mut hash = Sha256::new();
+    hash.update(format!("{name}\n{} {}\n", asked.ofs_delta, asked.include_tag));
+    hash.update(protocol::revisions(&wants));
+    if asked.include_tag {
+        let prefixes = [b"refs/tags/".to_vec()];
+        Snapshot::read(dir, &prefixes)?.list(&prefixes, |tag| {
+            hash.update(tag.oid);
+            Ok(())
+        })?;
+    }
+    let mut expected = 0;
+    for entry in std::fs::read_dir(dir.join("objects/pack"))? {
+        expected += entry?.metadata().map_or(0, |file| file.len());
+    }
+    Ok(Some(Looked { asked: Clone { wants, ..asked }, key: hash.finalize().into(), expected }))
+}
