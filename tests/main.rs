@@ -21,6 +21,7 @@ mod naive;
 mod rules;
 mod vref;
 
+mod forward;
 mod mirror;
 mod options;
 mod outage;

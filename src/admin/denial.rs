@@ -1,7 +1,9 @@
 //! A refusal, in words for the one who was refused.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::model::{HostName, RepoName};
 use crate::policy::Place;
 
 /// Why an actor may not do something. `Display` gives plain ASCII lines for an `ERR` packet or for `remote:`: what
@@ -45,6 +47,38 @@ impl Denial {
     pub const AUTO_CREATE: &str = "E0211";
     /// An order that is for the repository's creator alone.
     pub const NOT_OWNER: &str = "E0212";
+
+    /// A node vouches for a user in a matter in which it is not believed.
+    pub const NO_REDIRECT: &str = "E0220";
+    /// A node vouches for somebody whom this node does not know.
+    pub const UNKNOWN_USER: &str = "E0221";
+    /// What a master alone can do, and the master cannot be reached.
+    pub const UNREACHABLE: &str = "E0222";
+
+    /// What only the master can do, on a node that cannot reach it, and has not for `down_for`.
+    pub fn unreachable(
+        node: &HostName,
+        master: &HostName,
+        repo: &RepoName,
+        error: &dyn fmt::Display,
+        down_for: Option<Duration>,
+    ) -> Self {
+        let since = match down_for.map(|time| time.as_secs()) {
+            None | Some(0..=1) => format!("which {node} cannot reach"),
+            Some(s @ 2..=119) => format!("which {node} has not reached for {s} s"),
+            Some(s @ 120..=7199) => format!("which {node} has not reached for {} min", s / 60),
+            Some(s) => format!("which {node} has not reached for {} h", s / 3600),
+        };
+        Self {
+            first: format!("FATAL: '{repo}' is changed on its master {master} alone, {since}: {error}"),
+            you: None,
+            rule: None,
+            help: format!(
+                "nothing has changed; fetches go on here; try again when {master} is back, or tell an administrator"
+            ),
+            code: Self::UNREACHABLE,
+        }
+    }
 
     /// The reason for git's status line of one reference, `! [remote rejected] main -> main (...)`.
     pub fn short(&self) -> String {

@@ -24,6 +24,7 @@ mod summary;
 pub(crate) mod testing;
 mod tree;
 mod virtual_ref;
+mod voucher;
 mod wild;
 
 pub use crate::policy::{Access, Grant};

@@ -4,6 +4,7 @@
 //! same answer. Promises: each command answers within its deadline; a refusal says the cure. Never: pack data, doors.
 
 mod access;
+mod forward;
 mod info;
 mod mirror;
 mod perms;
@@ -17,6 +18,7 @@ use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
 use crate::mirror::Mirror;
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
+use crate::peer::Links;
 use crate::repo::Store;
 
 /// Everything that commands ask. Cheap to clone.
@@ -24,6 +26,7 @@ use crate::repo::Store;
 pub struct Control {
     pub realm: Realm,
     pub cluster: Cluster,
+    pub links: Links,
     pub store: Store,
     pub mirror: Mirror,
     pub node: Arc<Node>,
@@ -80,7 +83,21 @@ impl Control {
         input: impl AsyncRead + Unpin + Send,
     ) -> Reply {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words[..] {
+        match changed_repo(&words).and_then(|repo| self.carried_to(actor, repo)) {
+            Some(to) => self.forward(actor, to, &words, from, input).await,
+            None => self.carry_out(actor, &words, from, input).await,
+        }
+    }
+
+    /// Carries a command out on this node.
+    async fn carry_out(
+        &self,
+        actor: &Actor,
+        words: &[&str],
+        from: &str,
+        input: impl AsyncRead + Unpin + Send,
+    ) -> Reply {
+        match *words {
             [] => self.blocking(actor, |c, a| c.info(a, &info::Options::default())).await,
             ["info", ref rest @ ..] => match info::Options::parse(rest) {
                 Ok(options) => self.blocking(actor, move |c, a| c.info(a, &options)).await,
@@ -149,6 +166,16 @@ impl Control {
         }
         out.push_str(&format!("from: {from}\nserver: {} ({})\n", self.node.name, self.node.key));
         Reply::done(out)
+    }
+}
+
+/// The repository that a command changes. Such a command is carried out on that repository's master, so each new one
+/// belongs in here; what is left out is carried out where it was asked.
+fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
+    match *words {
+        ["create", repo] | ["request-push", repo] | ["mirror", "request-push", repo] => Some(repo),
+        ["perms", ref rest @ ..] => perms::changed_repo(rest),
+        _ => None,
     }
 }
 

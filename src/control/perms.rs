@@ -42,6 +42,14 @@ fn parse<'a>(words: &[&'a str]) -> Option<Order<'a>> {
     Some(order)
 }
 
+/// The repository that a line changes, for [`super::changed_repo`].
+pub(super) fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
+    match parse(words)? {
+        Order::List(_) | Order::Rules(_) => None,
+        Order::Add(repo, ..) | Order::Remove(repo, ..) | Order::Replace { repo, .. } => Some(repo),
+    }
+}
+
 impl Control {
     pub(super) async fn create(&self, actor: &Actor, repo: &str) -> Reply {
         let repo = match parse_repo(repo) {

@@ -73,7 +73,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
     let links = Links::new(identity.clone(), realm.peers());
     let state = DataDir::new(data.clone()).state();
-    let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links, &state)
+    let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links.clone(), &state)
         .context("cannot take over which copies are paused")?;
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
@@ -82,6 +82,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         admin: admin.clone(),
         programs,
         cluster: cluster.clone(),
+        links: links.clone(),
         store: store.clone(),
         git,
         packs: Packs::new(data.join("cache/packs"), config.git.pack_cache)
@@ -96,6 +97,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let control = Control {
         realm: realm.clone(),
         cluster,
+        links,
         store: store.clone(),
         mirror: mirror.clone(),
         node: Arc::new(Node {

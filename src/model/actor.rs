@@ -13,6 +13,13 @@ impl Fingerprint {
         Self(text)
     }
 
+    /// `None` unless the text is `SHA256:` and the 43 characters of a digest.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digest = text.strip_prefix("SHA256:")?;
+        let base64 = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+        (digest.len() == 43 && digest.bytes().all(base64)).then(|| Self(text.to_owned()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -8,7 +8,9 @@ mod actor;
 mod git;
 mod name;
 pub mod setting;
+mod voucher;
 
 pub use actor::{Actor, Fingerprint, PushId};
 pub use git::{Epoch, Oid, RefName, RefUpdate};
 pub use name::{HostName, NameError, RepoName, UserName};
+pub use voucher::Voucher;

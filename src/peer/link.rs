@@ -14,7 +14,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use russh::client::{self, Handle, Handler, Msg, Session};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
@@ -107,6 +107,11 @@ impl Link {
         let inner = self.channels.lock();
         let worn = inner.retired || inner.abandoned >= ABANDONED_MAX;
         !worn && inner.lost.is_none() && !self.handle.is_closed()
+    }
+
+    /// When the connection ended.
+    pub(super) fn lost_at(&self) -> Option<SystemTime> {
+        self.channels.lock().lost_at
     }
 
     /// No new pipes here; those there are go on.
@@ -208,6 +213,7 @@ struct ChannelsInner {
     abandoned: usize,
     retired: bool,
     lost: Option<String>,
+    lost_at: Option<SystemTime>,
 }
 
 impl Channels {
@@ -233,6 +239,7 @@ impl Channels {
     fn lose(&self, why: &str) {
         let mut inner = self.lock();
         inner.lost.get_or_insert_with(|| why.to_owned());
+        inner.lost_at.get_or_insert_with(SystemTime::now);
         for (_, stream) in inner.open.drain() {
             stream.fail(why);
         }

@@ -15,6 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use russh::keys::PrivateKey;
 use tokio::sync::watch;
@@ -94,6 +95,8 @@ struct Slot {
 struct Pooled {
     link: Option<Arc<Link>>,
     failure: Option<LinkError>,
+    /// Since when there has been no link, as far as anybody has tried.
+    down: Option<SystemTime>,
 }
 
 impl Links {
@@ -132,6 +135,14 @@ impl Links {
     /// Counts the links made to `peer`; it changes when one has come up, by whoever's dial.
     pub fn connected(&self, peer: &HostName) -> watch::Receiver<u64> {
         self.slot(peer).links.subscribe()
+    }
+
+    /// For how long the peer has not been reached: since its last link was lost or, without one, since the first dial
+    /// that failed. `None` while there is a link, or a dial is under way.
+    pub fn down_for(&self, peer: &HostName) -> Option<Duration> {
+        let slot = self.slot(peer);
+        let down = slot.pooled.try_lock().ok()?.down?;
+        SystemTime::now().duration_since(down).ok()
     }
 
     /// The peers as they are now.
@@ -182,12 +193,14 @@ impl Slot {
         match dialled {
             Ok(link) => {
                 let link = Arc::new(link);
-                *pooled = Pooled { link: Some(link.clone()), failure: None };
+                *pooled = Pooled { link: Some(link.clone()), failure: None, down: None };
                 self.links.send_modify(|n| *n += 1);
                 Ok((link, true))
             }
             Err(error) => {
-                *pooled = Pooled { link: None, failure: Some(error.clone()) };
+                let lost = pooled.link.take().and_then(|link| link.lost_at());
+                let down = pooled.down.or(lost).or_else(|| Some(SystemTime::now()));
+                *pooled = Pooled { link: None, failure: Some(error.clone()), down };
                 Err(error)
             }
         }

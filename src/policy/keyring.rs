@@ -90,6 +90,16 @@ impl Keyring {
         self.owners.values().any(|owner| owner.fingerprint == *key && of_user(owner))
     }
 
+    /// Who owns the key of this fingerprint; looks at every key.
+    pub fn owner_of_fingerprint(&self, key: &Fingerprint) -> Option<&OwnerName> {
+        self.owners.values().find(|owner| owner.fingerprint == *key).map(|owner| &owner.who)
+    }
+
+    /// Whether the user has any key; looks at every key.
+    pub fn knows(&self, user: &UserName) -> bool {
+        self.owners.values().any(|owner| matches!(&owner.who, OwnerName::User(name) if name == user))
+    }
+
     /// Everybody who has a key, sorted.
     pub fn users(&self) -> BTreeSet<&UserName> {
         let users = self.owners.values().filter_map(|owner| match &owner.who {

@@ -11,5 +11,5 @@ mod store;
 
 pub use locks::{remove_stale_locks, remove_stale_locks_of};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
-pub use state::promise_epoch;
+pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Store};

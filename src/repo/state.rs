@@ -11,14 +11,7 @@ const FILE: &str = "gitmesh-epoch";
 ///
 /// `Ok(Err(promised))` when a higher one was promised before: the sender is a master of the past.
 pub fn promise_epoch(dir: &Path, epoch: Epoch) -> io::Result<Result<(), Epoch>> {
-    let file = dir.join(FILE);
-    let promised = match std::fs::read_to_string(&file) {
-        Ok(text) => Epoch::parse(text.trim())
-            .ok_or_else(|| io::Error::other(format!("{} holds no epoch; restore it or remove it", file.display())))?,
-        // A repository that was never mirrored has promised nothing above the first.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Epoch::FIRST,
-        Err(error) => return Err(error),
-    };
+    let promised = promised_epoch(dir)?;
     if epoch < promised {
         return Ok(Err(promised));
     }
@@ -27,10 +20,21 @@ pub fn promise_epoch(dir: &Path, epoch: Epoch) -> io::Result<Result<(), Epoch>> 
         let mut out = std::fs::File::create(&fresh)?;
         writeln!(out, "{epoch}")?;
         out.sync_all()?;
-        std::fs::rename(&fresh, &file)?;
+        std::fs::rename(&fresh, dir.join(FILE))?;
         std::fs::File::open(dir)?.sync_all()?;
     }
     Ok(Ok(()))
+}
+
+/// The highest epoch that the repository at `dir` has promised to; the first if it was never mirrored or is not there.
+pub fn promised_epoch(dir: &Path) -> io::Result<Epoch> {
+    let file = dir.join(FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Epoch::parse(text.trim())
+            .ok_or_else(|| io::Error::other(format!("{} holds no epoch; restore it or remove it", file.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Epoch::FIRST),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

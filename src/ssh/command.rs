@@ -1,7 +1,7 @@
 //! An exec line becomes a git session, a mirror push or a command.
 
 use crate::git::service::{self, BadPath, Exec, ExecError, Service, from_word, repo_of_path};
-use crate::model::{Epoch, RefName, RepoName, UserName};
+use crate::model::{Epoch, RefName, RepoName, UserName, Voucher};
 use crate::transfer::MirrorPush;
 
 /// The mirror protocol this node speaks.
@@ -13,9 +13,18 @@ pub(super) enum Order {
     Git(Service, RepoName),
     MirrorReceive(RepoName, MirrorPush),
     Command(Vec<String>),
+    /// A node vouches for a user whose session or command it carries here.
+    Forwarded(Voucher, Forwarded),
     /// Refused in git's protocol, for git prints it as it is.
     RefuseGit(String),
     Refuse(String),
+}
+
+/// What a node carries.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Forwarded {
+    Push(RepoName),
+    Command(Vec<String>),
 }
 
 /// Reads the line of an exec request.
@@ -26,6 +35,7 @@ pub(super) fn parse(line: &[u8]) -> Order {
         Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-mirror-receive") => {
             mirror_receive(&words[1..]).unwrap_or_else(Order::RefuseGit)
         }
+        Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-forward") => forwarded(&words[1..]),
         Ok(Exec::Command(words)) => Order::Command(words),
         Err(error @ (ExecError::NotText | ExecError::Control)) if line.starts_with(b"git") => {
             Order::RefuseGit(format!("{error}; rename the repository in the URL"))
@@ -61,6 +71,30 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, creator, roles }))
 }
 
+/// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.
+fn forwarded(words: &[String]) -> Order {
+    match words {
+        [service, path, voucher @ ..] if service == "git-receive-pack" => {
+            let push = repo_of_path(path).map_err(|bad| no_such_path(&bad));
+            match push.and_then(|repo| Ok((Voucher::parse(voucher)?, repo))) {
+                Ok((voucher, repo)) => Order::Forwarded(voucher, Forwarded::Push(repo)),
+                Err(why) => Order::RefuseGit(why),
+            }
+        }
+        [kind, rest @ ..] if kind == "command" => {
+            let end = rest.iter().position(|word| word == "--").unwrap_or(rest.len());
+            let (voucher, command) = rest.split_at(end);
+            let command: Option<Vec<String>> = command.iter().skip(1).map(|word| from_word(word)).collect();
+            match (Voucher::parse(voucher), command) {
+                (Ok(voucher), Some(words)) => Order::Forwarded(voucher, Forwarded::Command(words)),
+                (Ok(_), None) => Order::Refuse("FATAL: the words of what was forwarded are not encoded".to_owned()),
+                (Err(why), _) => Order::Refuse(format!("FATAL: {why}")),
+            }
+        }
+        _ => Order::Refuse("FATAL: only pushes and commands are forwarded".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +124,29 @@ mod tests {
         ] {
             let line = format!("gitmesh-mirror-receive 'a' {bad}");
             assert!(matches!(parse(line.as_bytes()), Order::RefuseGit(_)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_forwarded() {
+        let voucher = "version=1 user=bob key=SHA256:zbv/nU7iZdO0fB0DalMI70dP6/yFD8sctXvvW4+OokY from=[::1]:4 epoch=2";
+        let push = parse(format!("gitmesh-forward git-receive-pack 'docs/a' {voucher}").as_bytes());
+        let Order::Forwarded(told, Forwarded::Push(repo)) = push else { panic!("{push:?}") };
+        assert_eq!((told.to_string().as_str(), repo.as_str()), (voucher, "docs/a"));
+        let command =
+            parse(format!("gitmesh-forward command {voucher} -- 'perms' 'a' '' 'b%20c' '--' '%27'").as_bytes());
+        let Order::Forwarded(_, Forwarded::Command(words)) = command else { panic!("{command:?}") };
+        assert_eq!(words, ["perms", "a", "", "b c", "--", "'"]);
+        for bad in [
+            "gitmesh-forward",
+            "gitmesh-forward git-upload-pack 'a' V",
+            "gitmesh-forward git-receive-pack '../a' V",
+            "gitmesh-forward git-receive-pack 'a'",
+            "gitmesh-forward command -- create a",
+            "gitmesh-forward command V -- create %0",
+        ] {
+            let order = parse(bad.replace('V', voucher).as_bytes());
+            assert!(matches!(order, Order::Refuse(_) | Order::RefuseGit(_)), "{bad}: {order:?}");
         }
     }
 

@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::alive::Alive;
-use super::command::{self, Order};
+use super::command::{self, Forwarded, Order};
 use super::places::Member;
 use super::waiting::Seat;
 use crate::git::{pktline, service::Service};
-use crate::model::Actor;
-use crate::transfer::{Request, Streams};
+use crate::model::{Actor, Voucher};
+use crate::transfer::{Request, Streams, Via};
 
 /// Channels of one connection; OpenSSH's default is 10 (sshd_config(5), MaxSessions).
 const CHANNELS: usize = 64;
@@ -203,13 +203,30 @@ async fn work(
     from: String,
 ) {
     let (mut reader, writer) = channel.split();
-    let request =
-        |service, repo, mirror| Request { actor: actor.clone(), service, repo, protocol, from: from.clone(), mirror };
+    let request = |service, repo, mirror| Request {
+        actor: actor.clone(),
+        service,
+        repo,
+        protocol,
+        from: from.clone(),
+        mirror,
+        via: None,
+    };
+    // A node's word for a user is believed or not further down; from anybody else it is nonsense.
+    let order = match (order, &actor) {
+        (Order::Forwarded(..), Actor::User { .. } | Actor::Local) => {
+            Order::RefuseGit("FATAL: only the nodes of the mesh forward what their users want".to_owned())
+        }
+        (order, _) => order,
+    };
     let code = match order {
-        Order::Git(..) | Order::MirrorReceive(..) => {
+        Order::Git(..) | Order::MirrorReceive(..) | Order::Forwarded(_, Forwarded::Push(_)) => {
             let request = match order {
                 Order::Git(service, repo) => request(service, repo, None),
                 Order::MirrorReceive(repo, push) => request(Service::ReceivePack, repo, Some(push)),
+                Order::Forwarded(voucher, Forwarded::Push(repo)) => {
+                    carried(request(Service::ReceivePack, repo, None), voucher)
+                }
                 _ => unreachable!("matched above"),
             };
             let streams = Streams {
@@ -225,6 +242,14 @@ async fn work(
             write_to(&writer, over, Some(1), reply.err.as_bytes()).await;
             reply.code.cast_unsigned()
         }
+        Order::Forwarded(voucher, Forwarded::Command(words)) => {
+            let Actor::Node(node) = &actor else { unreachable!("refused above") };
+            let input = Box::pin(reader.make_reader());
+            let reply = shared.control.run_forwarded(node, &voucher, &words, input).await;
+            write_to(&writer, over, None, reply.out.as_bytes()).await;
+            write_to(&writer, over, Some(1), reply.err.as_bytes()).await;
+            reply.code.cast_unsigned()
+        }
         Order::RefuseGit(text) => {
             tracing::info!(user = %actor, from, reason = text.lines().next().unwrap_or_default(), "refused");
             write_to(&writer, over, None, &pktline::err_line(&text)).await;
@@ -236,6 +261,13 @@ async fn work(
         }
     };
     finish(&writer, code).await;
+}
+
+/// The user's own push, as the node that carries it tells.
+fn carried(request: Request, voucher: Voucher) -> Request {
+    let Actor::Node(node) = &request.actor else { return request };
+    let via = Some(Via { node: node.clone(), epoch: voucher.epoch });
+    Request { from: format!("{} by {node}", voucher.from), actor: voucher.actor(), via, ..request }
 }
 
 /// Writes through the channel's own writer, which waits for the client's window; `Handle::data` of russh does not, and

@@ -5,6 +5,7 @@
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
 mod fetch;
+mod forward;
 mod program;
 mod push;
 mod relay;
@@ -25,11 +26,12 @@ use crate::git::service::Service;
 use crate::git::{objects, pktline};
 use crate::mirror::Mirror;
 use crate::model::{Actor, HostName, RepoName};
+use crate::peer::Links;
 use crate::policy::Grant;
 use crate::repo::{self, Ownership, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
-pub use request::{Input, MirrorPush, Output, Request, Streams};
+pub use request::{Input, MirrorPush, Output, Request, Streams, Via};
 
 /// How long a session waits for a free git process before it is told to come back.
 const QUEUE: Duration = Duration::from_secs(30);
@@ -41,6 +43,7 @@ pub struct Transfer {
     pub admin: Admin,
     pub programs: Programs,
     pub cluster: Cluster,
+    pub links: Links,
     pub store: Store,
     pub git: Git,
     /// What several clones have in common.
@@ -78,7 +81,10 @@ impl Transfer {
                 tracing::info!(user = %actor, %repo, %service, from, code, ms, "served");
                 code
             }
-            Err(Refusal(text)) => {
+            Err(Refusal(mut text)) => {
+                if let Some(via) = &request.via {
+                    text = format!("{text}\n{}", self.whose_rule(repo, &via.node).trim_end());
+                }
                 let reason = text.lines().next().unwrap_or_default();
                 tracing::info!(user = %actor, %repo, %service, from, ms, reason, "refused");
                 let packet = pktline::err_line(&text);
@@ -95,6 +101,10 @@ impl Transfer {
         request: &Request,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
+        if let Some(master) = self.carried_to(request)? {
+            return self.forward(request, &master, streams).await;
+        }
+        self.admit_carried(request)?;
         if self.make_if_new(request).await? {
             // gitolite's words, as far as a user may know them: a mistyped URL is noticed by this line.
             let line = format!("Initialized empty Git repository in {}.git\n", request.repo);
@@ -106,9 +116,16 @@ impl Transfer {
         if request.service == Service::UploadPack && self.fetches_here(request, &repo).await {
             return self.fetch(request, &repo, streams).await;
         }
-        let _permit = self.permit().await?;
+        let permit = self.permit().await?;
         match request.service {
-            Service::ReceivePack => self.receive(request, &repo, streams).await,
+            Service::ReceivePack => {
+                let code = self.receive(request, &repo, streams).await?;
+                drop(permit);
+                if code == 0 {
+                    self.freshen(request, &mut streams.errors).await;
+                }
+                Ok(code)
+            }
             fetch => {
                 let env: Vec<(&str, &str)> = request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())).collect();
                 let git = self.git.serve(fetch, repo.dir(), &env, &[]).map_err(|e| self.internal(&e))?;
@@ -232,7 +249,7 @@ impl Transfer {
         repo: &Repo,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
-        let entry = self.pushes.enter(request.actor.clone(), repo.name.clone(), request.mirror.is_some());
+        let entry = self.pushes.enter(request, repo.name.clone());
         let mut env = vec![
             (crate::hook::client::SOCKET_ENV, &*self.socket),
             (crate::hook::client::PUSH_ENV, entry.id().expose()),

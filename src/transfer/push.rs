@@ -10,11 +10,11 @@ use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
 use crate::cluster::{How, Replica};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
-use crate::model::{Actor, PushId, RefName, RefUpdate, RepoName};
+use crate::model::{Actor, HostName, PushId, RefName, RefUpdate, RepoName};
 use crate::repo;
 
-use super::Transfer;
 use super::program::Told;
+use super::{Request, Transfer};
 
 /// Looking into a push may take so long, programs included; git's hook waits a little longer for the verdict.
 const LOOKING: Duration = Duration::from_secs(90);
@@ -35,6 +35,8 @@ struct InFlight {
     repo: RepoName,
     /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
     mirror: bool,
+    /// The node that vouches for the actor.
+    via: Option<HostName>,
     session: u32,
 }
 
@@ -73,9 +75,11 @@ impl Pushes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, actor: Actor, repo: RepoName, mirror: bool) -> Entry {
+    pub(super) fn enter(&self, request: &Request, repo: RepoName) -> Entry {
         let id = PushId::from_random(rand::random());
-        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, session: rand::random() });
+        let (actor, mirror) = (request.actor.clone(), request.mirror.is_some());
+        let via = request.via.as_ref().map(|via| via.node.clone());
+        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, via, session: rand::random() });
         Entry { id, table: self.clone() }
     }
 
@@ -112,7 +116,7 @@ impl Transfer {
         let named = self.store.name_of(dir);
         let Some(id) = id else {
             let repo = named.ok_or_else(|| format!("{} is not a repository of this server", dir.display()))?;
-            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, session: rand::random() });
+            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, via: None, session: rand::random() });
         };
         let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
         let push = found.ok_or("this push is not known to the daemon any more; push again")?;
@@ -134,7 +138,9 @@ impl Transfer {
         updates: &[RefUpdate],
     ) -> Result<Verdicts, String> {
         let push = self.whose(id, dir)?;
-        if !self.realm.knows(&push.actor) {
+        if let Some(node) = &push.via {
+            self.realm.believe(node, &push.actor, &push.repo).map_err(|denial| denial.to_string())?;
+        } else if !self.realm.knows(&push.actor) {
             return Err(format!(
                 "{} came with a key that is not known here any more; ask an administrator",
                 push.actor
@@ -158,6 +164,9 @@ impl Transfer {
                     *verdict = Some("only planned, as -o plan asks; nothing has changed".to_owned())
                 });
             }
+        }
+        if let (Some(via), true) = (&push.via, verdicts.refused.iter().any(Option::is_some)) {
+            verdicts.text.push_str(&self.whose_rule(&push.repo, via));
         }
         if atomic && verdicts.refused.iter().any(Option::is_some) {
             for verdict in verdicts.refused.iter_mut().filter(|v| v.is_none()) {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::git::service::Service;
-use crate::model::{Actor, Epoch, RefName, RepoName, UserName};
+use crate::model::{Actor, Epoch, HostName, RefName, RepoName, UserName};
 
 /// One git session as a door has understood it.
 #[derive(Debug, Clone)]
@@ -17,6 +17,16 @@ pub struct Request {
     pub from: String,
     /// Set when a master sends its state to this replica.
     pub mirror: Option<MirrorPush>,
+    /// Set when another node vouches for the actor and carries their session here.
+    pub via: Option<Via>,
+}
+
+/// The node that carries a user's session to the master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    pub node: HostName,
+    /// The highest mastership that it has promised for the repository.
+    pub epoch: Epoch,
 }
 
 /// What a master tells with each mirror push.

@@ -1,0 +1,152 @@
+//! Where a command that changes a repository is carried out: on its master, to which a replica carries it under the
+//! user's name where `mirror.redirectOK` lets it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::{Control, Reply};
+use crate::admin::Denial;
+use crate::cluster::Place;
+use crate::git::service::{MAX_LINE, repo_of_path, to_word};
+use crate::model::{Actor, HostName, RepoName, Voucher};
+use crate::peer::{Finished, Pipe};
+use crate::repo;
+
+/// A carried command may take so long, its input included.
+const PATIENCE: Duration = Duration::from_secs(660);
+/// What a master may answer, in bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+/// How long a command waits at its end for the replica it came through, so that the next question there sees it.
+const FRESH: Duration = Duration::from_secs(2);
+
+impl Control {
+    /// The master to which a command on this repository goes on, if it is not for this node to carry out or to refuse.
+    pub(super) fn carried_to(&self, actor: &Actor, repo: &str) -> Option<(RepoName, HostName)> {
+        let Actor::User { name, .. } = actor else { return None };
+        let repo = repo_of_path(repo).ok()?;
+        let Place::There { master, redirect: true } = self.cluster.locate_for(&repo, Some(name)) else { return None };
+        // Whoever knows nothing of it is refused here, in the words for what does not exist.
+        let known = if self.store.exists(&repo) {
+            self.realm.owns(actor, &repo) || self.realm.rights(actor, &repo).0
+        } else {
+            self.realm.may_create(actor, &repo).is_err_and(|denial| denial.code == Denial::COPY)
+        };
+        known.then_some((repo, master))
+    }
+
+    /// Carries a command to the master; its answer is the command's.
+    pub(super) async fn forward(
+        &self,
+        actor: &Actor,
+        (repo, master): (RepoName, HostName),
+        words: &[&str],
+        from: &str,
+        input: impl AsyncRead + Unpin + Send,
+    ) -> Reply {
+        let Actor::User { name, key } = actor else { return Reply::fail(5, "FATAL: only users' orders are carried") };
+        let epoch = match repo::promised_epoch(&self.store.dir(&repo)) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                tracing::error!(%error, %repo, "the epoch of a repository cannot be read");
+                return Reply::fail(70, "the server has a problem of its own; tell an administrator");
+            }
+        };
+        let voucher = Voucher { user: name.clone(), key: key.clone(), from: from.to_owned(), epoch };
+        let quoted: String = words.iter().map(|word| format!(" '{}'", to_word(word))).collect();
+        let line = format!("gitmesh-forward command {voucher} --{quoted}");
+        if line.len() > MAX_LINE {
+            return Reply::fail(2, format!("FATAL: the command is too long to be carried to {master}"));
+        }
+        let node = self.cluster.host();
+        let pipe = match self.links.run(&master, &line).await {
+            Ok(pipe) => pipe,
+            Err(error) => {
+                let denial = Denial::unreachable(node, &master, &repo, &error, self.links.down_for(&master));
+                return Reply::fail(7, denial.to_string());
+            }
+        };
+        let why = match timeout(PATIENCE, converse(pipe, input)).await {
+            Ok((out, Finished { exit: Some(code), stderr, failure: None })) => {
+                return Reply { out, err: stderr, code: code.cast_signed() };
+            }
+            Ok((_, Finished { failure: Some(error), .. })) => error.to_string(),
+            Ok(_) => format!("{master} hung up without an answer"),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        tracing::warn!(user = %actor, %repo, %master, why, "a carried command was lost");
+        let text = format!(
+            "FATAL: {node} carried this to {master}, the master of '{repo}', and lost it: {why}\n  help: it may have been done or not; look, then ask again [{}]",
+            Denial::UNREACHABLE
+        );
+        Reply::fail(7, text)
+    }
+
+    /// Carries out what another node carries here for one of its users, if that node is believed.
+    pub async fn run_forwarded(
+        &self,
+        node: &HostName,
+        voucher: &Voucher,
+        words: &[String],
+        input: impl AsyncRead + Unpin + Send,
+    ) -> Reply {
+        let actor = voucher.actor();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let Some(repo) = super::changed_repo(&words).and_then(|repo| repo_of_path(repo).ok()) else {
+            return Reply::fail(2, "FATAL: only commands that change a repository are forwarded");
+        };
+        if let Err(denial) = self.realm.believe(node, &actor, &repo) {
+            return Reply::fail(5, denial.to_string());
+        }
+        match self.cluster.locate_for(&repo, Some(&voucher.user)) {
+            Place::Here { epoch, .. } if epoch >= voucher.epoch => {}
+            _ => {
+                let here = self.cluster.host();
+                return Reply::fail(1, format!("FATAL: {here} is no longer the master of '{repo}', as {node} knows"));
+            }
+        }
+        tracing::info!(user = %actor, %repo, command = words[0], from = voucher.from, by = %node, "a forwarded command");
+        let mut reply = self.carry_out(&actor, &words, &voucher.from, input).await;
+        if reply.code != 0 {
+            reply.err.push_str(&format!(
+                "  node: {}, the master of '{repo}', to which {node} carried this\n",
+                self.node.name
+            ));
+        } else if self.cluster.locate(&repo).automatic().any(|name| name == node)
+            && let Err(error) = self.mirror.push_now(&repo, node, FRESH).await
+        {
+            let text = format!(
+                "warning: done on {}; {node}, through which it came, does not know it yet: {error}\n",
+                self.node.name
+            );
+            reply.err.push_str(&text);
+        }
+        reply
+    }
+}
+
+/// Gives the master what the user types or sends until it has answered.
+async fn converse(mut pipe: Pipe, mut input: impl AsyncRead + Unpin + Send) -> (String, Finished) {
+    let (reader, writer) = (&mut pipe.reader, &mut pipe.writer);
+    let up = async {
+        let mut buffer = vec![0; 4096];
+        while let Ok(n @ 1..) = input.read(&mut buffer).await {
+            if writer.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
+        if let Err(error) = writer.shutdown().await {
+            tracing::debug!(%error, "the end of a carried command could not be told");
+        }
+        std::future::pending::<()>().await
+    };
+    let mut answer = Vec::new();
+    let mut limited = reader.take(ANSWER_MAX);
+    tokio::select! {
+        () = up => unreachable!("what the user says never ends a command"),
+        // A link that breaks shows in how the command finished.
+        read = limited.read_to_end(&mut answer) => drop(read),
+    }
+    (String::from_utf8_lossy(&answer).into_owned(), pipe.finish().await)
+}
