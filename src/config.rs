@@ -42,6 +42,8 @@ pub struct Config {
     #[serde(default)]
     pub mirror: mirror::Config,
     #[serde(default)]
+    pub notify: mirror::NotifyConfig,
+    #[serde(default)]
     pub admin_socket: socket::Config,
     #[serde(default)]
     pub log: observe::Config,
@@ -104,6 +106,7 @@ impl Config {
             access: admin::Config::default(),
             hooks: admin::HooksConfig::default(),
             mirror: mirror::Config::default(),
+            notify: mirror::NotifyConfig::default(),
             admin_socket: socket::Config::default(),
             log: observe::Config::default(),
         }
@@ -376,9 +379,9 @@ mod tests {
         gitmesh.toml:5:3: unknown key 'listne' in [ssh]
         help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys
         gitmesh.toml:3:2: unknown key 'shs' at the top of the file
-        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, admin_socket, log
+        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, admin_socket, log
         gitmesh.toml:1:1: unknown key 'colour' at the top of the file
-        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, admin_socket, log
+        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, admin_socket, log
         gitmesh.toml:2:8: ' ' is not allowed in a name
         gitmesh.toml:1:1: 'name' is missing
         help: the file must have at least:  [node]  and below it  name = "server1"

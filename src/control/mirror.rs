@@ -129,6 +129,28 @@ impl Control {
         Reply::done(out)
     }
 
+    /// A master has its copy here checked: git's words about each damage, nothing if there is none.
+    pub(super) async fn fsck(&self, actor: &Actor, version: &str, repo: &str) -> Reply {
+        let Actor::Node(peer) = actor else {
+            return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
+        };
+        if version != "version=1" {
+            return Reply::fail(2, format!("FATAL: {} knows gitmesh-mirror-fsck version 1 only", self.node.name));
+        }
+        let repo = match parse_repo(repo) {
+            Ok(repo) => repo,
+            Err(reply) => return reply,
+        };
+        match self.cluster.locate(&repo) {
+            Place::There { master, .. } if master == *peer => {}
+            _ => return Reply::fail(5, format!("FATAL: {peer} is not the master of '{repo}'")),
+        }
+        match self.mirror.fsck(&repo).await {
+            Ok(damage) => Reply::done(damage.iter().map(|line| format!("{line}\n")).collect()),
+            Err(error) => Reply::fail(1, format!("FATAL: {error}")),
+        }
+    }
+
     fn mirror_status(&self, actor: &Actor, only: Option<RepoName>) -> Reply {
         let mut out = String::new();
         for pair in self.mirror.status() {

@@ -115,6 +115,7 @@ impl Control {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
+            ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["mirror", ref rest @ ..] => self.mirror_command(actor, rest).await,
             // gitolite 2's spelling
             ["request-push", ref rest @ ..] => self.mirror_command(actor, &[&["request-push"], rest].concat()).await,

@@ -75,6 +75,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let state = DataDir::new(data.clone()).state();
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links.clone(), &state)
         .context("cannot take over which copies are paused")?;
+    mirror.set_notify(config.notify.clone());
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {

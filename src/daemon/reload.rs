@@ -84,6 +84,7 @@ impl Running {
         self.door.update(new.ssh.clone()).await?;
         write_if_changed(&self.data.join("gitconfig"), &settings_text(&self.data.join("hooks"), new.git.fsck))?;
         self.mirror.set_config(new.mirror);
+        self.mirror.set_notify(new.notify.clone());
         self.auto_create.send_replace(new.access.create);
         self.admin.set(new.reached_at(), new.settings());
         self.config = new;

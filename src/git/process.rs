@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::service::Service;
@@ -153,29 +153,58 @@ impl Git {
     ) -> Result<Ran, RunError> {
         let mut command = self.environment(Command::new(program));
         command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(k, v)| (k, v))).current_dir(dir);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut tries = 0;
-        let child = loop {
-            match command.spawn() {
-                Ok(child) => break child,
-                // A process forked while the file was written may hold it open for a moment, until it runs its own.
-                Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => tries += 1,
-                Err(e) => return Err(RunError::Start(e)),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        let mut serving = Serving { child };
-        let (Some(out), Some(err)) = (serving.child.stdout.take(), serving.child.stderr.take()) else {
-            return Err(RunError::Start(io::ErrorKind::BrokenPipe.into()));
-        };
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let read = async {
-            tokio::try_join!(read_capped(out, &mut stdout), read_capped(err, &mut stderr))?;
-            serving.child.wait().await.map_err(RunError::Start)
-        };
-        let status = tokio::time::timeout(time, read).await.map_err(|_| RunError::Slow)??;
-        Ok(Ran { status, stdout, stderr })
+        run_within(command, b"", time).await
     }
+
+    /// As [`Git::run`], for a program that has to do with no repository: it works in `/`, and `input` is given to it.
+    pub async fn run_apart(
+        &self,
+        program: &Path,
+        input: &[u8],
+        env: &[(String, String)],
+        time: Duration,
+    ) -> Result<Ran, RunError> {
+        let mut command = self.environment(Command::new(program));
+        command.envs(env.iter().map(|(k, v)| (k, v))).current_dir("/");
+        run_within(command, input, time).await
+    }
+}
+
+/// Starts a program and waits for it, held to the limits that [`Git::run`] tells of.
+async fn run_within(mut command: Command, input: &[u8], time: Duration) -> Result<Ran, RunError> {
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut tries = 0;
+    let child = loop {
+        match command.spawn() {
+            Ok(child) => break child,
+            // A process forked while the file was written may hold it open for a moment, until it runs its own.
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => tries += 1,
+            Err(e) => return Err(RunError::Start(e)),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let mut serving = Serving { child };
+    let (Some(out), Some(err)) = (serving.child.stdout.take(), serving.child.stderr.take()) else {
+        return Err(RunError::Start(io::ErrorKind::BrokenPipe.into()));
+    };
+    let given = serving.child.stdin.take();
+    let give = async {
+        if let Some(mut stdin) = given
+            && let Err(error) = stdin.write_all(input).await
+        {
+            // It need not read what it does not care for.
+            tracing::debug!(%error, "a program did not read its input");
+        }
+        Ok(())
+    };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let read = async {
+        tokio::try_join!(give, read_capped(out, &mut stdout), read_capped(err, &mut stderr))?;
+        serving.child.wait().await.map_err(RunError::Start)
+    };
+    let status = tokio::time::timeout(time, read).await.map_err(|_| RunError::Slow)??;
+    Ok(Ran { status, stdout, stderr })
 }
 
 /// A pack is read in large pieces, so that git and the channel's encryption work at the same time. The kernel grants
@@ -305,6 +334,11 @@ mod tests {
             run("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done", 60_000).await,
             Err(RunError::Loud)
         ));
+        let cat = Path::new("/bin/cat");
+        let told = git.run_apart(cat, b"input", &[], Duration::from_secs(10)).await.expect("it runs");
+        assert_eq!(told.stdout, b"input");
+        let deaf = git.run_apart(Path::new("/bin/true"), &[b'x'; 1 << 20], &[], Duration::from_secs(10)).await;
+        assert!(deaf.expect("it runs").status.success(), "a program need not read");
         let missing = git.run(Path::new("/nonexistent"), &[], dir.path(), &[], Duration::from_secs(1)).await;
         assert!(matches!(missing, Err(RunError::Start(_))));
     }

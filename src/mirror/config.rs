@@ -1,10 +1,13 @@
 //! How hard mirroring tries: the `[mirror]` table of `gitmesh.toml`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 
-use crate::model::setting::duration;
+use super::notify::Webhook;
+use crate::model::setting::{duration, parsed};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +29,43 @@ pub struct Config {
     /// A copy that is behind for so long is worth a warning.
     #[serde(deserialize_with = "duration")]
     pub alarm_after: Duration,
+}
+
+/// Who is told of alarms besides the log: the `[notify]` table of `gitmesh.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NotifyConfig {
+    /// A program that is run for each alarm, with JSON on its standard input and `GITMESH_EVENT*` in its environment.
+    #[serde(deserialize_with = "absolute")]
+    pub command: Option<PathBuf>,
+    /// Where each alarm is posted as JSON.
+    #[serde(deserialize_with = "webhook")]
+    pub webhook: Option<Webhook>,
+    /// Longest time that one of them may take.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Default for NotifyConfig {
+    fn default() -> Self {
+        Self { command: None, webhook: None, timeout: Duration::from_secs(10) }
+    }
+}
+
+fn webhook<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Webhook>, D::Error> {
+    parsed(deserializer).map(Some)
+}
+
+/// A daemon's working directory is nobody's business, so a relative path would mean nothing.
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.is_absolute() {
+        return Ok(Some(path));
+    }
+    let shown = path.display();
+    Err(D::Error::custom(format!(
+        "'{shown}' is no absolute path; name one program, without arguments, as \"/usr/local/bin/alert\""
+    )))
 }
 
 impl Default for Config {
@@ -51,6 +91,11 @@ mod tests {
         assert_eq!(config, Config { workers: 2, retry_max: Duration::from_secs(60), ..Config::default() });
         let unknown = toml::from_str::<Config>("worker = 2").expect_err("unknown").to_string();
         assert!(unknown.contains("worker") && unknown.contains("workers"), "{unknown}");
+        let told = |text: &str| toml::from_str::<NotifyConfig>(text).map_err(|e| e.to_string());
+        assert_eq!(told(""), Ok(NotifyConfig::default()));
+        assert!(told("command = '/bin/true'\nwebhook = 'http://ops.example/x'\ntimeout = '3s'").is_ok());
+        assert!(told("command = 'mail ops'").unwrap_err().contains("no absolute path"));
+        assert!(told("webhook = 'https://ops.example/x'").unwrap_err().contains("https is not spoken"));
         let bad = toml::from_str::<Config>("timeout = 'soon'").expect_err("no duration").to_string();
         assert!(bad.contains("'soon' is no duration"), "{bad}");
     }

@@ -13,6 +13,7 @@
 mod config;
 mod journal;
 mod notice;
+mod notify;
 mod orders;
 mod pause;
 mod plan;
@@ -21,9 +22,12 @@ mod send;
 mod state;
 mod status;
 mod tell;
+mod verify;
 mod wait;
 mod worker;
 
+#[cfg(test)]
+mod order_tests;
 #[cfg(test)]
 mod send_tests;
 #[cfg(test)]
@@ -46,6 +50,7 @@ use crate::git::process::Git;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
 use crate::repo::{Ownership, Store};
+use notify::{Outbox, Way};
 use pause::Pauses;
 use queue::Queue;
 use state::{Input, Moment};
@@ -53,13 +58,15 @@ use status::{Assigned, Board};
 use wait::Waits;
 use worker::Lane;
 
-pub use config::Config;
+pub use config::{Config, NotifyConfig};
 pub use journal::Entry;
 pub use notice::{Kind, Notice};
+pub use notify::Webhook;
 pub use pause::{Pause, Scope};
 pub use send::SendError;
 pub use state::{Hold, State};
 pub use status::{LinkState, PairStatus, PeerStatus};
+pub use verify::{Checked, Verdict};
 pub use wait::{Arrival, Waited, Want, Where};
 
 /// Notices that a slow subscriber may be behind in before it loses the oldest.
@@ -138,6 +145,8 @@ type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
 
 /// What mirroring asks of the rooms below; functions, so that tests need no configuration.
 struct World {
+    /// This node's name.
+    node: HostName,
     locate: Ask<Place>,
     dir: Ask<Option<PathBuf>>,
     ownership: Ask<Option<Ownership>>,
@@ -153,6 +162,8 @@ pub struct Mirror {
 
 struct Inner {
     config: RwLock<Config>,
+    notify: RwLock<NotifyConfig>,
+    outboxes: [Outbox; 2],
     world: World,
     git: Git,
     links: Links,
@@ -178,6 +189,7 @@ impl Mirror {
     ) -> std::io::Result<Self> {
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
+            node: cluster.host().clone(),
             locate: Box::new(move |repo| places.locate(repo)),
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
             ownership: Box::new(move |repo| owners.ownership(repo)),
@@ -207,6 +219,11 @@ impl Mirror {
     /// Changes the settings of a running node; what is under way keeps those it began with.
     pub fn set_config(&self, config: Config) {
         self.inner.set_config(config);
+    }
+
+    /// Changes who is told of alarms.
+    pub fn set_notify(&self, config: NotifyConfig) {
+        *self.inner.notify.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
     /// All copies of what is mastered here, by repository and peer.
@@ -268,6 +285,8 @@ impl Inner {
         Ok(Self {
             board: Mutex::new(Board::new(config.alarm_after)),
             config: RwLock::new(config),
+            notify: RwLock::default(),
+            outboxes: Default::default(),
             world,
             git,
             links,
@@ -292,6 +311,14 @@ impl Inner {
             lane.set_backoff(backoff(&config));
         }
         self.lane_added.notify_one();
+    }
+
+    fn notify_config(&self) -> NotifyConfig {
+        self.notify.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn outbox(&self, way: Way) -> &Outbox {
+        &self.outboxes[way as usize]
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<HostName, Arc<Lane>>> {
@@ -393,6 +420,9 @@ impl Inner {
         let mut started = std::collections::BTreeSet::new();
         let mut peers = self.links.peers();
         tasks.spawn(tell::run(self.clone(), stop.clone()));
+        for way in [Way::Command, Way::Webhook] {
+            tasks.spawn(notify::run(self.clone(), way, stop.clone()));
+        }
         self.look_around().await;
         loop {
             let lanes: Vec<_> = self.lanes().values().cloned().collect();

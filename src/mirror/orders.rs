@@ -14,25 +14,13 @@ impl Mirror {
     /// Stops the pushes to the copies of `scope`, until somebody resumes them, also across restarts; pushes that run
     /// already end. Returns the copies that it is about, and whether it is new: a pause that stands keeps its words.
     pub fn pause(&self, scope: Scope, by: &str, reason: &str) -> io::Result<(usize, bool)> {
-        let pause = Pause { scope, by: by.to_owned(), reason: reason.to_owned(), since: SystemTime::now() };
-        let added = self.inner.pauses().add(pause.clone())?;
-        Ok((self.inner.obey(&pause.scope, Kind::Paused, by, reason, added), added))
+        self.inner.pause(scope, by, reason)
     }
 
     /// Takes back the pause of `scope`, and those of single copies within it, and has the copies compared. Returns
     /// the pauses that are over.
     pub fn resume(&self, scope: &Scope, by: &str) -> io::Result<Vec<Pause>> {
-        let over = self.inner.pauses().remove(scope)?;
-        if !over.is_empty() {
-            self.inner.obey(scope, Kind::Resumed, by, "", true);
-            let covered = self.inner.board().covered(scope);
-            for (repo, peer) in covered {
-                if !self.inner.assigned().is_manual(&peer, &repo) && self.inner.pauses().of(&repo, &peer).is_none() {
-                    self.inner.lane(&peer).hasten(&repo);
-                }
-            }
-        }
-        Ok(over)
+        self.inner.resume(scope, by)
     }
 
     /// The pauses that stand.
@@ -42,6 +30,30 @@ impl Mirror {
 }
 
 impl Inner {
+    pub(super) fn pause(&self, scope: Scope, by: &str, reason: &str) -> io::Result<(usize, bool)> {
+        let pause = Pause { scope, by: by.to_owned(), reason: reason.to_owned(), since: SystemTime::now() };
+        let added = self.pauses().add(pause.clone())?;
+        for (peer, lane) in self.lanes().iter() {
+            lane.give_up(|repo| pause.scope.covers(repo, peer));
+        }
+        Ok((self.obey(&pause.scope, Kind::Paused, by, reason, added), added))
+    }
+
+    pub(super) fn resume(&self, scope: &Scope, by: &str) -> io::Result<Vec<Pause>> {
+        let over = self.pauses().remove(scope)?;
+        if over.is_empty() {
+            return Ok(over);
+        }
+        self.obey(scope, Kind::Resumed, by, "", true);
+        let (covered, assigned) = (self.board().covered(scope), self.assigned());
+        for (repo, peer) in covered {
+            if !assigned.is_manual(&peer, &repo) && self.pauses().of(&repo, &peer).is_none() {
+                self.lane(&peer).hasten(&repo);
+            }
+        }
+        Ok(over)
+    }
+
     pub(super) fn refuse_paused(&self, repo: &RepoName, peer: &HostName) -> Result<(), MirrorError> {
         match self.pauses().of(repo, peer) {
             Some(pause) => Err(MirrorError::Paused(Box::new(pause.clone()))),

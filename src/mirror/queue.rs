@@ -140,6 +140,26 @@ impl<W> Queue<W> {
         }
     }
 
+    /// Nothing is wanted for these repositories any more, unless somebody waits for an attempt; what runs goes on.
+    pub(super) fn give_up(&mut self, which: impl Fn(&RepoName) -> bool) {
+        let mut left = Vec::new();
+        self.pairs.retain(|repo, pair| {
+            if !pair.waiters.is_empty() || !which(repo) {
+                return true;
+            }
+            pair.slot.wanted = false;
+            left.push((pair.slot.not_before.take(), repo.clone()));
+            pair.slot.running
+        });
+        for (at, repo) in left {
+            if let Some(at) = at {
+                self.waiting.remove(&(at, repo));
+            }
+        }
+        let pairs = &self.pairs;
+        self.ready.retain(|repo| pairs.get(repo).is_some_and(|pair| pair.slot.wanted));
+    }
+
     /// How many pushes wait for their turn or their next try, and how many attempts run.
     pub(super) fn length(&self) -> (usize, usize) {
         (self.ready.len() + self.waiting.len(), self.running)
@@ -418,6 +438,26 @@ mod tests {
             q.ask(&repo("b"), u32::try_from(n).expect("small")).expect("room");
         }
         assert_eq!(q.ask(&repo("b"), 99), Err(99));
+    }
+
+    #[test]
+    fn what_is_given_up_is_forgotten_and_comes_back_by_a_mark() {
+        let (mut q, t) = queue();
+        for name in ["a", "b", "c"] {
+            q.mark(&repo(name));
+        }
+        assert_eq!(q.take(t, MOST), push("a"));
+        q.pushed(&repo("a"), Outcome::Failed, t, 0.0);
+        assert_eq!(q.take(t, MOST), push("b"));
+        q.mark(&repo("b"));
+        q.give_up(|_| true);
+        assert_eq!((q.length(), q.take(t, MOST), q.next_try(MOST)), ((0, 1), None, None));
+        q.pushed(&repo("b"), Outcome::Waits, t, 0.0);
+        assert!(q.pairs.is_empty() && q.waiting.is_empty());
+        q.mark(&repo("a"));
+        q.ask(&repo("a"), 1).expect("room");
+        q.give_up(|_| true);
+        assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![1])), "who waits gets an answer");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Inner;
 use super::notice::Notice;
+use super::notify::Way;
 use super::state::Moment;
 
 /// How often it is looked whether an alarm is due; also how long notices are collected, so that the copies of one peer
@@ -58,6 +59,14 @@ async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send 
 impl Inner {
     pub(super) fn tell(&self, notice: Arc<Notice>) {
         notice.log();
+        if notice.kind.is_alarm() {
+            let config = self.notify_config();
+            for (way, wanted) in [(Way::Command, config.command.is_some()), (Way::Webhook, config.webhook.is_some())] {
+                if wanted {
+                    self.outbox(way).put(notice.clone());
+                }
+            }
+        }
         // Nobody need be listening.
         drop(self.events.send(notice));
     }

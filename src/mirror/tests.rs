@@ -18,20 +18,20 @@ use crate::model::Epoch;
 use crate::peer::Peers;
 use crate::peer::server::{Command, TestPeer};
 
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// This node, and `server2` with what it holds.
-struct Mesh {
-    home: TempDir,
-    server: TestPeer,
-    pushes: Arc<AtomicUsize>,
-    peers: watch::Sender<Peers>,
-    inner: Arc<Inner>,
-    stop: CancellationToken,
-    running: JoinHandle<()>,
+pub(super) struct Mesh {
+    pub(super) home: TempDir,
+    pub(super) server: TestPeer,
+    pub(super) pushes: Arc<AtomicUsize>,
+    pub(super) peers: watch::Sender<Peers>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) stop: CancellationToken,
+    pub(super) running: JoinHandle<()>,
 }
 
-fn bare(root: &Path, repo: &str) -> PathBuf {
+pub(super) fn bare(root: &Path, repo: &str) -> PathBuf {
     root.join(format!("{repo}.git"))
 }
 
@@ -53,6 +53,13 @@ fn replica(root: PathBuf, pushes: Arc<AtomicUsize>) -> Command {
                         drop(writer.write_all(line.as_bytes()).await);
                     }
                 }
+                return 0;
+            }
+            if let Some(name) = exec.strip_prefix("gitmesh-mirror-fsck version=1 ") {
+                let dir = bare(&root, name.trim_matches('\''));
+                let fsck =
+                    std::process::Command::new("git").arg("-C").arg(dir).args(["fsck", "--full"]).output().unwrap();
+                drop(writer.write_all(if fsck.status.success() { b"" } else { &fsck.stderr }).await);
                 return 0;
             }
             pushes.fetch_add(1, Ordering::SeqCst);
@@ -93,7 +100,7 @@ fn replica(root: PathBuf, pushes: Arc<AtomicUsize>) -> Command {
 }
 
 impl Mesh {
-    async fn start(repos: &[&str]) -> Self {
+    pub(super) async fn start(repos: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let (ours, theirs) = (home.path().join("ours"), home.path().join("theirs"));
         for root in [&ours, &theirs] {
@@ -111,9 +118,10 @@ impl Mesh {
         Self { home, server, pushes, peers, inner, stop, running }
     }
 
-    fn inner(home: &TempDir, links: Links) -> Arc<Inner> {
+    pub(super) fn inner(home: &TempDir, links: Links) -> Arc<Inner> {
         let (root, listed) = (home.path().join("ours"), home.path().join("ours"));
         let world = World {
+            node: HostName::new("server1").unwrap(),
             locate: Box::new(|_| Place::Here {
                 epoch: Epoch::FIRST,
                 replicas: vec![Replica { name: server2(), how: How::Async, redirect: false }],
@@ -130,33 +138,33 @@ impl Mesh {
         Arc::new(Inner::new(config, world, git, links, home.path()).expect("no pauses"))
     }
 
-    fn ours(&self, repo: &str) -> PathBuf {
+    pub(super) fn ours(&self, repo: &str) -> PathBuf {
         bare(&self.home.path().join("ours"), repo)
     }
 
-    fn theirs(&self, name: &str) -> PathBuf {
+    pub(super) fn theirs(&self, name: &str) -> PathBuf {
         self.home.path().join("theirs").join(name)
     }
 
     /// A commit lands here, without a mark.
-    fn land(&self, repo: &str) {
+    pub(super) fn land(&self, repo: &str) {
         static CHANGES: AtomicUsize = AtomicUsize::new(0);
         let (dir, n) = (self.ours(repo), CHANGES.fetch_add(1, Ordering::SeqCst));
         let oid = commit(&dir, &format!("change {n}"), &[]);
         git_in(&dir, &["update-ref", &format!("refs/heads/{}", &oid[..8]), &oid]);
     }
 
-    fn push(&self, name: &str) {
+    pub(super) fn push(&self, name: &str) {
         self.land(name);
         self.inner.mark(&repo(name));
     }
 
-    fn state(&self, name: &str) -> Option<State> {
+    pub(super) fn state(&self, name: &str) -> Option<State> {
         let all = self.inner.board().list(Moment::now());
         all.into_iter().find(|pair| pair.repo == repo(name)).map(|pair| pair.state)
     }
 
-    async fn until(&self, what: &str, met: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&self, what: &str, met: impl Fn(&Self) -> bool) {
         let met = async {
             while !met(self) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -167,7 +175,7 @@ impl Mesh {
         }
     }
 
-    async fn in_step(&self, name: &str) {
+    pub(super) async fn in_step(&self, name: &str) {
         let equal = |mesh: &Self| {
             let there = bare(&mesh.home.path().join("theirs"), name);
             let digest = |dir: &Path| read_refs(dir).map(|refs| refs.digest()).ok();
@@ -177,17 +185,17 @@ impl Mesh {
         self.until(&format!("{name} in step"), equal).await;
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         timeout(SOON, self.running).await.expect("stops").expect("without a panic");
     }
 }
 
-fn repo(name: &str) -> RepoName {
+pub(super) fn repo(name: &str) -> RepoName {
     RepoName::new(name).unwrap()
 }
 
-fn server2() -> HostName {
+pub(super) fn server2() -> HostName {
     HostName::new("server2").unwrap()
 }
 

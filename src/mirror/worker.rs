@@ -27,7 +27,7 @@ const DIGEST_LINE_MAX: usize = 64 + 1 + RepoName::MAX + 1;
 /// How long running pushes may go on when the node stops. What is cut off is found again by the next comparison.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a command may take to end after it has said everything.
-const END_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
 const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -62,6 +62,16 @@ impl Lane {
     pub(super) fn hasten(&self, repo: &RepoName) {
         self.queue().hasten(repo);
         self.bell.notify_one();
+    }
+
+    /// See [`Queue::is_known`].
+    pub(super) fn is_known(&self, repo: &RepoName) -> bool {
+        self.queue().is_known(repo)
+    }
+
+    /// See [`Queue::give_up`].
+    pub(super) fn give_up(&self, which: impl Fn(&RepoName) -> bool) {
+        self.queue().give_up(which);
     }
 
     /// See [`Queue::length`].
@@ -162,8 +172,17 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
     let peer = &lane.peer;
     match done {
         Done::Pushed { repo, answers, began, result } => {
-            let outcome = outcome(result.as_ref().err());
-            let next_try = wall(lane.queue().pushed(&repo, outcome, now, dice));
+            let mut outcome = outcome(result.as_ref().err());
+            // A push by hand is tried again by hand.
+            let manual = inner.assigned().is_manual(peer, &repo);
+            if manual && outcome == Outcome::Failed {
+                outcome = Outcome::Waits;
+            }
+            let mut next_try = wall(lane.queue().pushed(&repo, outcome, now, dice));
+            if manual && result.is_err() {
+                lane.give_up(|name| *name == repo);
+                next_try = None;
+            }
             let marked_since = lane.queue().is_wanted(&repo);
             let now = Moment::now();
             {
@@ -271,7 +290,7 @@ fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> Mir
 }
 
 /// Whether a command ended well.
-fn check(peer: &HostName, finished: Finished) -> Result<(), MirrorError> {
+pub(super) fn check(peer: &HostName, finished: Finished) -> Result<(), MirrorError> {
     match finished {
         Finished { failure: Some(failure), .. } => Err(failure.into()),
         Finished { exit: Some(0), .. } => Ok(()),
@@ -302,15 +321,13 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
     let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
     inner.board().link_works(peer, Moment::now());
     for repo in repos {
-        let Some(dir) = (inner.world.dir)(repo) else { continue };
+        if (inner.world.dir)(repo).is_none() {
+            continue;
+        }
         let there = theirs.get(repo);
         let equal = match there {
             None => false,
-            // What cannot be read here cannot be compared; the push will say why, for this repository alone.
-            Some(digest) => {
-                let owned = (inner.world.ownership)(repo).unwrap_or_default();
-                blocking_refs(dir).await.is_ok_and(|ours| owned.seal(ours.digest()) == *digest)
-            }
+            Some(digest) => equals(inner, repo, digest).await,
         };
         if equal {
             // A hint that came meanwhile stands, and is settled by its own push.
@@ -327,8 +344,16 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
     Ok(())
 }
 
+/// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
+/// this repository alone.
+pub(super) async fn equals(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
+    let Some(dir) = (inner.world.dir)(repo) else { return false };
+    let owned = (inner.world.ownership)(repo).unwrap_or_default();
+    blocking_refs(dir).await.is_ok_and(|ours| owned.seal(ours.digest()) == *digest)
+}
+
 /// The peer's digest of each repository whose master we are in its view.
-async fn digests(inner: &Inner, peer: &HostName) -> Result<BTreeMap<RepoName, String>, MirrorError> {
+pub(super) async fn digests(inner: &Inner, peer: &HostName) -> Result<BTreeMap<RepoName, String>, MirrorError> {
     let mut pipe = inner.links.run(peer, DIGESTS).await?;
     let mut found = BTreeMap::new();
     let mut reader = BufReader::new(&mut pipe.reader);

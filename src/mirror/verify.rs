@@ -1,0 +1,194 @@
+//! Looking whether copies really are what they should be: digests compared now, and on demand every object checked on
+//! both sides. What is found to differ is pushed like everything else that differs.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::timeout;
+
+use super::pause::Pause;
+use super::state::{Input, Moment};
+use super::worker::{END_TIMEOUT, check, digests, equals};
+use super::{Inner, Mirror, MirrorError};
+use crate::git::process::Git;
+use crate::model::{HostName, RepoName};
+use crate::peer::LinkError;
+
+/// The exec line by which a master has its copy checked: `gitmesh-mirror-fsck version=1 'REPO'`. The answer is a line
+/// for each kind of damage, none if it is sound.
+const FSCK: &str = "gitmesh-mirror-fsck version=1";
+/// What is kept of git's words about a damaged repository, in bytes.
+const DAMAGE_MAX: u64 = 4096;
+/// So many lines of it are told.
+const DAMAGE_LINES: usize = 10;
+
+/// What was found about one copy.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    pub repo: RepoName,
+    pub peer: HostName,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// All references, HEAD and what else is mirrored are the same. `deep`: and git finds no damage on either side.
+    Equal { deep: bool },
+    /// It is behind, or ahead; a push has been asked for.
+    Differs,
+    /// The peer has no such copy; a push has been asked for.
+    Missing,
+    /// git's words about the objects here, and about those there; one of them may be empty.
+    Damaged { here: Vec<String>, there: Vec<String> },
+    /// Not looked at.
+    Paused(Box<Pause>),
+    /// It could not be found out.
+    Failed(MirrorError),
+}
+
+impl Mirror {
+    /// Compares the copies of the chosen repositories, on one peer or on all, with what is here now. `deep` has git
+    /// check every object of those that are equal, on both sides, one after the other: minutes for large ones.
+    /// Ordered by peer and repository.
+    pub async fn verify(
+        &self,
+        choose: impl Fn(&RepoName) -> bool,
+        peer: Option<&HostName>,
+        deep: bool,
+    ) -> Vec<Checked> {
+        self.inner.verify(choose, peer, deep).await
+    }
+
+    /// Has git check every object of a repository here, for its master elsewhere or for ourselves. Returns git's words
+    /// about what is damaged; none if it is sound.
+    pub async fn fsck(&self, repo: &RepoName) -> Result<Vec<String>, MirrorError> {
+        self.inner.fsck(repo).await
+    }
+}
+
+impl Inner {
+    pub(super) async fn verify(
+        self: &Arc<Self>,
+        choose: impl Fn(&RepoName) -> bool,
+        peer: Option<&HostName>,
+        deep: bool,
+    ) -> Vec<Checked> {
+        let assigned = self.assigned();
+        let mut all = Vec::new();
+        for (name, repos) in assigned.repos.iter().filter(|(name, _)| peer.is_none_or(|only| only == *name)) {
+            let chosen: BTreeSet<&RepoName> = repos.iter().filter(|repo| choose(repo)).collect();
+            all.extend(self.verify_peer(name, &chosen, deep).await);
+        }
+        all
+    }
+
+    async fn verify_peer(self: &Arc<Self>, peer: &HostName, repos: &BTreeSet<&RepoName>, deep: bool) -> Vec<Checked> {
+        let (mut all, mut open) = (Vec::new(), Vec::new());
+        for repo in repos.iter().copied() {
+            match self.pauses().of(repo, peer).cloned() {
+                Some(pause) => {
+                    let verdict = Verdict::Paused(Box::new(pause));
+                    all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
+                }
+                None => open.push(repo),
+            }
+        }
+        if open.is_empty() {
+            return all; // not worth a connection
+        }
+        let (began, limit) = (Moment::now(), self.config().timeout);
+        let theirs = match timeout(limit, digests(self, peer)).await {
+            Ok(theirs) => theirs,
+            Err(_) => Err(MirrorError::Timeout(limit)),
+        };
+        for repo in open {
+            let verdict = match &theirs {
+                Err(error) => Verdict::Failed(error.clone()),
+                Ok(theirs) => match theirs.get(repo) {
+                    None => self.differs(repo, peer, began, true),
+                    Some(digest) if equals(self, repo, digest).await => {
+                        // A hint that came meanwhile stands, and is settled by its own push.
+                        if !self.lane(peer).is_known(repo) {
+                            self.note(repo, peer, Input::Equal { began, marked_since: false });
+                        }
+                        if deep { self.verify_objects(repo, peer).await } else { Verdict::Equal { deep: false } }
+                    }
+                    Some(_) => self.differs(repo, peer, began, false),
+                },
+            };
+            all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
+        }
+        all.sort_by(|a, b| a.repo.cmp(&b.repo));
+        all
+    }
+
+    fn differs(self: &Arc<Self>, repo: &RepoName, peer: &HostName, began: Moment, missing: bool) -> Verdict {
+        self.board().apply(repo, peer, Input::Differs { missing }, began);
+        if !self.assigned().is_manual(peer, repo) {
+            self.lane(peer).mark(repo);
+        }
+        if missing { Verdict::Missing } else { Verdict::Differs }
+    }
+
+    async fn verify_objects(&self, repo: &RepoName, peer: &HostName) -> Verdict {
+        let both = async { Ok::<_, MirrorError>((self.fsck(repo).await?, self.fsck_there(repo, peer).await?)) };
+        match both.await {
+            Ok((here, there)) if here.is_empty() && there.is_empty() => Verdict::Equal { deep: true },
+            Ok((here, there)) => Verdict::Damaged { here, there },
+            Err(error) => Verdict::Failed(error),
+        }
+    }
+
+    async fn fsck(&self, repo: &RepoName) -> Result<Vec<String>, MirrorError> {
+        let dir = (self.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
+        let limit = self.config().timeout;
+        let checked = timeout(limit, fsck(&self.git, &dir)).await.map_err(|_| MirrorError::Timeout(limit))?;
+        checked.map_err(|error| MirrorError::Local(format!("git fsck: {error}")))
+    }
+
+    async fn fsck_there(&self, repo: &RepoName, peer: &HostName) -> Result<Vec<String>, MirrorError> {
+        let mut pipe = self.links.run(peer, &format!("{FSCK} '{repo}'")).await?;
+        let limit = self.config().timeout;
+        let said = timeout(limit, capped(Some(&mut pipe.reader))).await.map_err(|_| MirrorError::Timeout(limit))?;
+        let finished = timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?;
+        check(peer, finished)?;
+        let said = said.map_err(|error| LinkError::Closed { peer: peer.clone(), why: error.to_string() })?;
+        Ok(lines(&said))
+    }
+}
+
+/// Connectivity and every object's own soundness (git-fsck(1)). What is only unreachable is no damage.
+async fn fsck(git: &Git, dir: &Path) -> std::io::Result<Vec<String>> {
+    let mut command = git.command(dir);
+    command.args(["fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (out, err) = tokio::join!(capped(stdout), capped(stderr));
+    let status = child.wait().await?;
+    let said = [err?, out?].concat();
+    match lines(&said) {
+        _ if status.success() => Ok(Vec::new()),
+        lines if lines.is_empty() => Ok(vec![format!("git fsck ended with {status}")]),
+        lines => Ok(lines),
+    }
+}
+
+/// The beginning is kept; the rest is read, so that git can go on to its end.
+async fn capped(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let (mut kept, Some(mut from)) = (Vec::new(), from) else { return Ok(Vec::new()) };
+    (&mut from).take(DAMAGE_MAX).read_to_end(&mut kept).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(kept)
+}
+
+fn lines(said: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(said)
+        .lines()
+        .filter(|l| !l.trim().is_empty())
+        .take(DAMAGE_LINES)
+        .map(str::to_owned)
+        .collect()
+}
