@@ -144,7 +144,7 @@ fn who_is_not_the_master_is_refused() {
     let one = world.node_actor(&pair.one);
     let line = "gitmesh-mirror-receive 'testing' version=1 epoch=1";
     one.ssh(&pair.two, line).refused_by("not the master");
-    one.ssh(&pair.two, &line.replace("version=1", "version=99")).refused_by("mirror protocol version 1, the master 99");
+    one.ssh(&pair.two, &line.replace("version=1", "version=99")).refused_by("mirror protocol version 2, the master 99");
     one.ssh(&pair.two, "gitmesh-mirror-digests version=99").refused_by("version 1");
     let push = alice.ssh(&pair.two, line).fails();
     push.says("only the node that is master");

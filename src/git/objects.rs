@@ -45,6 +45,8 @@ pub enum ObjectsError {
     TooMuchWork,
     #[error("read or write the repository")]
     Git(#[from] git2::Error),
+    #[error("read or write the repository's files")]
+    Io(#[from] std::io::Error),
 }
 
 /// What one line of a push does to its reference.
@@ -94,7 +96,7 @@ fn open(dir: &Path) -> Result<Repository, ObjectsError> {
 }
 
 /// git2 knows SHA-1 ids only; an id it cannot hold is one this repository cannot hold either.
-fn raw(oid: &Oid) -> Result<git2::Oid, ObjectsError> {
+pub(super) fn raw(oid: &Oid) -> Result<git2::Oid, ObjectsError> {
     git2::Oid::from_str(oid.as_str()).map_err(|_| ObjectsError::Missing(oid.clone()))
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use git2::{OdbLookupFlags, Repository};
+use git2::{ErrorCode, OdbLookupFlags, Repository};
 
-use super::objects::ObjectsError;
+use super::objects::{ObjectsError, raw};
 use super::refs::Hex;
-use crate::model::{Oid, RefUpdate};
+use crate::model::{Oid, RefName, RefUpdate};
 
 /// Those of `oids` that the repository at `dir` holds, in the given order. Blocking; costs no process.
 ///
@@ -36,6 +36,27 @@ impl Peeler {
         let target = self.0.find_tag(oid).ok()?.into_object().peel(git2::ObjectType::Any).ok()?;
         target.id().to_string().into_bytes().try_into().ok()
     }
+}
+
+/// Makes references; those that lead to their object already are left as they are. Not synced to the disk.
+///
+/// # Errors
+/// [`ObjectsError::Moved`] for a name that leads elsewhere, at which it stops.
+pub fn create_refs(dir: &Path, refs: &[(RefName, Oid)], message: &str) -> Result<(), ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    for (name, oid) in refs {
+        let target = raw(oid)?;
+        match repo.reference(name.as_str(), target, false, message) {
+            Ok(_) => {}
+            Err(e) if e.code() == ErrorCode::Exists => {
+                if repo.find_reference(name.as_str())?.target() != Some(target) {
+                    return Err(ObjectsError::Moved(name.to_string()));
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// For each update, the reference that its name stands for, if it is a symbolic one (git-symbolic-ref(1)).

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::notify::Webhook;
-use crate::model::setting::{duration, parsed};
+use crate::model::setting::{duration, parsed, percent};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +29,9 @@ pub struct Config {
     /// A copy that is behind for so long is worth a warning.
     #[serde(deserialize_with = "duration")]
     pub alarm_after: Duration,
+    /// The share of a replica's references, in percent, that may vanish at once without a person's word.
+    #[serde(deserialize_with = "percent")]
+    pub guard_refs: u8,
 }
 
 /// Who is told of alarms besides the log: the `[notify]` table of `gitmesh.toml`.
@@ -77,6 +80,7 @@ impl Default for Config {
             timeout: Duration::from_secs(15 * 60),
             verify: Duration::from_secs(10 * 60),
             alarm_after: Duration::from_secs(2 * 60),
+            guard_refs: 50,
         }
     }
 }

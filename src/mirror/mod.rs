@@ -11,6 +11,7 @@
 //! every so often; one slow or dead peer delays no other. Never: decides who is master, or writes a repository here.
 
 mod config;
+mod deliver;
 mod journal;
 mod notice;
 mod notify;
@@ -63,6 +64,7 @@ pub use journal::Entry;
 pub use notice::{Kind, Notice};
 pub use notify::Webhook;
 pub use pause::{Pause, Scope};
+pub use plan::{Obstacle, Order};
 pub use send::SendError;
 pub use state::{Hold, State};
 pub use status::{LinkState, PairStatus, PeerStatus};
@@ -127,6 +129,17 @@ pub enum MirrorError {
 }
 
 impl MirrorError {
+    /// What waits for a person.
+    pub fn obstacle(&self) -> Option<&Obstacle> {
+        match self {
+            Self::Send(error) => match &**error {
+                SendError::Held(obstacle) => Some(obstacle),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The references that the replica refused, when it has taken everything else.
     fn refused(&self) -> Option<Vec<RefName>> {
         match self {
@@ -139,7 +152,11 @@ impl MirrorError {
     }
 }
 
-type Answer = oneshot::Sender<Result<Report, MirrorError>>;
+/// Somebody who waits for an attempt, and how far it may go for them.
+struct Answer {
+    order: Order,
+    reply: oneshot::Sender<Result<Report, MirrorError>>,
+}
 
 type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
 
@@ -207,6 +224,17 @@ impl Mirror {
     /// after the call, so it carries all that has landed.
     pub async fn push_now(&self, repo: &RepoName, peer: &HostName, deadline: Duration) -> Result<Report, MirrorError> {
         self.inner.push_now(repo, peer, deadline).await
+    }
+
+    /// As [`Mirror::push_now`], and further than the machine may go by itself, if the order says so.
+    pub async fn push_with(
+        &self,
+        repo: &RepoName,
+        peer: &HostName,
+        order: Order,
+        deadline: Duration,
+    ) -> Result<Report, MirrorError> {
+        self.inner.push_with(repo, peer, order, deadline).await
     }
 
     /// The peer has shown itself (it has logged in here): what waits for it need wait no longer.
@@ -362,14 +390,24 @@ impl Inner {
     }
 
     async fn push_now(&self, repo: &RepoName, peer: &HostName, deadline: Duration) -> Result<Report, MirrorError> {
+        self.push_with(repo, peer, Order::Usual, deadline).await
+    }
+
+    async fn push_with(
+        &self,
+        repo: &RepoName,
+        peer: &HostName,
+        order: Order,
+        deadline: Duration,
+    ) -> Result<Report, MirrorError> {
         match (self.world.locate)(repo) {
             place if place.replica(peer).is_some() => {}
             Place::Here { .. } => return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
             _ => return Err(MirrorError::NotMaster(repo.clone())),
         }
         self.refuse_paused(repo, peer)?;
-        let (answer, answered) = oneshot::channel();
-        self.lane(peer).ask(repo, answer).map_err(|_| MirrorError::Busy)?;
+        let (reply, answered) = oneshot::channel();
+        self.lane(peer).ask(repo, Answer { order, reply }).map_err(|_| MirrorError::Busy)?;
         match timeout(deadline, answered).await {
             Ok(result) => result.unwrap_or(Err(MirrorError::Stopping)),
             Err(_) => Err(MirrorError::Timeout(deadline)),

@@ -1,15 +1,81 @@
-//! Pure: what to push so that a replica's refs become ours.
+//! Pure: what to push so that a replica's refs become ours, and what of it waits for a person.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::git::objects::RefState;
 use crate::model::{Oid, RefName, RefUpdate};
 
-/// The updates that turn `theirs` into `ours`, `git push --mirror` in meaning: create, update, force, delete, for
-/// every ref but `refs/gitmesh/*`, which each node keeps for itself.
-///
-/// Deletions come first: `refs/heads/a` must be gone before `refs/heads/a/b` can be created. Empty means equal.
-pub fn plan(ours: &RefState, theirs: &BTreeMap<RefName, Oid>) -> Vec<RefUpdate> {
+/// Fewer deletions than this are everyday work, whatever their share.
+const GUARD_LEAST: usize = 10;
+
+/// How far a person has allowed a push to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// What the machine may do by itself: nothing that the master never saw is overwritten, and no mass deletion.
+    #[default]
+    Usual,
+    /// Also a mass deletion (`mirror push --force`).
+    Force,
+    /// Also over what the master never saw; the replica keeps it under `refs/gitmesh/lost/` first (`mirror repair`).
+    Repair,
+}
+
+/// Why a change is not mirrored until a person says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The replica's references have values that this node has never had: somebody wrote there, or a former master did.
+    Diverged(Vec<(RefName, Oid)>),
+    /// There is not one reference here, and the replica has `of`.
+    Emptied { of: usize },
+    /// `deleted` of the replica's `of` references are gone here.
+    Deletes { deleted: usize, of: usize },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Diverged(refs) => {
+                let shown: Vec<String> =
+                    refs.iter().take(3).map(|(name, oid)| format!("{name} at {}", &oid.as_str()[..12])).collect();
+                let more = refs.len().saturating_sub(shown.len());
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                write!(f, "the replica has {}{more}, which this node has never had", shown.join(", "))
+            }
+            Self::Emptied { of } => {
+                write!(f, "there is no reference here any more, and the replica has {of}")
+            }
+            Self::Deletes { deleted, of } => {
+                write!(f, "this would delete {deleted} of the replica's {of} references")
+            }
+        }
+    }
+}
+
+impl Obstacle {
+    /// What a person can do about it.
+    pub fn cure(&self) -> &'static str {
+        match self {
+            Self::Diverged(_) => {
+                "'mirror repair' keeps that there under refs/gitmesh/lost/ and makes the replica equal"
+            }
+            Self::Emptied { .. } | Self::Deletes { .. } => "if that is meant, 'mirror push PEER REPO --force' does it",
+        }
+    }
+}
+
+/// What turns a replica's references into ours.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Deletions come first.
+    pub updates: Vec<RefUpdate>,
+    /// References that the replica has, those that are never mirrored aside.
+    theirs: usize,
+}
+
+/// `git push --mirror` in meaning: create, update, force, delete, for every ref but `refs/gitmesh/*`, which each node
+/// keeps for itself. No updates: equal.
+pub fn plan(ours: &RefState, theirs: &BTreeMap<RefName, Oid>) -> Plan {
     let mut updates = Vec::new();
     for (name, old) in theirs {
         if !name.is_internal() && !ours.refs.contains_key(name) {
@@ -26,7 +92,57 @@ pub fn plan(ours: &RefState, theirs: &BTreeMap<RefName, Oid>) -> Vec<RefUpdate> 
             None => updates.push(RefUpdate { name: name.clone(), old: new.to_zero(), new: new.clone() }),
         }
     }
-    updates
+    Plan { updates, theirs: theirs.keys().filter(|name| !name.is_internal()).count() }
+}
+
+impl Plan {
+    /// The values that the replica would lose.
+    pub fn replaced(&self) -> impl Iterator<Item = &Oid> {
+        self.updates.iter().map(|u| &u.old).filter(|old| !old.is_zero())
+    }
+
+    /// What stands in the way under this order. `known` are those of [`Plan::replaced`] that this node has: a forced
+    /// push here leaves the old commits in our object database, so what is unknown was never here. `share` is the
+    /// percentage of a replica's references that may vanish at once.
+    pub fn obstacle(&self, known: &BTreeSet<Oid>, share: u8, order: Order) -> Option<Obstacle> {
+        let foreign = |u: &&RefUpdate| !u.old.is_zero() && !known.contains(&u.old);
+        let foreign: Vec<_> = self.updates.iter().filter(foreign).map(|u| (u.name.clone(), u.old.clone())).collect();
+        if order < Order::Repair && !foreign.is_empty() {
+            return Some(Obstacle::Diverged(foreign));
+        }
+        let (deleted, of) = (self.updates.iter().filter(|u| u.new.is_zero()).count(), self.theirs);
+        if order >= Order::Force || share >= 100 || deleted == 0 {
+            return None;
+        }
+        if deleted == of && deleted == self.updates.len() {
+            return Some(Obstacle::Emptied { of });
+        }
+        let too_many = deleted >= GUARD_LEAST && deleted * 100 > of * usize::from(share);
+        too_many.then_some(Obstacle::Deletes { deleted, of })
+    }
+
+    /// What can be done in one transaction of git's, and whether something is left for a second one: a name is not
+    /// deleted and made a directory (or the other way round) at once, so such deletions go alone before the rest.
+    pub fn step(self) -> (Vec<RefUpdate>, bool) {
+        let (deleted, set): (Vec<_>, Vec<_>) = self.updates.into_iter().partition(|u| u.new.is_zero());
+        let made: BTreeSet<&str> = set.iter().filter(|u| u.old.is_zero()).map(|u| u.name.as_str()).collect();
+        let gone: BTreeSet<&str> = deleted.iter().map(|u| u.name.as_str()).collect();
+        let below = |name: &str, names: &BTreeSet<&str>| parents(name).any(|parent| names.contains(parent));
+        // Parents of what is made that are deleted, and what is deleted below a name that is made.
+        let in_the_way: BTreeSet<&str> =
+            made.iter().flat_map(|name| parents(name)).filter(|p| gone.contains(p)).collect();
+        let collides = |u: &RefUpdate| in_the_way.contains(u.name.as_str()) || below(u.name.as_str(), &made);
+        let first: Vec<RefUpdate> = deleted.iter().filter(|u| collides(u)).cloned().collect();
+        if first.is_empty() {
+            return (deleted.into_iter().chain(set).collect(), false);
+        }
+        (first, true)
+    }
+}
+
+/// `refs/heads/a/b`: `refs/heads/a`, `refs/heads`, `refs`.
+fn parents(name: &str) -> impl Iterator<Item = &str> {
+    name.rmatch_indices('/').map(|(at, _)| &name[..at])
 }
 
 #[cfg(test)]
@@ -43,11 +159,17 @@ mod tests {
         list.iter().map(|(name, n)| (RefName::parse(name).expect("a ref name"), oid(*n))).collect()
     }
 
-    fn shown(ours: &[(&str, u8)], theirs: &[(&str, u8)]) -> Vec<String> {
-        let ours = RefState { head: None, refs: refs(ours) };
+    fn state(refs: BTreeMap<RefName, Oid>) -> RefState {
+        RefState { refs, ..RefState::default() }
+    }
+
+    fn lines(updates: Vec<RefUpdate>) -> Vec<String> {
         let short = |oid: &Oid| oid.as_str().trim_start_matches('0').to_owned();
-        let line = |u: RefUpdate| format!("{} {}->{}", u.name, short(&u.old), short(&u.new));
-        plan(&ours, &refs(theirs)).into_iter().map(line).collect()
+        updates.into_iter().map(|u| format!("{} {}->{}", u.name, short(&u.old), short(&u.new))).collect()
+    }
+
+    fn shown(ours: &[(&str, u8)], theirs: &[(&str, u8)]) -> Vec<String> {
+        lines(plan(&state(refs(ours)), &refs(theirs)).updates)
     }
 
     #[test]
@@ -64,32 +186,113 @@ mod tests {
         assert_eq!(shown(&[], &[(kept, 1)]), [""; 0], "theirs stay there");
     }
 
+    #[test]
+    fn a_name_that_becomes_a_directory_takes_two_steps() {
+        let (a, ab, other) = ("refs/heads/a", "refs/heads/a/b", "refs/heads/other");
+        let step = |ours: &[(&str, u8)], theirs: &[(&str, u8)]| {
+            let (updates, more) = plan(&state(refs(ours)), &refs(theirs)).step();
+            (lines(updates), more)
+        };
+        let lone = |line: &str| (vec![line.to_owned()], true);
+        assert_eq!(step(&[(ab, 1), (other, 2)], &[(a, 1)]), lone("refs/heads/a 1->"));
+        assert_eq!(step(&[(a, 1), (other, 2)], &[(ab, 1)]), lone("refs/heads/a/b 1->"));
+        let all = ["refs/heads/a 1->", "refs/heads/other ->2"].map(str::to_owned).to_vec();
+        assert_eq!(step(&[(other, 2)], &[(a, 1)]), (all, false));
+        assert!(!step(&[(a, 1), ("refs/heads/ab", 1)], &[("refs/heads/a-b", 1), ("refs/heads/abc/d", 2)]).1);
+    }
+
+    /// The guard's verdict, in one word, on a replica with `there` references of which we have `here` and know `known`.
+    fn verdict(here: usize, there: usize, share: u8, order: Order) -> &'static str {
+        let many = |n: usize| (0..n).map(|i| (RefName::parse(&format!("refs/heads/b{i}")).unwrap(), oid(1))).collect();
+        let plan = plan(&state(many(here)), &many(there));
+        match plan.obstacle(&[oid(1)].into(), share, order) {
+            None => "goes",
+            Some(Obstacle::Diverged(_)) => "diverged",
+            Some(Obstacle::Emptied { .. }) => "emptied",
+            Some(Obstacle::Deletes { .. }) => "deletes",
+        }
+    }
+
+    #[test]
+    fn a_mass_deletion_waits_for_a_person() {
+        let usual = |here, there| verdict(here, there, 50, Order::Usual);
+        assert_eq!((usual(1, 9), usual(1, 10)), ("goes", "goes"), "fewer than ten deletions");
+        assert_eq!((usual(1, 11), usual(10, 20), usual(9, 20)), ("deletes", "goes", "deletes"));
+        assert_eq!((usual(0, 1), usual(0, 500), usual(0, 0)), ("emptied", "emptied", "goes"));
+        assert_eq!((usual(100, 1), usual(200, 300)), ("goes", "goes"));
+        for order in [Order::Force, Order::Repair] {
+            assert_eq!((verdict(1, 500, 50, order), verdict(0, 500, 50, order)), ("goes", "goes"));
+        }
+        assert_eq!((verdict(0, 500, 100, Order::Usual), verdict(499, 500, 0, Order::Usual)), ("goes", "goes"));
+        assert_eq!(verdict(490, 500, 0, Order::Usual), "deletes");
+    }
+
+    #[test]
+    fn what_was_never_here_is_not_overwritten() {
+        let known: BTreeSet<Oid> = [oid(1), oid(2)].into();
+        let verdict = |ours: &[(&str, u8)], theirs: &[(&str, u8)], order| {
+            plan(&state(refs(ours)), &refs(theirs)).obstacle(&known, 50, order)
+        };
+        let (a, b, kept) = ("refs/heads/a", "refs/heads/b", "refs/gitmesh/lost/x");
+        assert_eq!(verdict(&[(a, 2)], &[(a, 1)], Order::Usual), None, "a forced push here");
+        let foreign = |name| Some(Obstacle::Diverged(refs(&[(name, 9)]).into_iter().collect()));
+        assert_eq!(verdict(&[(a, 2)], &[(a, 9)], Order::Usual), foreign(a));
+        assert_eq!(verdict(&[(a, 2)], &[(a, 9)], Order::Force), foreign(a));
+        assert_eq!(verdict(&[(a, 2)], &[(a, 2), (b, 9)], Order::Usual), foreign(b), "made there");
+        assert_eq!(verdict(&[(a, 2)], &[(a, 9)], Order::Repair), None);
+        assert_eq!(verdict(&[(a, 2)], &[(a, 2), (kept, 9)], Order::Usual), None);
+    }
+
     fn any_refs() -> impl Strategy<Value = BTreeMap<RefName, Oid>> {
         let name = "refs/(heads|tags|gitmesh)/[a-c](/[a-c])?".prop_filter_map("no ref name", |n| RefName::parse(&n));
         prop::collection::btree_map(name, (1u8..4).prop_map(oid), 0..8)
     }
 
+    fn apply(updates: Vec<RefUpdate>, to: &mut BTreeMap<RefName, Oid>) {
+        for RefUpdate { name, old, new } in updates {
+            assert!(!name.is_internal() && old != new);
+            assert_eq!(to.get(&name).cloned().unwrap_or_else(|| old.to_zero()), old);
+            if new.is_zero() {
+                to.remove(&name);
+            } else {
+                to.insert(name, new);
+            }
+        }
+    }
+
+    fn public(refs: &BTreeMap<RefName, Oid>, internal: bool) -> BTreeMap<RefName, Oid> {
+        refs.iter().filter(|(n, _)| n.is_internal() == internal).map(|(n, o)| (n.clone(), o.clone())).collect()
+    }
+
     proptest! {
         #[test]
         fn applied_to_theirs_it_gives_ours(ours in any_refs(), theirs in any_refs()) {
-            let ours = RefState { head: None, refs: ours };
+            let ours = state(ours);
             let mut result = theirs.clone();
-            for update in plan(&ours, &theirs) {
-                prop_assert!(!update.name.is_internal());
-                prop_assert_ne!(&update.old, &update.new);
-                let before = result.get(&update.name).cloned().unwrap_or_else(|| update.old.to_zero());
-                prop_assert_eq!(before, update.old);
-                if update.new.is_zero() {
-                    result.remove(&update.name);
-                } else {
-                    result.insert(update.name, update.new);
-                }
+            let mut steps = 0;
+            loop {
+                let (updates, more) = plan(&ours, &result).step();
+                apply(updates, &mut result);
+                steps += 1;
+                if !more { break; }
             }
-            let public = |refs: &BTreeMap<RefName, Oid>, internal: bool| -> BTreeMap<RefName, Oid> {
-                refs.iter().filter(|(n, _)| n.is_internal() == internal).map(|(n, o)| (n.clone(), o.clone())).collect()
-            };
+            prop_assert!(steps <= 2);
             prop_assert_eq!(public(&result, false), public(&ours.refs, false));
             prop_assert_eq!(public(&result, true), public(&theirs, true));
+        }
+
+        /// Of whatever the master never had, nothing goes away under any order but a repair.
+        #[test]
+        fn nothing_unknown_is_lost_silently(
+            ours in any_refs(), theirs in any_refs(), known in prop::collection::btree_set((1u8..4).prop_map(oid), 0..4),
+        ) {
+            let plan = plan(&state(ours), &theirs);
+            for order in [Order::Usual, Order::Force] {
+                let loses = plan.replaced().any(|old| !known.contains(old));
+                let held = matches!(plan.obstacle(&known, 50, order), Some(Obstacle::Diverged(_)));
+                prop_assert_eq!(loses, held);
+            }
+            prop_assert_eq!(plan.obstacle(&known, 50, Order::Repair), None);
         }
     }
 }

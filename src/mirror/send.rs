@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::plan::plan;
+use super::plan::{Obstacle, Order, plan};
 use crate::git::objects::{ObjectsError, RefState};
 use crate::git::odb;
 use crate::git::pktline::{self, Band, Packet, PktError, Reader};
@@ -21,6 +21,8 @@ use crate::repo::Ownership;
 
 /// Version of the exec line that both nodes must agree on.
 const VERSION: u32 = 1;
+/// The version that knows the word `keep`: what is overwritten is kept under `refs/gitmesh/lost/` there.
+const KEEPING_VERSION: u32 = 2;
 /// What a replica may advertise before we take it for broken.
 const REFS_MAX: usize = 5_000_000;
 /// How much progress text is kept for an error message, in bytes.
@@ -38,6 +40,9 @@ pub enum SendError {
     Refused(String),
     #[error("{}", refs_refused(.0))]
     Refs(Vec<(RefName, String)>),
+    /// Nothing was sent: a person is asked first.
+    #[error("held back: {}; {}", .0, .0.cure())]
+    Held(Obstacle),
     #[error("the replica could not take the pack: {0}")]
     Unpack(String),
     #[error("the replica's git is broken off: {0}")]
@@ -78,13 +83,37 @@ pub struct Sent {
     /// Updates that the replica confirmed.
     pub refs: usize,
     pub pack_bytes: u64,
+    /// Names had to go before others could come; the rest takes another push.
+    pub more: bool,
+}
+
+/// Whether a reader of the replica may see some of a push's references changed and others not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// All change in one transaction of the replica's git, or none (gitprotocol-pack(5), `atomic`). With the files
+    /// format git locks all of them and then renames one after the other: a reader who lists references within
+    /// those milliseconds may still see some old and some new values, but no crash or refusal leaves it so.
+    Atomic,
+    /// Each by itself, so that one that the replica refuses holds back no other.
+    OneByOne,
+}
+
+/// How a push is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub order: Order,
+    pub manner: Manner,
+    /// The share of a replica's references, in percent, that may vanish at once.
+    pub guard_refs: u8,
 }
 
 /// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. Before that it takes over
 /// creator and roles; when the session has ended well it makes its HEAD name `head`. Words that an older replica does
 /// not know change nothing there.
-pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &Ownership) -> String {
-    let mut line = format!("gitmesh-mirror-receive '{repo}' version={VERSION} epoch={epoch}");
+pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &Ownership, order: Order) -> String {
+    // A replica that does not know how to keep what it has must refuse a repair instead of overwriting.
+    let (version, keep) = if order == Order::Repair { (KEEPING_VERSION, " keep=lost") } else { (VERSION, "") };
+    let mut line = format!("gitmesh-mirror-receive '{repo}' version={version} epoch={epoch}{keep}");
     if let Some(head) = head {
         line.push_str(&format!(" head={head}"));
     }
@@ -96,20 +125,28 @@ pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &
     line
 }
 
-/// Makes the replica at the other end of the two streams equal to `ours`, whose objects are in the repository `dir`.
+/// Makes the replica at the other end of the two streams equal to `ours`, whose objects are in the repository `dir`,
+/// or goes the first step towards that, see [`Sent::more`].
 ///
-/// Not atomic: with `atomic`, one ref that the replica must refuse would hold back all others, and git cannot delete
-/// `a` and create `a/b` in one transaction. Whatever stays behind is found again by the difference.
+/// What stands in the way is told before anything is sent; whatever stays behind is found again by the difference.
 pub async fn send(
     input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
     git: &Git,
     dir: &Path,
     ours: &RefState,
+    terms: Terms,
 ) -> Result<Sent, SendError> {
     let mut input = Reader::new(input);
     let theirs = read_advertisement(&mut input).await?;
-    let updates = plan(ours, &theirs.refs);
+    let plan = plan(ours, &theirs.refs);
+    let known = present(dir, plan.replaced().cloned().collect()).await?;
+    if let Some(obstacle) = plan.obstacle(&known.into_iter().collect(), terms.guard_refs, terms.order) {
+        // Without a flush packet, so that the replica takes it for a session that was given up.
+        drop(output.shutdown().await);
+        return Err(SendError::Held(obstacle));
+    }
+    let (updates, more) = plan.step();
     if updates.is_empty() {
         output.write_all(pktline::FLUSH).await?;
         output.shutdown().await?;
@@ -117,7 +154,7 @@ pub async fn send(
         while input.next().await?.is_some() {}
         return Ok(Sent::default());
     }
-    let capabilities = theirs.negotiate(&updates)?;
+    let capabilities = theirs.negotiate(&updates, terms.manner)?;
     let (commands, theirs) = (&updates, &theirs);
     let writing = async move {
         let written = write_push(&mut output, git, dir, commands, &capabilities, theirs).await;
@@ -129,7 +166,7 @@ pub async fn send(
     // Both at once: the replica may report, or be gone, before it has read everything.
     let (written, report) = tokio::join!(writing, read_report(&mut input, &updates));
     match (written, report) {
-        (Ok(pack_bytes), Ok(())) => Ok(Sent { refs: updates.len(), pack_bytes }),
+        (Ok(pack_bytes), Ok(())) => Ok(Sent { refs: updates.len(), pack_bytes, more }),
         (Err(error @ (SendError::Pack(_) | SendError::Objects(_))), _) => Err(error),
         // The report says more than the broken pipe it caused.
         (_, Err(error)) | (Err(error), Ok(())) => Err(error),
@@ -151,7 +188,7 @@ impl Advertisement {
     }
 
     /// The capabilities of our first command line.
-    fn negotiate(&self, updates: &[RefUpdate]) -> Result<String, SendError> {
+    fn negotiate(&self, updates: &[RefUpdate], manner: Manner) -> Result<String, SendError> {
         for needed in ["report-status", "side-band-64k"] {
             if !self.can(needed) {
                 return Err(SendError::Protocol(format!("it does not offer '{needed}'")));
@@ -161,7 +198,8 @@ impl Advertisement {
             return Err(SendError::Refused("the replica forbids deletions (receive.denyDeletes?)".to_owned()));
         }
         let mut asked = "report-status side-band-64k".to_owned();
-        for wanted in ["delete-refs", "ofs-delta", "quiet"] {
+        let atomic = (manner == Manner::Atomic && updates.len() > 1).then_some("atomic");
+        for wanted in ["delete-refs", "ofs-delta", "quiet"].into_iter().chain(atomic) {
             if self.can(wanted) {
                 asked.push(' ');
                 asked.push_str(wanted);
@@ -244,6 +282,16 @@ async fn write_push(
     write_pack(output, git, dir, updates, theirs).await
 }
 
+/// Those of `oids` that are in the repository `dir`.
+async fn present(dir: &Path, oids: Vec<Oid>) -> Result<Vec<Oid>, ObjectsError> {
+    if oids.is_empty() {
+        return Ok(oids);
+    }
+    let dir = dir.to_owned();
+    let found = tokio::task::spawn_blocking(move || odb::present(&dir, &oids)).await;
+    found.expect("the look-up does not panic, and is not cancelled")
+}
+
 async fn write_pack(
     output: &mut (impl AsyncWrite + Unpin),
     git: &Git,
@@ -255,9 +303,7 @@ async fn write_pack(
     let wanted: BTreeSet<Oid> =
         updates.iter().map(|u| &u.new).filter(|new| !new.is_zero() && !has.contains(new)).cloned().collect();
     // pack-objects stops at an exclusion it does not have; the replica may well have commits that we lack.
-    let (at, asked) = (dir.to_owned(), has.into_iter().cloned().collect::<Vec<_>>());
-    let shared = tokio::task::spawn_blocking(move || odb::present(&at, &asked)).await;
-    let shared = shared.expect("the look-up does not panic, and is not cancelled")?;
+    let shared = present(dir, has.into_iter().cloned().collect()).await?;
 
     let mut command = git.command(dir);
     // --thin and --sparse as `git push` does: the replica completes the pack, and trees it has are not walked.

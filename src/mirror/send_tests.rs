@@ -6,11 +6,14 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::send::{SendError, Sent, exec_line, send};
+use super::plan::{Obstacle, Order};
+use super::send::{Manner, SendError, Sent, Terms, exec_line, send};
 use crate::git::objects::read_refs;
 use crate::git::process::Git;
 use crate::model::{Epoch, RefName, RepoName, UserName};
 use crate::repo::Ownership;
+
+const USUAL: Terms = Terms { order: Order::Usual, manner: Manner::Atomic, guard_refs: 50 };
 
 /// A master's repository and a replica's, both bare.
 pub(super) struct Pair {
@@ -57,14 +60,21 @@ impl Pair {
         oid
     }
 
+    /// As the worker does when all goes well: in one transaction, and again if something is left.
     async fn push(&self) -> Result<Sent, SendError> {
+        let first = self.push_with(USUAL).await?;
+        let rest = if first.more { self.push_with(USUAL).await? } else { Sent::default() };
+        Ok(Sent { refs: first.refs + rest.refs, pack_bytes: first.pack_bytes + rest.pack_bytes, more: rest.more })
+    }
+
+    async fn push_with(&self, terms: Terms) -> Result<Sent, SendError> {
         let git = Git::new("git".into(), "/dev/null".into());
         let mut command = git.command(&self.theirs);
         command.args(["receive-pack", "."]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("git receive-pack");
         let (input, output) = (child.stdout.take().expect("piped"), child.stdin.take().expect("piped"));
         let ours = read_refs(&self.ours).expect("readable");
-        let sent = send(input, output, &git, &self.ours, &ours).await;
+        let sent = send(input, output, &git, &self.ours, &ours, terms).await;
         if sent.is_ok() {
             assert!(child.wait().await.expect("ended").success());
         }
@@ -98,7 +108,7 @@ async fn creations_updates_and_tags_arrive_and_an_equal_replica_gets_nothing() {
     git_in(&pair.ours, &["tag", "-a", "-m", "x", "annotated", &first]);
     git_in(&pair.ours, &["update-ref", "refs/notes/commits", &first]);
     assert_eq!(pair.in_step_after().await, 4);
-    assert_eq!(pair.push().await.expect("pushed"), Sent { refs: 0, pack_bytes: 0 });
+    assert_eq!(pair.push().await.expect("pushed"), Sent::default());
     // Objects the replica has are not sent again.
     git_in(&pair.ours, &["update-ref", "refs/heads/again", &first]);
     assert!(pair.push().await.expect("pushed").pack_bytes <= 32, "an empty pack");
@@ -120,13 +130,101 @@ async fn forced_updates_and_deletions_arrive() {
 }
 
 #[tokio::test]
-async fn a_replica_with_commits_we_lack_is_overwritten() {
+async fn a_replica_with_commits_we_lack_is_overwritten_by_a_repair_only() {
     let pair = Pair::new();
-    pair.set("refs/heads/main", &[]);
+    let base = pair.set("refs/heads/main", &[]);
+    pair.set("refs/heads/main", &[&base]);
+    assert_eq!(pair.in_step_after().await, 1);
+    git_in(&pair.ours, &["update-ref", "refs/heads/main", &base]);
+    assert_eq!(pair.in_step_after().await, 1, "rewound here, which is no divergence");
+
     let strange = commit(&pair.theirs, "made there", &[]);
-    git_in(&pair.theirs, &["update-ref", "refs/heads/main", &strange]);
     git_in(&pair.theirs, &["update-ref", "refs/heads/strange", &strange]);
-    assert_eq!(pair.in_step_after().await, 2);
+    pair.set("refs/heads/more", &[]);
+    for order in [Order::Usual, Order::Force] {
+        let error = pair.push_with(Terms { order, ..USUAL }).await.expect_err("diverged");
+        let SendError::Held(Obstacle::Diverged(refs)) = &error else { panic!("{error}") };
+        assert_eq!(
+            refs.iter().map(|(n, o)| (n.as_str(), o.as_str())).collect::<Vec<_>>(),
+            [("refs/heads/strange", &*strange)]
+        );
+        let said = format!("the replica has refs/heads/strange at {}", &strange[..12]);
+        assert!(error.to_string().contains(&said) && error.to_string().contains("mirror repair"), "{error}");
+    }
+    assert!(!git_in(&pair.theirs, &["for-each-ref"]).contains("refs/heads/more"), "nothing was sent");
+    pair.push_with(Terms { order: Order::Repair, ..USUAL }).await.expect("repaired");
+    assert_eq!(pair.in_step_after().await, 0);
+}
+
+#[tokio::test]
+async fn a_mass_deletion_waits() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    for n in 0..20 {
+        git_in(&pair.ours, &["update-ref", &format!("refs/tags/v{n}"), &base]);
+    }
+    assert_eq!(pair.in_step_after().await, 21);
+    for n in 0..15 {
+        git_in(&pair.ours, &["update-ref", "-d", &format!("refs/tags/v{n}")]);
+    }
+    let error = pair.push().await.expect_err("held");
+    assert!(error.to_string().starts_with("held back: this would delete 15 of the replica's 21 references"), "{error}");
+    assert_eq!(read_refs(&pair.theirs).expect("readable").refs.len(), 21);
+    pair.push_with(Terms { guard_refs: 80, ..USUAL }).await.expect("a share that is allowed");
+    assert_eq!(pair.in_step_after().await, 0);
+    git_in(&pair.theirs, &["config", "receive.denyDeleteCurrent", "ignore"]);
+    git_in(&pair.ours, &["update-ref", "-d", "refs/heads/main"]);
+    for n in 15..20 {
+        git_in(&pair.ours, &["update-ref", "-d", &format!("refs/tags/v{n}")]);
+    }
+    let error = pair.push().await.expect_err("held");
+    assert!(error.to_string().contains("no reference here any more, and the replica has 6"), "{error}");
+    pair.push_with(Terms { order: Order::Force, ..USUAL }).await.expect("by order");
+    assert_eq!(pair.in_step_after().await, 0);
+}
+
+/// The transactions of git that changed references there, by the number of references that each set or deleted.
+fn transactions(pair: &Pair) -> Vec<usize> {
+    let text = std::fs::read_to_string(pair.theirs.join("seen")).unwrap_or_default();
+    text.split_terminator("--\n").map(|one| one.lines().count()).collect()
+}
+
+#[tokio::test]
+async fn all_references_change_in_one_transaction() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    pair.hook("reference-transaction", "if [ $1 = committed ]; then grep refs/ >> seen; echo -- >> seen; fi");
+    for name in ["a", "b", "c"] {
+        git_in(&pair.ours, &["update-ref", &format!("refs/heads/{name}"), &base]);
+    }
+    assert_eq!(pair.in_step_after().await, 4);
+    assert_eq!(transactions(&pair), [4]);
+    std::fs::remove_file(pair.theirs.join("seen")).expect("written");
+    // A name that becomes a directory: it goes first, and the rest comes at once.
+    git_in(&pair.ours, &["update-ref", "-d", "refs/heads/a"]);
+    for name in ["a/x", "d", "e"] {
+        git_in(&pair.ours, &["update-ref", &format!("refs/heads/{name}"), &base]);
+    }
+    assert_eq!(pair.in_step_after().await, 4);
+    assert_eq!(transactions(&pair).last(), Some(&3));
+}
+
+#[tokio::test]
+async fn a_refused_ref_refuses_the_transaction_and_one_by_one_the_others_arrive() {
+    let pair = Pair::new();
+    let base = pair.set("refs/heads/main", &[]);
+    pair.set("refs/heads/frozen", &[&base]);
+    pair.hook("update", "case $1 in refs/heads/frozen) echo 'not this one' >&2; exit 1;; esac");
+    let error = pair.push().await.expect_err("one is refused");
+    assert!(matches!(&error, SendError::Refs(refs) if refs.len() == 2), "{error}");
+    assert_eq!(git_in(&pair.theirs, &["for-each-ref"]), "");
+    let error = pair.push_with(Terms { manner: Manner::OneByOne, ..USUAL }).await.expect_err("one is refused");
+    assert_eq!(error.to_string(), "the replica refused refs/heads/frozen: hook declined");
+    assert_eq!(git_in(&pair.theirs, &["rev-parse", "refs/heads/main"]), base);
+
+    pair.hook("pre-receive", "echo 'disk is full' >&2; exit 1");
+    let error = pair.push().await.expect_err("all are refused");
+    assert!(matches!(&error, SendError::Refs(refs) if refs[0].1 == "pre-receive hook declined"), "{error}");
 }
 
 #[tokio::test]
@@ -154,21 +252,6 @@ async fn a_thousand_refs_go_in_one_push() {
 }
 
 #[tokio::test]
-async fn a_refused_ref_is_a_failure_that_names_it_and_the_others_arrive() {
-    let pair = Pair::new();
-    let base = pair.set("refs/heads/main", &[]);
-    pair.set("refs/heads/frozen", &[&base]);
-    pair.hook("update", "case $1 in refs/heads/frozen) echo 'not this one' >&2; exit 1;; esac");
-    let error = pair.push().await.expect_err("one is refused");
-    assert_eq!(error.to_string(), "the replica refused refs/heads/frozen: hook declined");
-    assert_eq!(git_in(&pair.theirs, &["rev-parse", "refs/heads/main"]), base);
-
-    pair.hook("pre-receive", "echo 'disk is full' >&2; exit 1");
-    let error = pair.push().await.expect_err("all are refused");
-    assert!(matches!(&error, SendError::Refs(refs) if refs[0].1 == "pre-receive hook declined"), "{error}");
-}
-
-#[tokio::test]
 async fn a_broken_pack_is_the_error_of_who_made_it() {
     let pair = Pair::new();
     let base = pair.set("refs/heads/main", &[]);
@@ -184,7 +267,7 @@ async fn answer(advertisement: &[u8]) -> String {
     let pair = Pair::new();
     pair.set("refs/heads/main", &[]);
     let ours = read_refs(&pair.ours).expect("readable");
-    let error = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours).await.expect_err("no success");
+    let error = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours, USUAL).await.expect_err("no success");
     error.to_string()
 }
 
@@ -216,13 +299,15 @@ async fn what_is_no_advertisement_is_told() {
 fn exec_lines() {
     let (repo, head) = (RepoName::new("docs/handbook").expect("a name"), RefName::parse("refs/heads/main"));
     assert_eq!(
-        exec_line(&repo, Epoch::FIRST, head.as_ref(), &Ownership::default()),
+        exec_line(&repo, Epoch::FIRST, head.as_ref(), &Ownership::default(), Order::Usual),
         "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main roles="
     );
-    let line = |owned: &Ownership| exec_line(&repo, Epoch::FIRST, None, owned);
+    let line = |owned: &Ownership| exec_line(&repo, Epoch::FIRST, None, owned, Order::Force);
     assert_eq!(line(&Ownership::default()), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles=");
     let mut owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
     assert!(line(&owned).ends_with(" epoch=1 creator=alice roles="));
     owned.roles = Some("READERS bob\n".to_owned());
     assert!(line(&owned).ends_with(" creator=alice roles=READERS%20bob%0A"));
+    let repair = exec_line(&repo, Epoch::FIRST, None, &Ownership::default(), Order::Repair);
+    assert_eq!(repair, "gitmesh-mirror-receive 'docs/handbook' version=2 epoch=1 keep=lost roles=");
 }

@@ -161,9 +161,7 @@ pub(super) enum Input {
         next_try: Option<SystemTime>,
         refused: Option<(Moment, Vec<RefName>)>,
     },
-    #[cfg_attr(not(test), expect(dead_code, reason = "comes with the guard of `send`"))]
     Diverged(String),
-    #[cfg_attr(not(test), expect(dead_code, reason = "comes with the guard of `send`"))]
     Held(String),
     Paused {
         by: String,

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
+use super::deliver::check;
 use super::pause::Pause;
 use super::state::{Input, Moment};
-use super::worker::{END_TIMEOUT, check, digests, equals};
+use super::worker::{END_TIMEOUT, digests, equals};
 use super::{Inner, Mirror, MirrorError};
 use crate::git::process::Git;
 use crate::model::{HostName, RepoName};

@@ -10,15 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::deliver::{self, check};
+use super::plan::Obstacle;
 use super::queue::{Backoff, Outcome, Queue, Work};
-use super::send::{self, SendError};
 use super::state::{Input, Moment};
 use super::{Answer, Inner, MirrorError, Report, propagate_panic};
-use crate::cluster::Place;
 use crate::git::objects::{ObjectsError, RefState, read_refs};
-use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
-use crate::peer::{Finished, LinkError};
+use crate::peer::LinkError;
 
 /// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there.
 const DIGESTS: &str = "gitmesh-mirror-digests version=1";
@@ -28,8 +27,6 @@ const DIGEST_LINE_MAX: usize = 64 + 1 + RepoName::MAX + 1;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a command may take to end after it has said everything.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(60);
-/// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
-const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One peer's queue and the bell of its worker.
 pub(super) struct Lane {
@@ -161,7 +158,9 @@ pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationTo
 
 async fn push_task(inner: Arc<Inner>, peer: HostName, repo: RepoName, answers: Vec<Answer>) -> Done {
     let began = Moment::now();
-    let result = push(&inner, &peer, &repo).await;
+    // Whoever has waived the guard has waived it for all who wait.
+    let order = answers.iter().map(|answer| answer.order).max().unwrap_or_default();
+    let result = deliver::push(&inner, &peer, &repo, order).await;
     Done::Pushed { repo, answers, began, result }
 }
 
@@ -205,15 +204,22 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
                     (Err(MirrorError::Paused(_)), _) => {}
                     (Err(error), _) => {
                         board.link_works(peer, now);
-                        let refused = error.refused().map(|names| (began, names));
-                        board.apply(&repo, peer, Input::Failed { error: error.to_string(), next_try, refused }, now);
+                        let input = match error.obstacle() {
+                            Some(obstacle @ Obstacle::Diverged(_)) => Input::Diverged(obstacle.to_string()),
+                            Some(obstacle) => Input::Held(obstacle.to_string()),
+                            None => {
+                                let refused = error.refused().map(|names| (began, names));
+                                Input::Failed { error: error.to_string(), next_try, refused }
+                            }
+                        };
+                        board.apply(&repo, peer, input, now);
                     }
                 }
             }
             inner.waits.ring(&repo);
             for answer in answers {
                 // Who has stopped waiting does not mind.
-                drop(answer.send(result.clone()));
+                drop(answer.reply.send(result.clone()));
             }
         }
         Done::Scanned(result) => {
@@ -242,66 +248,7 @@ fn outcome(error: Option<&MirrorError>) -> Outcome {
     }
 }
 
-/// The one path of every mirror push.
-async fn push(inner: &Arc<Inner>, peer: &HostName, repo: &RepoName) -> Result<Report, MirrorError> {
-    let began = Instant::now();
-    let place = (inner.world.locate)(repo);
-    let Place::Here { epoch, .. } = place else {
-        return Err(MirrorError::NotMaster(repo.clone()));
-    };
-    if place.replica(peer).is_none() {
-        return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
-    }
-    inner.refuse_paused(repo, peer)?;
-    let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
-    // Before the command, which carries HEAD. What lands from here on has marked the pair again.
-    let ours = blocking_refs(dir.clone()).await.map_err(local)?;
-    let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    let exec = send::exec_line(repo, epoch, ours.head.as_ref(), &owned);
-    if exec.len() > MAX_LINE {
-        return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
-    }
-    let limit = inner.config().timeout;
-    let mut pipe = inner.links.run(peer, &exec).await?;
-    let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, &dir, &ours)).await;
-    let sent = sent.map_err(|_| MirrorError::Timeout(limit))?;
-    let end_timeout = if sent.is_ok() { END_TIMEOUT } else { REFUSED_END_TIMEOUT };
-    let finished = timeout(end_timeout, pipe.finish()).await;
-    match (sent, finished) {
-        (Err(error), finished) => Err(explain(peer, error, finished.ok())),
-        (Ok(_), Err(_)) => Err(MirrorError::Timeout(END_TIMEOUT)),
-        (Ok(sent), Ok(finished)) => {
-            check(peer, finished)?;
-            Ok(Report { refs: sent.refs, pack_bytes: sent.pack_bytes, elapsed: began.elapsed() })
-        }
-    }
-}
-
-/// A stream that broke is the link's failure, and a command that never spoke git has said why on its stderr.
-fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> MirrorError {
-    let silent = matches!(error, SendError::Ended | SendError::Io(_) | SendError::Protocol(_));
-    match finished {
-        Some(Finished { failure: Some(failure), .. }) if silent => MirrorError::Link(failure),
-        Some(Finished { exit, stderr, .. }) if silent && !stderr.trim().is_empty() => {
-            MirrorError::Remote { peer: peer.clone(), exit: exit.unwrap_or(255), said: stderr.trim().to_owned() }
-        }
-        _ => MirrorError::Send(Arc::new(error)),
-    }
-}
-
-/// Whether a command ended well.
-pub(super) fn check(peer: &HostName, finished: Finished) -> Result<(), MirrorError> {
-    match finished {
-        Finished { failure: Some(failure), .. } => Err(failure.into()),
-        Finished { exit: Some(0), .. } => Ok(()),
-        Finished { exit, stderr, .. } => {
-            let (exit, said) = (exit.unwrap_or(255), stderr.trim().to_owned());
-            Err(MirrorError::Remote { peer: peer.clone(), exit, said })
-        }
-    }
-}
-
-fn local(error: ObjectsError) -> MirrorError {
+pub(super) fn local(error: ObjectsError) -> MirrorError {
     MirrorError::Local(error.to_string())
 }
 

@@ -55,6 +55,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A share, for `deserialize_with`: `"50%"`, whole, 0 to 100.
+pub fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    parse_percent(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse_percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let share = number.and_then(|n| n.parse().ok()).filter(|share| *share <= 100);
+    share.ok_or_else(|| format!("'{text}' is no share; write a whole number up to 100 and a %, as \"50%\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +75,14 @@ mod tests {
         assert_eq!((parse_size("0"), parse_size("20MiB")), (Ok(0), Ok(20 << 20)));
         for bad in ["", "5", "1.5GiB", "1 GiB", "1GB", "-1KiB", "99999999999GiB", "99999999999999999999KiB"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!((parse_percent("0%"), parse_percent("100%")), (Ok(0), Ok(100)));
+        for bad in ["", "%", "50", "101%", "-1%", "+5%", "5 %"] {
+            assert!(parse_percent(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -5,11 +5,13 @@
 //! peers, or who is master.
 
 mod locks;
+mod lost;
 mod ownership;
 mod state;
 mod store;
 
 pub use locks::{remove_stale_locks, remove_stale_locks_of};
+pub use lost::keep_lost;
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Store};

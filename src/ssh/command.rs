@@ -4,8 +4,8 @@ use crate::git::service::{self, BadPath, Exec, ExecError, Service, from_word, re
 use crate::model::{Epoch, RefName, RepoName, UserName, Voucher};
 use crate::transfer::MirrorPush;
 
-/// The mirror protocol this node speaks.
-const MIRROR_VERSION: &str = "1";
+/// The mirror protocol this node speaks; 2 is 1 with the word `keep`, which an older node must not pass over.
+const MIRROR_VERSIONS: [&str; 2] = ["1", "2"];
 
 /// What a client asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,11 +53,11 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     let value = |key: &str| words.iter().skip(1).find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
     let repo = repo_of_path(words.first().map_or("", String::as_str)).map_err(|e| no_such_path(&e))?;
     match value("version") {
-        Some(MIRROR_VERSION) => {}
+        Some(version) if MIRROR_VERSIONS.contains(&version) => {}
         other => {
-            let other = other.unwrap_or("none");
+            let (ours, other) = (MIRROR_VERSIONS[MIRROR_VERSIONS.len() - 1], other.unwrap_or("none"));
             return Err(format!(
-                "this node speaks mirror protocol version {MIRROR_VERSION}, the master {other}; upgrade the older one"
+                "this node speaks mirror protocol version {ours}, the master {other}; upgrade the older one"
             ));
         }
     }
@@ -68,7 +68,12 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
         .map(|c| UserName::new(c).map_err(|e| format!("the mirror push's creator: {e}")))
         .transpose()?;
     let roles = value("roles").map(|r| from_word(r).ok_or("the mirror push's roles are not encoded")).transpose()?;
-    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, creator, roles }))
+    let keep = match value("keep") {
+        None => false,
+        Some("lost") => true,
+        Some(other) => return Err(format!("the mirror push asks to keep {other:?}, which this node cannot")),
+    };
+    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, creator, roles, keep }))
 }
 
 /// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.
@@ -113,11 +118,14 @@ mod tests {
         let owned = b"gitmesh-mirror-receive 'a' version=1 epoch=1 creator=alice roles=READERS%20@all%0A";
         let Order::MirrorReceive(_, push) = parse(owned) else { panic!("a mirror push") };
         assert_eq!(push.creator.as_ref().map(UserName::as_str), Some("alice"));
-        assert_eq!(push.roles.as_deref(), Some("READERS @all\n"));
+        assert_eq!((push.roles.as_deref(), push.keep), (Some("READERS @all\n"), false));
+        let repair = b"gitmesh-mirror-receive 'a' version=2 epoch=1 keep=lost roles=";
+        assert!(matches!(parse(repair), Order::MirrorReceive(_, MirrorPush { keep: true, .. })));
         for bad in [
             "version=1 epoch=1 creator=",
             "version=1 epoch=1 roles=%0",
-            "version=2 epoch=1",
+            "version=3 epoch=1",
+            "version=2 epoch=1 keep=some",
             "version=1",
             "version=1 epoch=0",
             "version=1 epoch=1 head=main",

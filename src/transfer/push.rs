@@ -37,6 +37,8 @@ struct InFlight {
     mirror: bool,
     /// The node that vouches for the actor.
     via: Option<HostName>,
+    /// What it overwrites is kept first.
+    keep: bool,
     session: u32,
 }
 
@@ -79,7 +81,8 @@ impl Pushes {
         let id = PushId::from_random(rand::random());
         let (actor, mirror) = (request.actor.clone(), request.mirror.is_some());
         let via = request.via.as_ref().map(|via| via.node.clone());
-        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, via, session: rand::random() });
+        let keep = request.mirror.as_ref().is_some_and(|push| push.keep);
+        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, via, keep, session: rand::random() });
         Entry { id, table: self.clone() }
     }
 
@@ -116,7 +119,8 @@ impl Transfer {
         let named = self.store.name_of(dir);
         let Some(id) = id else {
             let repo = named.ok_or_else(|| format!("{} is not a repository of this server", dir.display()))?;
-            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, via: None, session: rand::random() });
+            let session = rand::random();
+            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, via: None, keep: false, session });
         };
         let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
         let push = found.ok_or("this push is not known to the daemon any more; push again")?;
@@ -148,7 +152,8 @@ impl Transfer {
         }
         self.clear_locks(id, &push.repo, updates);
         let mut verdicts = if push.mirror {
-            Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text: String::new() }
+            let text = if push.keep { self.keep(&push.repo, dir, updates)? } else { String::new() };
+            Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text }
         } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
             // A door has asked the same already; a push by path, or one that began under the old configuration, has not.
             Verdicts { refused: vec![Some(denial.short()); updates.len()], text: format!("{denial}\n") }
@@ -187,6 +192,26 @@ impl Transfer {
             Ok(locks) => tracing::warn!(%repo, ?locks, "removed locks that a killed git left behind"),
             Err(error) => tracing::warn!(%error, %repo, "cannot remove stale locks"),
         }
+    }
+
+    /// A repair: what it would make unreachable here is given other names first. Without them nothing is overwritten.
+    fn keep(&self, repo: &RepoName, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
+        let kept =
+            repo::keep_lost(dir, self.cluster.host(), updates, std::time::SystemTime::now()).map_err(|error| {
+                tracing::error!(error = chain(&error), %repo, "what a repair would overwrite cannot be kept");
+                "what is here cannot be kept under refs/gitmesh/lost/, so nothing is overwritten".to_owned()
+            })?;
+        if kept.is_empty() {
+            return Ok(String::new());
+        }
+        let mut text = String::new();
+        for name in &kept {
+            tracing::warn!(%repo, reference = %name, "a repair has replaced what was here; it is kept under this name");
+        }
+        for name in kept.iter().take(LINES_MAX) {
+            text.push_str(&format!("kept as {name}\n"));
+        }
+        Ok(text)
     }
 
     fn judge_by_rules(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate]) -> Result<Verdicts, String> {

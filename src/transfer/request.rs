@@ -39,6 +39,8 @@ pub struct MirrorPush {
     pub creator: Option<UserName>,
     /// The master's role file; `None` leaves ours as it is.
     pub roles: Option<String>,
+    /// What is overwritten here is kept under `refs/gitmesh/lost/` first.
+    pub keep: bool,
 }
 
 /// The client's end of a session.

@@ -1,0 +1,117 @@
+//! One mirror push from beginning to end: what is read here, the sessions on the pooled link, and what went wrong.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::plan::Order;
+use super::send::{self, Manner, SendError, Sent, Terms};
+use super::worker::{END_TIMEOUT, blocking_refs, local};
+use super::{Inner, MirrorError, Report};
+use crate::cluster::Place;
+use crate::git::objects::RefState;
+use crate::git::service::MAX_LINE;
+use crate::model::{HostName, RepoName};
+use crate::peer::Finished;
+
+/// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
+const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Sessions that one push may take: one transaction, a second where names make room for others, a third where the
+/// replica refuses a reference. What is left then is found again by the difference.
+const SESSIONS_MAX: usize = 3;
+
+/// Makes one copy equal; the one path of every mirror push.
+///
+/// All references change in one transaction of the replica's git. If that is refused because of some of them, those
+/// that can be made equal are, and the error names the others.
+pub(super) async fn push(
+    inner: &Arc<Inner>,
+    peer: &HostName,
+    repo: &RepoName,
+    order: Order,
+) -> Result<Report, MirrorError> {
+    let began = Instant::now();
+    let place = (inner.world.locate)(repo);
+    let Place::Here { epoch, .. } = place else {
+        return Err(MirrorError::NotMaster(repo.clone()));
+    };
+    if place.replica(peer).is_none() {
+        return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
+    }
+    inner.refuse_paused(repo, peer)?;
+    let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
+    // Before the command, which carries HEAD. What lands from here on has marked the pair again.
+    let ours = blocking_refs(dir.clone()).await.map_err(local)?;
+    let owned = (inner.world.ownership)(repo).unwrap_or_default();
+    let exec = send::exec_line(repo, epoch, ours.head.as_ref(), &owned, order);
+    if exec.len() > MAX_LINE {
+        return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
+    }
+    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: Duration::ZERO };
+    let mut terms = Terms { order, manner: Manner::Atomic, guard_refs: inner.config().guard_refs };
+    for _ in 0..SESSIONS_MAX {
+        match session(inner, peer, &exec, &dir, &ours, terms).await {
+            Ok(sent) => {
+                report.refs += sent.refs;
+                report.pack_bytes += sent.pack_bytes;
+                if !sent.more {
+                    break;
+                }
+            }
+            Err(MirrorError::Send(error)) if terms.manner == Manner::Atomic && matches!(*error, SendError::Refs(_)) => {
+                tracing::debug!(%repo, %peer, %error, "not in one transaction; one reference after the other");
+                terms.manner = Manner::OneByOne;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    report.elapsed = began.elapsed();
+    Ok(report)
+}
+
+async fn session(
+    inner: &Arc<Inner>,
+    peer: &HostName,
+    exec: &str,
+    dir: &Path,
+    ours: &RefState,
+    terms: Terms,
+) -> Result<Sent, MirrorError> {
+    let limit = inner.config().timeout;
+    let mut pipe = inner.links.run(peer, exec).await?;
+    let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, dir, ours, terms)).await;
+    let sent = sent.map_err(|_| MirrorError::Timeout(limit))?;
+    let end_timeout = if sent.is_ok() { END_TIMEOUT } else { REFUSED_END_TIMEOUT };
+    let finished = timeout(end_timeout, pipe.finish()).await;
+    match (sent, finished) {
+        (Err(error), finished) => Err(explain(peer, error, finished.ok())),
+        (Ok(_), Err(_)) => Err(MirrorError::Timeout(END_TIMEOUT)),
+        (Ok(sent), Ok(finished)) => check(peer, finished).map(|()| sent),
+    }
+}
+
+/// A stream that broke is the link's failure, and a command that never spoke git has said why on its stderr.
+fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> MirrorError {
+    let silent = matches!(error, SendError::Ended | SendError::Io(_) | SendError::Protocol(_));
+    match finished {
+        Some(Finished { failure: Some(failure), .. }) if silent => MirrorError::Link(failure),
+        Some(Finished { exit, stderr, .. }) if silent && !stderr.trim().is_empty() => {
+            MirrorError::Remote { peer: peer.clone(), exit: exit.unwrap_or(255), said: stderr.trim().to_owned() }
+        }
+        _ => MirrorError::Send(Arc::new(error)),
+    }
+}
+
+/// Whether a command ended well.
+pub(super) fn check(peer: &HostName, finished: Finished) -> Result<(), MirrorError> {
+    match finished {
+        Finished { failure: Some(failure), .. } => Err(failure.into()),
+        Finished { exit: Some(0), .. } => Ok(()),
+        Finished { exit, stderr, .. } => {
+            let (exit, said) = (exit.unwrap_or(255), stderr.trim().to_owned());
+            Err(MirrorError::Remote { peer: peer.clone(), exit, said })
+        }
+    }
+}

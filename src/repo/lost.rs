@@ -1,0 +1,126 @@
+//! What a repair takes away from a reference is not lost: it is kept as `refs/gitmesh/lost/NODE/TIME/heads/main`.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::git::objects::{self, Kind, ObjectsError};
+use crate::git::odb;
+use crate::model::{HostName, Oid, RefName, RefUpdate};
+
+const LOST: &str = "refs/gitmesh/lost";
+
+/// Names what `updates` would make unreachable from their references (deletions, and new values that do not have the
+/// old one behind them) `refs/gitmesh/lost/NODE/TIME/...`, durably, and returns the new names. `node` is this node,
+/// whose values they are; `now` gives the time, UTC, as `20261121T072400Z`.
+pub fn keep_lost(
+    dir: &Path,
+    node: &HostName,
+    updates: &[RefUpdate],
+    now: SystemTime,
+) -> Result<Vec<RefName>, ObjectsError> {
+    // What cannot be compared (its new value may still be in git's quarantine) counts as overwritten: better a name
+    // too many.
+    let kind = |update: &RefUpdate| objects::update_kind(dir, update).unwrap_or(Kind::Rewind);
+    let overwritten = updates.iter().filter(|u| !u.old.is_zero() && kind(u) != Kind::FastForward);
+    let at = format!("{LOST}/{node}/{}", utc(now));
+    let kept: Vec<(RefName, Oid)> = overwritten
+        .filter_map(|u| {
+            let below = u.name.as_str().strip_prefix("refs/")?;
+            Some((RefName::parse(&format!("{at}/{below}"))?, u.old.clone()))
+        })
+        .collect();
+    if kept.is_empty() {
+        return Ok(Vec::new());
+    }
+    odb::create_refs(dir, &kept, "gitmesh: kept by a repair")?;
+    // libgit2 does not sync references; git, which follows, does sync what replaces these.
+    for (name, _) in &kept {
+        let mut path = dir.join(name.as_str());
+        File::open(&path)?.sync_all()?;
+        while path != dir && path.pop() {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    Ok(kept.into_iter().map(|(name, _)| name).collect())
+}
+
+/// ISO 8601's basic form, in UTC, to the second. The calendar is Howard Hinnant's `civil_from_days`.
+pub(super) fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::git::objects::{Author, commit_files, init_bare, read_refs};
+
+    #[test]
+    fn times_are_those_of_date() {
+        // date -u -d @SECONDS +%Y%m%dT%H%M%SZ
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (951_782_400, "20000229T000000Z"),
+            (1_732_175_999, "20241121T075959Z"),
+            (4_107_542_399, "21000228T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn what_is_overwritten_gets_a_name_and_what_is_only_behind_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        init_bare(dir.path(), "main").unwrap();
+        let commit = |branch: &str, text: &str, parent: Option<&Oid>| {
+            let files = [("a".to_owned(), text.as_bytes().to_vec())].into();
+            let author = Author { name: "t", email: "t@example.org" };
+            commit_files(dir.path(), branch, &files, author, "t", parent).unwrap()
+        };
+        let one = commit("main", "1", None);
+        let two = commit("main", "2", Some(&one));
+        let other = commit("other", "3", None);
+        let update = |name: &str, old: &Oid, new: &Oid| RefUpdate {
+            name: RefName::parse(name).unwrap(),
+            old: old.clone(),
+            new: new.clone(),
+        };
+        let absent = Oid::parse(&"7".repeat(40)).unwrap();
+        let updates = [
+            update("refs/heads/behind", &one, &two),
+            update("refs/heads/new", &one.to_zero(), &two),
+            update("refs/heads/rewound", &two, &other),
+            update("refs/tags/gone", &two, &two.to_zero()),
+            update("refs/heads/in/quarantine", &two, &absent),
+        ];
+        let node = HostName::new("server2").unwrap();
+        let kept = keep_lost(dir.path(), &node, &updates, UNIX_EPOCH).unwrap();
+        let names: Vec<_> = kept.iter().map(RefName::as_str).collect();
+        let at = "refs/gitmesh/lost/server2/19700101T000000Z";
+        let wanted = ["heads/rewound", "tags/gone", "heads/in/quarantine"].map(|name| format!("{at}/{name}"));
+        assert_eq!(names, wanted);
+        let refs = read_refs(dir.path()).unwrap().refs;
+        assert!(kept.iter().all(|name| refs[name] == two));
+        assert_eq!(
+            keep_lost(dir.path(), &node, &updates, UNIX_EPOCH).unwrap(),
+            kept,
+            "again, by a push that is repeated"
+        );
+        assert_eq!(keep_lost(dir.path(), &node, &updates[..2], UNIX_EPOCH).unwrap(), []);
+        let second = [update("refs/tags/gone", &one, &one.to_zero())];
+        assert!(keep_lost(dir.path(), &node, &second, UNIX_EPOCH).is_err(), "what is kept is never replaced");
+    }
+}
