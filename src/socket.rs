@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::control::Control;
+use crate::control::{Control, Live};
 use crate::hook::wire::{self, Answer, Ask, Knock, Push};
 use crate::model::{Actor, Oid, RefName, RefUpdate};
 use crate::transfer::Transfer;
@@ -158,7 +158,21 @@ impl Door {
                 }
             }
             Ask::Command(words) => {
-                let reply = self.control.run(&Actor::Local, &words, "local", tokio::io::empty()).await;
+                let (live, mut said) = Live::channel();
+                let mut run =
+                    std::pin::pin!(self.control.run(&Actor::Local, &words, "local", tokio::io::empty(), live));
+                let mut left = std::pin::pin!(hung_up(&mut from));
+                let reply = loop {
+                    tokio::select! {
+                        biased;
+                        Some(text) = said.recv() => send(&mut to, &Answer::Out(text)).await?,
+                        reply = &mut run => break reply,
+                        () = &mut left, if !said.is_closed() => said.close(),
+                    }
+                };
+                while let Ok(text) = said.try_recv() {
+                    send(&mut to, &Answer::Out(text)).await?;
+                }
                 send(&mut to, &Answer::Out(reply.out)).await?;
                 send(&mut to, &Answer::Err(reply.err)).await?;
                 send(&mut to, &Answer::Exit(reply.code)).await
@@ -169,6 +183,12 @@ impl Door {
             }
         }
     }
+}
+
+/// Returns when the caller is gone; one that has asked says nothing more.
+async fn hung_up(from: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let mut more = [0; 64];
+    while matches!(from.read(&mut more).await, Ok(1..)) {}
 }
 
 async fn in_background<T: Send + 'static>(

@@ -25,6 +25,7 @@ mod forward;
 mod mirror;
 mod options;
 mod outage;
+mod see;
 
 mod robustness;
 mod serve;

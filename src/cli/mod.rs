@@ -39,11 +39,14 @@ enum Command {
     /// Show two nodes mirroring a push, in a temporary directory
     Demo(demo::Args),
     /// Who you are here and what you may do, as 'ssh git@host info'
+    #[command(disable_help_flag = true)]
     Info(remote::Args),
     /// Where the copies stand; 'mirror push PEER REPO' brings one up to date
+    #[command(disable_help_flag = true)]
     Mirror(remote::Args),
     /// The roles in a repository that a user made: 'perms REPO -l', 'perms REPO + ROLE USER'
-    Perms(remote::PermsArgs),
+    #[command(disable_help_flag = true)]
+    Perms(remote::Args),
     /// Called by git
     #[command(hide = true)]
     Hook { name: String },
@@ -62,7 +65,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),
-            Command::Perms(args) => remote::run("perms", args.into_words()),
+            Command::Perms(args) => remote::run("perms", args),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }
     }

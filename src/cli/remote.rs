@@ -1,53 +1,66 @@
 //! Commands for the running daemon, in the words of `ssh git@host WORDS`.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::{Refusal, exit};
 use crate::admin::DataDir;
 use crate::config::Config;
+use crate::control;
 use crate::hook::client;
 use crate::hook::wire::{Answer, Ask};
 
+/// The words as they are, since over SSH nothing else than the daemon reads them either. Of them `--data DIR` and
+/// `--config FILE` are for this program: the node's data directory, and its configuration file if that is not
+/// DIR/gitmesh.toml.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The node's data directory
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// The node's configuration file, if it is not DIR/gitmesh.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// What to ask; 'gitmesh mirror help' or 'ssh git@host help' lists it
+    /// What to ask, and '--data DIR' or '--config FILE' for a node that is not the default one; '-h' tells more
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
 
-/// `perms` has words that look like options, and over SSH there are no others.
-#[derive(Debug, clap::Args)]
-pub struct PermsArgs {
-    /// The roles as they are
-    #[arg(short = 'l')]
-    list: bool,
-    /// With -l: what each role may do
-    #[arg(short = 'r', requires = "list")]
-    rules: bool,
-    #[command(flatten)]
-    args: Args,
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Line {
+    data: Option<PathBuf>,
+    config: Option<PathBuf>,
+    words: Vec<String>,
 }
 
-impl PermsArgs {
-    pub fn into_words(mut self) -> Args {
-        if self.list {
-            self.args.words.push(if self.rules { "-lr" } else { "-l" }.to_owned());
+impl Line {
+    fn parse(noun: &str, given: Vec<String>) -> Result<Self, Refusal> {
+        let mut line = Self { words: vec![noun.to_owned()], ..Self::default() };
+        let mut given = given.into_iter();
+        while let Some(word) = given.next() {
+            let (name, value) = word.split_once('=').map_or((word.as_str(), None), |(n, v)| (n, Some(v.to_owned())));
+            let place = match name {
+                "--data" => &mut line.data,
+                "--config" => &mut line.config,
+                _ => {
+                    line.words.push(word);
+                    continue;
+                }
+            };
+            let value = value.or_else(|| given.next());
+            *place = Some(value.ok_or_else(|| Refusal::new(exit::USAGE, format!("{name} needs a path")))?.into());
         }
-        self.args
+        Ok(line)
     }
 }
 
 pub fn run(noun: &str, args: Args) -> anyhow::Result<ExitCode> {
-    let words = std::iter::once(noun.to_owned()).chain(args.words).collect();
-    send(args.data, args.config, words)
+    let Line { data, config, words } = Line::parse(noun, args.words)?;
+    if let [about @ .., "-h" | "--help"] = &words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+        && let Some(usage) = control::usage(about)
+    {
+        print!("{usage}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let words = if std::io::stdout().is_terminal() { control::at_a_terminal(words) } else { words };
+    send(data, config, words)
 }
 
 /// Sends the words to the daemon and prints its answer.
@@ -90,4 +103,18 @@ pub(super) fn reload(data: &Path) -> anyhow::Result<bool> {
     }
     client::knock(socket, Ask::Reload, Some(Duration::from_secs(30)), |_| true)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_words_but_two_are_for_the_daemon() {
+        let line = |text: &str| Line::parse("mirror", text.split(' ').map(str::to_owned).collect());
+        let parsed = line("status --json --data /d a --config=/c").expect("a line");
+        assert_eq!(parsed.words, ["mirror", "status", "--json", "a"]);
+        assert_eq!((parsed.data, parsed.config), (Some("/d".into()), Some("/c".into())));
+        assert_eq!(line("status --data").map_err(|refusal| refusal.code), Err(exit::USAGE));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::{Control, Reply};
+use super::{Control, Live, Reply};
 use crate::admin::Denial;
 use crate::cluster::Place;
 use crate::git::service::{MAX_LINE, repo_of_path, to_word};
@@ -107,7 +107,7 @@ impl Control {
             }
         }
         tracing::info!(user = %actor, %repo, command = words[0], from = voucher.from, by = %node, "a forwarded command");
-        let mut reply = self.carry_out(&actor, &words, &voucher.from, input).await;
+        let mut reply = self.carry_out(&actor, &words, &voucher.from, input, &Live::nobody()).await;
         if reply.code != 0 {
             reply.err.push_str(&format!(
                 "  node: {}, the master of '{repo}', to which {node} carried this\n",

@@ -1,15 +1,8 @@
 //! `info`: who you are here, and what you may do. gitolite's shape, since scripts read it.
 
-use super::{Control, Reply};
+use super::{Control, Reply, help};
 use crate::cluster::Place;
 use crate::model::{Actor, HostName, RepoName};
-
-const USAGE: &str = "\
-usage: info [-lc] [-ld] [-p] [PATTERN]
-  -lc      show who made each repository
-  -ld      show each repository's description
-  -p       leave out the patterns of repositories that you may make
-  PATTERN  an unanchored regular expression on the names";
 
 /// What a line of `info` asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,7 +21,7 @@ impl Options {
                 "-lc" => options.creators = true,
                 "-ld" => options.descriptions = true,
                 "-p" => options.no_patterns = true,
-                word if word.starts_with('-') || options.pattern.is_some() => return Err(Reply::fail(2, USAGE)),
+                word if word.starts_with('-') || options.pattern.is_some() => return Err(help::wrong(&["info"])),
                 word => options.pattern = Some(word.to_owned()),
             }
         }
@@ -63,7 +56,7 @@ impl Control {
     }
 
     /// Patterns first, then repositories with rights, one a line: the rights, a tab, the name; then creator and
-    /// description if asked for; and for a copy a tab and whose copy it is.
+    /// description if asked for; and for a copy, where gitolite has nothing, a tab, whose copy it is and how fresh.
     pub(super) fn info(&self, actor: &Actor, options: &Options) -> Reply {
         let pattern = options.pattern.as_deref();
         let pattern = match pattern.map(|p| regex::RegexBuilder::new(p).size_limit(1 << 20).build()).transpose() {
@@ -71,12 +64,9 @@ impl Control {
             Err(error) => return Reply::fail(2, format!("FATAL: this is no pattern: {error}")),
         };
         let wanted = |name: &str| pattern.as_ref().is_none_or(|p| p.is_match(name));
-        let mut repos = match self.store.list() {
+        let mut repos = match self.list() {
             Ok(repos) => repos,
-            Err(error) => {
-                tracing::error!(%error, "cannot list the repositories");
-                return Reply::fail(1, "FATAL: the repositories cannot be listed; tell an administrator");
-            }
+            Err(reply) => return reply,
         };
         repos.retain(|r| wanted(r.as_str()));
         let mut out = format!("{}\n", self.greeting(actor));
@@ -104,7 +94,9 @@ impl Control {
                 (false, false) => return None,
             };
             let note = match place {
-                Place::There { master, .. } => Some(format!("copy of {master}")),
+                Place::There { master, .. } => {
+                    Some(format!("copy of {master}, {}", self.mirror.freshness(repo, &master)))
+                }
                 Place::Here { .. } => None,
                 Place::Elsewhere => Some("mirrored, but not here".to_owned()),
             };

@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
-use super::{Control, Reply, parse_repo};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::timeout;
+
+use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
 use crate::git::objects;
+use crate::mirror::MESSAGE_MAX;
 use crate::model::{Actor, HostName, RepoName};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(600);
-const USAGE: &str = "usage: mirror status [REPO] | mirror push PEER REPO | mirror request-push REPO";
+/// A peer sends its message at once.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Control {
-    pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str]) -> Reply {
+    pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
         match *words {
-            ["status"] => self.mirror_status(actor, None),
-            ["status", repo] => match parse_repo(repo) {
-                Ok(repo) => self.mirror_status(actor, Some(repo)),
-                Err(reply) => reply,
-            },
+            ["status", ref rest @ ..] => self.mirror_status(actor, rest, live).await,
             ["push", peer, repo] => {
                 let parsed = parse_repo(repo).and_then(|repo| {
                     let peer = HostName::new(peer)
@@ -45,7 +46,7 @@ impl Control {
                 },
                 Err(reply) => reply,
             },
-            _ => Reply::fail(2, USAGE),
+            _ => help::wrong(&["mirror"]),
         }
     }
 
@@ -91,6 +92,24 @@ impl Control {
         reply
     }
 
+    /// A peer tells how our copies of its repositories are, and is told about this node.
+    pub(super) async fn heartbeat(&self, actor: &Actor, words: &[&str], input: impl AsyncRead + Unpin + Send) -> Reply {
+        let Actor::Node(peer) = actor else {
+            return Reply::fail(5, "FATAL: this is told by the nodes of the mesh only");
+        };
+        let mut lines = String::new();
+        let mut input = input.take(MESSAGE_MAX);
+        match timeout(HEARTBEAT_PATIENCE, input.read_to_string(&mut lines)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Reply::fail(1, format!("FATAL: the heartbeat cannot be read: {error}")),
+            Err(_) => return Reply::fail(8, "FATAL: the heartbeat did not end"),
+        }
+        match self.mirror.hear(peer, words, &lines) {
+            Ok(answer) => Reply::done(answer),
+            Err(why) => Reply::fail(2, format!("FATAL: {why}")),
+        }
+    }
+
     /// A master asks how far we are: a line `DIGEST<TAB>REPO` for each repository that it is master of.
     pub(super) fn digests(&self, actor: &Actor, version: &str) -> Reply {
         let Actor::Node(peer) = actor else {
@@ -105,12 +124,9 @@ impl Control {
                 ),
             );
         }
-        let repos = match self.store.list() {
+        let repos = match self.list() {
             Ok(repos) => repos,
-            Err(error) => {
-                tracing::error!(%error, "cannot list the repositories");
-                return Reply::fail(1, "FATAL: the repositories cannot be listed");
-            }
+            Err(reply) => return reply,
         };
         let mut out = String::new();
         for repo in
@@ -149,19 +165,5 @@ impl Control {
             Ok(damage) => Reply::done(damage.iter().map(|line| format!("{line}\n")).collect()),
             Err(error) => Reply::fail(1, format!("FATAL: {error}")),
         }
-    }
-
-    fn mirror_status(&self, actor: &Actor, only: Option<RepoName>) -> Reply {
-        let mut out = String::new();
-        for pair in self.mirror.status() {
-            if only.as_ref().is_some_and(|r| *r != pair.repo) || !self.realm.rights(actor, &pair.repo).0 {
-                continue;
-            }
-            out.push_str(&format!("{}\t{}\t{}\n", pair.repo, pair.peer, pair.state));
-        }
-        if out.is_empty() {
-            out.push_str("no repository that you may read is mirrored from here\n");
-        }
-        Reply::done(out)
     }
 }

@@ -5,21 +5,28 @@
 
 mod access;
 mod forward;
+mod help;
 mod info;
+mod live;
 mod mirror;
 mod perms;
+mod status;
+mod watch;
 
 use std::sync::Arc;
 
 use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::Realm;
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
-use crate::mirror::Mirror;
+use crate::mirror::{HEARTBEAT, Mirror};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::Store;
+pub use help::usage;
+pub use live::{Live, at_a_terminal};
 
 /// Everything that commands ask. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +37,8 @@ pub struct Control {
     pub store: Store,
     pub mirror: Mirror,
     pub node: Arc<Node>,
+    /// Cancelled when the node begins to stop: whoever watches is sent away.
+    pub stopping: CancellationToken,
 }
 
 /// What this node says of itself.
@@ -61,31 +70,21 @@ impl Reply {
     }
 }
 
-/// The commands, with what `help` says of each.
-const COMMANDS: &[(&str, &str)] = &[
-    ("create REPO", "make a repository where a C stands in 'info'; a clone or push does so too"),
-    ("help", "this list"),
-    ("info [-lc] [-ld] [-p] [PATTERN]", "who you are here, and your repositories with your rights"),
-    ("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so"),
-    ("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made"),
-    ("whoami", "the user, key and node of this connection"),
-    ("mirror status | push PEER REPO | request-push REPO", "where the copies stand; bring one up to date now"),
-];
-
 impl Control {
     /// Runs one command. `from` is the caller's address, for `whoami`; `input` is what the caller types or sends,
-    /// which few commands read.
+    /// which few commands read; `live` takes what a command says before its end.
     pub async fn run(
         &self,
         actor: &Actor,
         words: &[String],
         from: &str,
         input: impl AsyncRead + Unpin + Send,
+        live: Live,
     ) -> Reply {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match changed_repo(&words).and_then(|repo| self.carried_to(actor, repo)) {
             Some(to) => self.forward(actor, to, &words, from, input).await,
-            None => self.carry_out(actor, &words, from, input).await,
+            None => self.carry_out(actor, &words, from, input, &live).await,
         }
     }
 
@@ -96,8 +95,12 @@ impl Control {
         words: &[&str],
         from: &str,
         input: impl AsyncRead + Unpin + Send,
+        live: &Live,
     ) -> Reply {
         match *words {
+            ["help"] | ["-h"] | ["--help"] => Reply::done(self.greeting(actor) + &help::list()),
+            ["help", ref about @ ..] => help::about(about),
+            [ref about @ .., "-h" | "--help"] if help::usage(about).is_some() => help::about(about),
             [] => self.blocking(actor, |c, a| c.info(a, &info::Options::default())).await,
             ["info", ref rest @ ..] => match info::Options::parse(rest) {
                 Ok(options) => self.blocking(actor, move |c, a| c.info(a, &options)).await,
@@ -105,20 +108,22 @@ impl Control {
             },
             ["create", repo] => self.create(actor, repo).await,
             ["perms", ref rest @ ..] => self.perms(actor, rest, input).await,
-            ["help"] | ["help", _] | ["-h"] | ["--help"] => self.help(actor),
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
                 Err(usage) => usage,
             },
             ["whoami"] => self.whoami(actor, from),
+            [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,
             ["gitmesh-mirror-digests", version] => {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
-            ["mirror", ref rest @ ..] => self.mirror_command(actor, rest).await,
+            ["mirror", ref rest @ ..] => self.mirror_command(actor, rest, live).await,
             // gitolite 2's spelling
-            ["request-push", ref rest @ ..] => self.mirror_command(actor, &[&["request-push"], rest].concat()).await,
+            ["request-push", ref rest @ ..] => {
+                self.mirror_command(actor, &[&["request-push"], rest].concat(), live).await
+            }
             ref other => {
                 let command = other.join(" ").chars().take(200).collect::<String>();
                 let login = format!("{}@{}", self.node.user, self.node.name);
@@ -137,6 +142,13 @@ impl Control {
         self.mirror.peer_seen(node);
     }
 
+    fn list(&self) -> Result<Vec<RepoName>, Reply> {
+        self.store.list().map_err(|error| {
+            tracing::error!(%error, "cannot list the repositories");
+            Reply::fail(1, "FATAL: the repositories cannot be listed; tell an administrator")
+        })
+    }
+
     /// Listing reads directories; it must not hold up the connections of others.
     async fn blocking(&self, actor: &Actor, work: impl FnOnce(&Self, &Actor) -> Reply + Send + 'static) -> Reply {
         let (me, actor) = (self.clone(), actor.clone());
@@ -144,16 +156,6 @@ impl Control {
             tracing::error!(%error, "a command panicked");
             Reply::fail(70, "the server has a problem of its own; tell an administrator")
         })
-    }
-
-    fn help(&self, actor: &Actor) -> Reply {
-        let mut out = self.greeting(actor);
-        out.push_str("\nlist of remote commands available:\n\n");
-        for (command, what) in COMMANDS {
-            out.push_str(&format!("\t{command:<52} {what}\n"));
-        }
-        out.push('\n');
-        Reply::done(out)
     }
 
     fn whoami(&self, actor: &Actor, from: &str) -> Reply {

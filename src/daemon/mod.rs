@@ -14,17 +14,17 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Start};
+use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::control::{Control, Node};
 use crate::git::packs::Packs;
 use crate::git::process::{Git, settings_text};
-use crate::mirror::Mirror;
+use crate::mirror::{About, Mirror};
 use crate::model::RepoName;
 use crate::peer::Links;
 use crate::policy::parse_public_key;
-use crate::repo::{self, Store};
+use crate::repo::{self, Space, Store};
 use crate::transfer::{Pushes, Transfer};
 use crate::{observe, socket, ssh};
 use causes::{Cause, Causes};
@@ -76,6 +76,10 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links.clone(), &state)
         .context("cannot take over which copies are paused")?;
     mirror.set_notify(config.notify.clone());
+    mirror.introduce({
+        let (realm, store) = (realm.clone(), store.clone());
+        move || about(&realm, &store)
+    });
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {
@@ -95,6 +99,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
     };
+    let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let control = Control {
         realm: realm.clone(),
         cluster,
@@ -107,6 +112,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             git_version,
             key: own.fingerprint,
         }),
+        stopping: doors.clone(),
     };
 
     let reload = Arc::new(Notify::new());
@@ -119,7 +125,6 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let addresses: Vec<String> = listeners.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.to_string()).collect();
     let (door, handle) = ssh::Door::new(config.ssh.clone(), listeners, identity, transfer, control);
 
-    let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let mut top = JoinSet::new();
     let mut rest = JoinSet::new();
     rest.spawn(local.run(house.clone()));
@@ -172,6 +177,16 @@ async fn watch(
         running.reload(why).await;
         notify_systemd(&[sd_notify::NotifyState::Ready]);
     }
+}
+
+/// What the heartbeats say of this node.
+fn about(realm: &Realm, store: &Store) -> About {
+    let space = store.space().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot ask how full the disk is");
+        Space::default()
+    });
+    let (generation, software) = (realm.generation(), env!("CARGO_PKG_VERSION").to_owned());
+    About { generation, software, disk_free: space.free, disk_total: space.total }
 }
 
 async fn all(set: &mut JoinSet<std::io::Result<()>>) {

@@ -4,7 +4,7 @@
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
 //! push, `send` pushes it over the pooled link. `state` (pure) is how one copy is doing, `status` all of them for
-//! people, `notice` what they are told, `pause` what they have stopped, `wait` their waiting, `journal` what happened.
+//! people, `notice` what they are told, `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped, `wait` their waiting, `journal` what happened.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
 //! a restart, because all copies are compared when we start, when a link comes up, when the configuration changes and
@@ -12,6 +12,8 @@
 
 mod config;
 mod deliver;
+mod heard;
+mod heartbeat;
 mod journal;
 mod notice;
 mod notify;
@@ -60,6 +62,8 @@ use wait::Waits;
 use worker::Lane;
 
 pub use config::{Config, NotifyConfig};
+pub use heard::Freshness;
+pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};
 pub use journal::Entry;
 pub use notice::{Kind, Notice};
 pub use notify::Webhook;
@@ -192,6 +196,7 @@ struct Inner {
     journal_files: journal::Files,
     events: broadcast::Sender<Arc<Notice>>,
     assigned: Mutex<Arc<Assigned>>,
+    hearing: heartbeat::Hearing,
 }
 
 impl Mirror {
@@ -325,6 +330,7 @@ impl Inner {
             journal_files: journal::Files::new(state),
             events: broadcast::Sender::new(EVENTS_KEPT),
             assigned: Mutex::default(),
+            hearing: heartbeat::Hearing::new(),
         })
     }
 
@@ -462,6 +468,7 @@ impl Inner {
             tasks.spawn(notify::run(self.clone(), way, stop.clone()));
         }
         self.look_around().await;
+        tasks.spawn(heartbeat::run(self.clone(), stop.clone()));
         loop {
             let lanes: Vec<_> = self.lanes().values().cloned().collect();
             for lane in lanes {

@@ -332,6 +332,11 @@ impl Pair {
         self.behind.is_some() || self.told.is_some()
     }
 
+    /// Pushes that have landed here and are not known to be there.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     pub(super) fn is_behind(&self) -> bool {
         self.behind.is_some()
     }

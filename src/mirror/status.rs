@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::heard::Lack;
 use super::journal::Journal;
 use super::notice::{Kind, Notice};
 use super::pause::{Pauses, Scope};
@@ -355,6 +356,13 @@ impl Board {
         let mut all: Vec<PairStatus> = self.peers.iter().flat_map(of_peer).collect();
         all.sort_by(|a, b| (&a.repo, &a.peer).cmp(&(&b.repo, &b.peer)));
         all
+    }
+
+    /// The copies on `peer` that lack something, or of which that is not known.
+    pub(super) fn lacking(&self, peer: &HostName, now: Moment) -> Vec<(RepoName, Lack)> {
+        let Some(board) = self.peers.get(peer) else { return Vec::new() };
+        let open = board.pairs.iter().filter(|(_, pair)| pair.is_behind() || pair.synced().is_none());
+        open.map(|(repo, pair)| (repo.clone(), Lack { lag: pair.lag(&now), changes: pair.changes() })).collect()
     }
 
     /// The copies of one repository, by peer; looks at no others.

@@ -8,6 +8,7 @@ mod actor;
 mod git;
 mod name;
 pub mod setting;
+pub mod time;
 mod voucher;
 
 pub use actor::{Actor, Fingerprint, PushId};

@@ -14,4 +14,4 @@ pub use locks::{remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::{promise_epoch, promised_epoch};
-pub use store::{Prepare, Repo, Store};
+pub use store::{Prepare, Repo, Space, Store};

@@ -33,6 +33,14 @@ pub struct Repo {
     dir: PathBuf,
 }
 
+/// How full the file system of the repositories is, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// What is left for this process (statvfs(3), `f_bavail`).
+    pub free: u64,
+    pub total: u64,
+}
+
 impl Repo {
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -53,6 +61,11 @@ impl Store {
     /// Where the repository is, or would be. See [`Store::open_as_daemon`] for who may ask.
     pub fn dir(&self, name: &RepoName) -> PathBuf {
         self.root.join(format!("{name}.git"))
+    }
+
+    pub fn space(&self) -> io::Result<Space> {
+        let of = rustix::fs::statvfs(&*self.root)?;
+        Ok(Space { free: of.f_bavail * of.f_frsize, total: of.f_blocks * of.f_frsize })
     }
 
     /// Opens what the grant names; `None` when no such repository is on this disk.

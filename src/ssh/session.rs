@@ -18,6 +18,7 @@ use super::alive::Alive;
 use super::command::{self, Forwarded, Order};
 use super::places::Member;
 use super::waiting::Seat;
+use crate::control::{Live, at_a_terminal};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
 use crate::transfer::{Request, Streams, Via};
@@ -177,6 +178,10 @@ impl Session {
         self.shared.sessions.spawn(async move {
             let _over = over.clone().drop_guard();
             let channel = if terminal { told(channel, &over, NO_TERMINAL).await } else { channel };
+            let order = match order {
+                Order::Command(words) if terminal => Order::Command(at_a_terminal(words)),
+                order => order,
+            };
             work(&shared, channel, &over, actor, order, protocol, from).await;
             seat.session_ended();
             drop((place, busy));
@@ -237,7 +242,21 @@ async fn work(
             shared.transfer.serve(request, streams).await
         }
         Order::Command(words) => {
-            let reply = shared.control.run(&actor, &words, &from, Box::pin(reader.make_reader())).await;
+            let (live, mut said) = Live::channel();
+            let input = Box::pin(reader.make_reader());
+            let mut run = std::pin::pin!(shared.control.run(&actor, &words, &from, input, live));
+            let reply = loop {
+                tokio::select! {
+                    biased;
+                    Some(text) = said.recv() => write_to(&writer, over, None, text.as_bytes()).await,
+                    reply = &mut run => break reply,
+                    // A command that watches ends when it sees this; any other is not stopped half way.
+                    () = over.cancelled(), if !said.is_closed() => said.close(),
+                }
+            };
+            while let Ok(text) = said.try_recv() {
+                write_to(&writer, over, None, text.as_bytes()).await;
+            }
             write_to(&writer, over, None, reply.out.as_bytes()).await;
             write_to(&writer, over, Some(1), reply.err.as_bytes()).await;
             reply.code.cast_unsigned()

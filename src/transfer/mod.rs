@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
 use crate::git::process::Git;
 use crate::git::service::Service;
@@ -113,6 +113,12 @@ impl Transfer {
             }
         }
         let repo = self.admit(request).await?;
+        if request.service != Service::ReceivePack
+            && let Some(line) = self.stale_line(&request.repo)
+            && let Err(error) = streams.errors.write_all(line.as_bytes()).await
+        {
+            tracing::debug!(%error, "the client left before its answer");
+        }
         if request.service == Service::UploadPack && self.fetches_here(request, &repo).await {
             return self.fetch(request, &repo, streams).await;
         }
@@ -188,6 +194,12 @@ impl Transfer {
         tokio::task::spawn_blocking(work).await.map_err(|error| self.internal(&error).into())
     }
 
+    /// A stale copy looks as good as a fresh one, so it says that it is stale. The line is marked as git marks a server's.
+    fn stale_line(&self, repo: &RepoName) -> Option<String> {
+        let Place::There { master, .. } = self.cluster.locate(repo) else { return None };
+        Some(format!("remote: {}\n", self.mirror.stale_notice(repo, &master)?))
+    }
+
     /// May they, is it ours to serve, and is it here?
     async fn admit(&self, request: &Request) -> Result<Repo, Refusal> {
         let Request { actor, repo, service, mirror, .. } = request;
@@ -249,6 +261,7 @@ impl Transfer {
         repo: &Repo,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
+        let began = Instant::now();
         let entry = self.pushes.enter(request, repo.name.clone());
         let mut env = vec![
             (crate::hook::client::SOCKET_ENV, &*self.socket),
@@ -282,6 +295,11 @@ impl Transfer {
                 self.internal(&error);
                 return Ok(1);
             }
+        }
+        if code == 0
+            && let (Some(_), Actor::Node(master)) = (&request.mirror, &request.actor)
+        {
+            self.mirror.received(&repo.name, master, began);
         }
         Ok(code)
     }
