@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::heard::{Beat, Freshness, Heard, Lack};
 use super::state::Moment;
-use super::{Inner, Mirror, MirrorError, propagate_panic, worker};
+use super::{Inner, Mirror, MirrorError, deliver, propagate_panic};
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
 
@@ -231,7 +231,7 @@ async fn tell(inner: &Inner, peer: &HostName) -> Result<About, MirrorError> {
     pipe.writer.shutdown().await.map_err(broken)?;
     let mut answer = String::new();
     (&mut pipe.reader).take(ANSWER_MAX).read_to_string(&mut answer).await.map_err(broken)?;
-    worker::check(peer, pipe.finish().await)?;
+    deliver::check(peer, pipe.finish().await)?;
     Ok(About::parse(answer.split_whitespace()))
 }
 
