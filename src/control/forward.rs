@@ -113,11 +113,9 @@ impl Control {
                 "  node: {}, the master of '{repo}', to which {node} carried this\n",
                 self.node.name
             ));
-        } else if self.cluster.locate(&repo).automatic().any(|name| name == node)
-            && let Err(error) = self.mirror.push_now(&repo, node, FRESH).await
-        {
+        } else if let Err(why) = self.mirror.let_know(&repo, node, FRESH).await {
             let text = format!(
-                "warning: done on {}; {node}, through which it came, does not know it yet: {error}\n",
+                "warning: done on {}; {node}, through which it came, does not know it yet: {why}\n",
                 self.node.name
             );
             reply.err.push_str(&text);

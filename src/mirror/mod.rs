@@ -388,6 +388,8 @@ impl Inner {
 
     fn mark(&self, repo: &RepoName) {
         for (peer, manual) in copies(&(self.world.locate)(repo)) {
+            // The last look may have been before the repository was made, or before the configuration changed.
+            self.note(repo, &peer, Input::Manual(manual));
             self.note(repo, &peer, Input::Marked);
             if !manual && self.pauses().of(repo, &peer).is_none() {
                 self.lane(&peer).mark(repo);

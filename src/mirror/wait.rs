@@ -110,6 +110,24 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// Lets the replica that carried a change here have it, so that the next question there sees it. The error says why
+    /// it does not have it by the deadline. A copy that is pushed to by hand is left alone.
+    pub async fn let_know(&self, repo: &RepoName, replica: &HostName, deadline: Duration) -> Result<(), String> {
+        if !(self.inner.world.locate)(repo).automatic().any(|name| name == replica) {
+            return Ok(());
+        }
+        match self.wait(repo, &Want::Now, &Where::One(replica.clone()), deadline).await {
+            Ok(Waited { met: true, .. }) => Ok(()),
+            Ok(Waited { copies, .. }) => Err(match copies.first() {
+                Some((_, Arrival::NotYet(state))) => state.to_string(),
+                _ => "not compared yet".to_owned(),
+            }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 impl Inner {
     pub(super) async fn wait(
         &self,

@@ -153,13 +153,9 @@ impl Transfer {
     pub(super) async fn freshen<E: Output>(&self, request: &Request, errors: &mut E) {
         let Some(via) = &request.via else { return };
         let (repo, node) = (&request.repo, &via.node);
-        let place = self.cluster.locate(repo);
-        if !place.automatic().any(|name| name == node) {
-            return;
-        }
-        if let Err(error) = self.mirror.push_now(repo, node, FRESH).await {
+        if let Err(why) = self.mirror.let_know(repo, node, FRESH).await {
             let text = format!(
-                "warning: the push stands on {}; {node}, through which it came, does not have it yet: {error}\n",
+                "warning: the push stands on {}; {node}, through which it came, does not have it yet: {why}\n",
                 self.cluster.host()
             );
             if let Err(error) = errors.write_all(text.as_bytes()).await {

@@ -92,7 +92,7 @@ impl World {
         let back = self.introduce(&one, &two);
         one.start();
         two.start();
-        Pair { one, two, there, _back: back }
+        Pair { one, two, there, back }
     }
 
     /// A pair on whose two nodes `conf` is in force.
@@ -145,8 +145,8 @@ pub struct Pair {
     pub two: Node,
     /// From the first node to the second.
     pub there: Link,
-    /// From the second node to the first; held so that it stays up.
-    _back: Link,
+    /// From the second node to the first.
+    pub back: Link,
 }
 
 impl Pair {
