@@ -243,7 +243,8 @@ fn programs_of_the_admin_repository() {
     stage.commit("one");
     stage.refused("main", "FATAL: W VREF/gate testing bob DENIED by VREF/gate").says("refs/heads/main: never");
     for wrong in ["VREF/lock", "VREF/partial-copy", "VREF/COUNT/many", "VREF/NAME"] {
-        stage.configure(&format!(" RW+ = alice\n - {wrong} = bob\n"), &[]).refused_by("E0308");
+        let refused = stage.configure(&format!(" RW+ = alice\n - {wrong} = bob\n"), &[]).refused_by("E0308");
+        refused.says(&format!("- {wrong} = bob")).says("^^^^");
     }
 }
 

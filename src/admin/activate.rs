@@ -18,6 +18,7 @@ use crate::repo::{Ownership, Prepare};
 
 use super::compile::check_accepted;
 use super::realm::{Parts, Publisher, realm};
+use super::shown::Shown;
 use super::{
     Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, load_peers,
     write_whole,
@@ -120,6 +121,7 @@ pub struct Ready {
 pub struct Activator {
     start: Start,
     publisher: Publisher,
+    shown: Arc<Shown>,
 }
 
 impl Activator {
@@ -149,8 +151,9 @@ impl Activator {
         let counted = last_good.filter(|(_, generation)| *generation > 0);
         let (live, peer_problems) = live(&start, checked, emergency, counted)?;
         let store = Arc::clone(&start.store);
-        let (publisher, realm) = realm(Arc::clone(&live), store);
-        let activator = Self { start, publisher };
+        let shown = Arc::new(Shown::new(&start.data));
+        let (publisher, realm) = realm(Arc::clone(&live), store, Arc::clone(&shown));
+        let activator = Self { start, publisher, shown };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
         if known.is_some_and(|(known, _)| known == live.commit) {
             report(&peer_problems);
@@ -207,6 +210,7 @@ impl Activator {
             tracing::warn!(users = names.join(" "), "emergency override in force; remove emergency.conf when done");
         }
         let mut applied = reconcile(&*self.start.store, live, &before);
+        applied.problems.extend(self.show(live, &before));
         applied.problems.extend(peer_problems);
         report(&applied.problems);
         let state = self.start.data.state();
@@ -219,6 +223,25 @@ impl Activator {
         }
         tracing::info!(generation = live.generation, commit = %live.commit, created = applied.created.len(), "configuration in force");
         applied
+    }
+
+    /// Brings up to date what gitweb and git-daemon show, of all repositories that this may have changed.
+    fn show(&self, live: &Live, before: &Before<'_>) -> Vec<String> {
+        let store = &*self.start.store;
+        let mut repos: BTreeSet<RepoName> = live.repositories().cloned().collect();
+        let users_make = |live: &Live| live.policy.features().contains_key("wild-repos");
+        let mut problems = Vec::new();
+        match before {
+            Before::Live(before) if !users_make(before) && !users_make(live) => {
+                repos.extend(before.repositories().cloned());
+            }
+            _ => match store.list() {
+                Ok(on_disk) => repos.extend(on_disk),
+                Err(error) => problems.push(format!("list the repositories: {error}")),
+            },
+        }
+        problems.extend(self.shown.update(store, live, &repos));
+        problems
     }
 }
 

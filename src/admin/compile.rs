@@ -102,8 +102,24 @@ pub(super) struct Made {
     pub(super) admin_alias: Option<RepoName>,
 }
 
+/// Remarks made from what was compiled know a line but not its bytes: the caret goes under the whole line.
+fn point(files: &Files, remarks: &mut [Diagnostic]) {
+    for remark in remarks.iter_mut().filter(|remark| remark.span.is_none() && remark.line > 0) {
+        let Some(text) = files.get(&remark.file) else { continue };
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n').scan(0, |at, line| {
+            let start = *at;
+            *at += line.len();
+            Some((start, line))
+        });
+        let Some((start, line)) = lines.nth(remark.line as usize - 1) else { continue };
+        let blank = line.len() - line.trim_ascii_start().len();
+        remark.span = Some(start + blank..start + line.trim_ascii_end().len().max(blank));
+    }
+}
+
 impl Draft {
-    fn add(&mut self, remarks: Remarks) {
+    fn add(&mut self, mut remarks: Remarks) {
+        point(&self.files, &mut remarks);
         let wrong = remarks.iter().any(|remark| remark.severity == Severity::Error);
         self.diagnostics.extend(remarks);
         self.diagnostics.sort_by_key(|remark| remark.severity == Severity::Warning);
@@ -165,6 +181,7 @@ fn examine(
     let main = files.as_ref().and_then(|files| main_file(files, &mut found));
     let files = files.unwrap_or_default();
     let made = main.and_then(|main| compile(&files, main, &live, settings, node, around, clash, &mut found));
+    point(&files, &mut found);
     found.sort_by_key(|remark| remark.severity == Severity::Warning);
     let wrong = found.iter().any(|remark| remark.severity == Severity::Error);
     Draft { diagnostics: found, files, made: made.filter(|_| !wrong) }

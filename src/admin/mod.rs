@@ -19,6 +19,7 @@ mod plan;
 mod program;
 mod realm;
 mod roles;
+mod shown;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

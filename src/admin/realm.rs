@@ -16,6 +16,7 @@ use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
 use crate::policy::{Keyring, OwnerName};
 use crate::repo::Ownership;
 
+use super::shown::Shown;
 use super::{ADMIN_REPO, Address, Denial, Emergency, Judged, Look, Store};
 
 /// One configuration in force: everything that decides, swapped as one value.
@@ -176,6 +177,7 @@ pub struct Realm {
     pub(super) store: Arc<dyn Store>,
     /// Held while a role file is read, changed and written.
     pub(super) roles: Arc<Mutex<()>>,
+    pub(super) shown: Arc<Shown>,
 }
 
 /// The only writer of what a [`Realm`] answers.
@@ -205,14 +207,14 @@ impl Publisher {
 }
 
 /// A realm and its writer.
-pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>) -> (Publisher, Realm) {
+pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>, shown: Arc<Shown>) -> (Publisher, Realm) {
     let (peers_in, peers) = watch::channel(Arc::clone(&live.peers));
     let (policies_in, policies) = watch::channel(Arc::clone(&live.policy));
     let (live_in, live) = watch::channel(live);
     let (changes_in, changes) = watch::channel(0);
     (
         Publisher { live: live_in, policies: policies_in, peers: peers_in, changes: changes_in },
-        Realm { live, policies, peers, changes, store, roles: Arc::default() },
+        Realm { live, policies, peers, changes, store, roles: Arc::default(), shown },
     )
 }
 

@@ -76,8 +76,17 @@ impl Realm {
             let dir = self.store.dir(repo);
             known.write(&dir)?;
             configure(&dir, &live.config(repo, known.creator.as_ref())).map_err(io::Error::other)?;
+            self.show(&live, repo);
         }
         Ok(false)
+    }
+
+    /// What gitweb and git-daemon show follows creator and roles. A failure is the operator's: the next activation
+    /// tries again.
+    fn show(&self, live: &Live, repo: &RepoName) {
+        for problem in self.shown.update(&*self.store, live, [repo]) {
+            tracing::error!("{problem}");
+        }
     }
 
     fn make(&self, live: &Live, repo: &RepoName, owned: &Ownership) -> io::Result<bool> {
@@ -90,6 +99,9 @@ impl Realm {
         if made && newest.commit != live.commit {
             // An activation that ran meanwhile may have looked for repositories before this one was there.
             configure(&self.store.dir(repo), &newest.config(repo, creator)).map_err(io::Error::other)?;
+        }
+        if made {
+            self.show(&newest, repo);
         }
         Ok(made)
     }
@@ -190,6 +202,7 @@ impl Realm {
             return Err(RolesError::TooLong);
         }
         Ownership { creator: None, roles: Some(after) }.write(&self.store.dir(repo))?;
+        self.show(&live, repo);
         tracing::info!(%repo, user = %actor, "roles changed");
         Ok(true)
     }

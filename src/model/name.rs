@@ -17,8 +17,8 @@ pub enum NameError {
     DotDot,
     #[error("a repository name has no empty part: '//' and a final '/' are not allowed")]
     EmptyPart,
-    #[error("a part of a repository name may not start with '.' or '-'")]
-    PartStart,
+    #[error("a part of a repository name may not be '.' alone")]
+    Dot,
     #[error("a part of a repository name may not end in '.git' or '.lock'")]
     PartEnd,
     #[error("CREATOR stands for a user in the configuration and cannot be part of a name")]
@@ -89,8 +89,8 @@ impl RepoName {
             if part.is_empty() {
                 return Err(NameError::EmptyPart);
             }
-            if part.starts_with(['.', '-']) {
-                return Err(NameError::PartStart);
+            if part == "." {
+                return Err(NameError::Dot);
             }
             if part.ends_with(".git") || part.ends_with(".lock") {
                 return Err(NameError::PartEnd);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn repository_names() {
-        for good in ["a", "testing", "docs/handbook", "gtk+", "a.b/c@d", "0/1"] {
+        for good in ["a", "testing", "docs/handbook", "gtk+", "a.b/c@d", "0/1", "a/.b", "a/-b", "yard/.+"] {
             assert_eq!(RepoName::new(good).map(|n| n.to_string()), Ok(good.to_owned()));
         }
         for (bad, why) in [
@@ -134,8 +134,9 @@ mod tests {
             ("a/../b", NameError::DotDot),
             ("a//b", NameError::EmptyPart),
             ("a/", NameError::EmptyPart),
-            ("a/.b", NameError::PartStart),
-            ("a/-b", NameError::PartStart),
+            ("a/./b", NameError::Dot),
+            ("a/.", NameError::Dot),
+            ("a/.git", NameError::PartEnd),
             ("a.git/hooks", NameError::PartEnd),
             ("a.lock", NameError::PartEnd),
             ("a b", NameError::Char(' ')),

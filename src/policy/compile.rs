@@ -56,7 +56,13 @@ pub(super) fn compile(sources: &super::Sources, settings: &Settings) -> Compiled
     }
     let Joined { lines, files, subconfs } = joined;
     let roles = settings.roles.iter().cloned().chain(["CREATOR".to_owned()]).collect();
-    let policy = Policy { subconfs, roles, quote_names: settings.enable.contains("quote-names"), ..Policy::default() };
+    let policy = Policy {
+        subconfs,
+        roles,
+        quote_names: settings.enable.contains("quote-names"),
+        mirror_aliases: settings.enable.contains("mirror-aliases"),
+        ..Policy::default()
+    };
     let mut builder = Builder {
         settings,
         files,
@@ -348,8 +354,14 @@ impl Builder<'_, '_> {
             return;
         }
         let problem = match RepoName::new(name) {
-            Ok(name) => {
-                self.policy.repos.insert(name);
+            Ok(repo) => {
+                self.policy.repos.insert(repo);
+                if name.ends_with(".+") {
+                    let word = super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name);
+                    let message = format!("'{name}' is the name of one repository, not a pattern");
+                    let help = "'.' and '+' are letters of names; a pattern for anything is '..*'";
+                    self.remark("repo-plus", line, word, message).help = Some(help.into());
+                }
                 return;
             }
             Err(problem) => problem,
@@ -357,14 +369,12 @@ impl Builder<'_, '_> {
         let class = match problem {
             NameError::DotDot => "repo-dotdot",
             _ if name.contains(".git/") => "repo-contains-dotgit",
-            // gitolite would make it; a server cannot, and a text such as `x/.+` is meant for a pattern.
+            _ if name.ends_with('/') => "repo-ends-slash",
+            // gitolite would make it; a server cannot.
             _ => "repo-not-made",
         };
         let word = super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name);
-        let remark = self.remark(class, line, word, format!("'{name}' cannot be a repository: {problem}"));
-        if class == "repo-not-made" && name.contains(".+") {
-            remark.help = Some("'.' and '+' are letters of names; a pattern for anything is '..*'".into());
-        }
+        self.remark(class, line, word, format!("'{name}' cannot be a repository: {problem}"));
     }
 }
 

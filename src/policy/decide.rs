@@ -250,8 +250,9 @@ impl Walk<'_> {
             (Op::CreateRepo, State::Existing) => return Decision::without_rule(false, "existence"),
             (Op::CreateRepo, _) | (_, State::Existing | State::Pattern) => {}
             (_, State::Missing) => {
+                // That no rule decides refuses here, also about a virtual ref; only what is reported differs.
                 let create = self.run(Op::CreateRepo, target, note);
-                if !create.allowed {
+                if !create.allowed || create.place.is_none() {
                     return create;
                 }
             }

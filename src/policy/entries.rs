@@ -178,7 +178,7 @@ impl Builder<'_, '_> {
 
     pub(super) fn config(&mut self, line: &Line, config: &Config<'_>) {
         let applies = self.has_repos(line);
-        let mirror = super::mirror::is_alias(&config.key);
+        let mirror = self.policy.mirror_aliases && super::mirror::is_alias(&config.key);
         let lenient = self.settings.enable.contains("gitweb-keys") && config.spelling == Spelling::Gitweb;
         if !mirror && !lenient && !self.key_allowed(&config.key) {
             let message = format!("the config key '{}' is not allowed", config.key);

@@ -104,7 +104,10 @@ impl Policy {
     /// The groups and patterns that cover a repository (`list-memberships -r`), sorted.
     pub fn names_of_repo(&self, facts: &Facts<'_>) -> BTreeSet<&str> {
         let names = self.repo_names(facts.name, facts.creator);
+        let items = self.repo_items();
         let texts = names.ids.into_iter().map(|id| &**self.names.text(id));
+        // A pattern without a rule and a config line is nothing that gitolite knows of.
+        let texts = texts.filter(|text| text.starts_with('@') || super::names::is_plain(text) || items.contains(text));
         texts.filter(|text| *text != "@all" && *text != facts.name).collect()
     }
 }

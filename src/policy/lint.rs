@@ -142,7 +142,8 @@ impl Builder<'_, '_> {
     /// False when the option is refused: a delegated part may not run programs or move repositories.
     pub(super) fn lint_option(&mut self, line: &Line, config: &Config<'_>) -> bool {
         let name = config.key.strip_prefix(OPTION_PREFIX);
-        let mirror = super::mirror::is_alias(&config.key) || name.is_some_and(|n| n.starts_with("mirror."));
+        let mirror = (self.policy.mirror_aliases && super::mirror::is_alias(&config.key))
+            || name.is_some_and(|n| n.starts_with("mirror."));
         let hook = name.is_some_and(|n| n.starts_with("hook."));
         let feature = match name {
             Some(_) if hook => Some("hooks"),

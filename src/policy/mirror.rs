@@ -2,7 +2,7 @@
 //!
 //! Three spellings mean the same: `option mirror.*`, `config gitmesh.mirror.*` and gitolite 2's
 //! `config gitolite.mirror.*`, where copies are called slaves. Of several lines for one key the last wins, whatever
-//! its spelling.
+//! its spelling. The two last count only where the settings enable `mirror-aliases`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,6 +77,10 @@ impl Policy {
         let mut options: BTreeMap<String, String> = BTreeMap::new();
         for id in self.config_ids(&repo) {
             let entry = &self.configs[id as usize];
+            let alias = !entry.key.starts_with(OPTION_PREFIX);
+            if alias && !self.mirror_aliases {
+                continue;
+            }
             if let Some((name, value)) = option_name(&entry.key, &entry.value) {
                 options.insert(name, value.replace("%GL_REPO", facts.name));
             }

@@ -19,6 +19,7 @@ mod compile;
 mod decide;
 mod diagnostic;
 mod entries;
+mod escape;
 mod glob;
 pub mod grant;
 mod groups;
@@ -77,10 +78,10 @@ pub struct Settings {
     pub roles: Vec<String>,
     /// SAFE_CONFIG: `%KEY` in values to text.
     pub safe_config: BTreeMap<String, String>,
-    /// Sugar by gitolite's names (`continuation-lines`, `macros`, `keysubdirs-as-groups`), and two switches that
+    /// Sugar by gitolite's names (`continuation-lines`, `macros`, `keysubdirs-as-groups`), and switches that
     /// leave gitolite's answers where the specification recommends it: `quote-names` (users' names in patterns are
-    /// text, not regular expressions) and `gitweb-keys` (`desc`, `owner`, `category` need no permission and take any
-    /// text).
+    /// text, not regular expressions), `gitweb-keys` (`desc`, `owner`, `category` need no permission and take any
+    /// text) and `mirror-aliases` (`config gitolite.mirror.*` of gitolite 2 means `option mirror.*`).
     pub enable: BTreeSet<String>,
     /// Paths below `keydir/`, for `keysubdirs-as-groups`.
     pub key_files: Vec<String>,
@@ -100,9 +101,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// gitolite's defaults with the two switches on that the specification recommends for gitmesh.
+    /// gitolite's defaults with the switches on that the specification recommends for gitmesh.
     pub fn recommended() -> Self {
-        let enable = ["quote-names", "gitweb-keys"].map(str::to_owned).into();
+        let enable = ["quote-names", "gitweb-keys", "mirror-aliases"].map(str::to_owned).into();
         Self { enable, ..Self::default() }
     }
 }

@@ -7,6 +7,8 @@
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use super::escape::{self, Escape};
+
 /// A compiled program larger than this is refused; real rules need a few kilobytes.
 const PROGRAM_BYTES_MAX: usize = 1 << 20;
 /// Longest pattern in bytes.
@@ -25,11 +27,11 @@ pub(super) enum PatternError {
     Unsupported(String),
 }
 
-fn invalid(what: &str) -> PatternError {
+pub(super) fn invalid(what: &str) -> PatternError {
     PatternError::Invalid(what.to_owned())
 }
 
-fn unsupported(what: &str) -> PatternError {
+pub(super) fn unsupported(what: &str) -> PatternError {
     PatternError::Unsupported(what.to_owned())
 }
 
@@ -57,6 +59,9 @@ impl Matcher {
         }
     }
 }
+
+/// In place of a quantifier: what stands before it not at all, and then a byte that does not exist.
+const NOTHING: &str = "{0}[^\\x00-\\xFF]";
 
 /// A pattern read once: the engine's spelling of it and what can be said without the engine.
 #[derive(Debug)]
@@ -157,12 +162,6 @@ struct Reader<'t> {
     tokens: Vec<Token>,
 }
 
-/// One member of a bracketed class.
-enum Member {
-    Byte(u8),
-    Class(char),
-}
-
 impl Reader<'_> {
     /// Whether a top-level `|` was seen.
     fn run(&mut self) -> Result<bool, PatternError> {
@@ -231,8 +230,8 @@ impl Reader<'_> {
             b'^' => self.other("^"),
             b'[' => self.class()?,
             b'\\' => match self.escape(false)? {
-                Member::Byte(b) => self.literal(b),
-                Member::Class(c) => self.other(&format!("\\{c}")),
+                Escape::Byte(b) => self.literal(b),
+                Escape::Set(set) => self.other(set),
             },
             _ => self.literal(byte),
         }
@@ -241,21 +240,37 @@ impl Reader<'_> {
 
     /// After `(`: reads `?flags)` if it is that.
     fn flags(&mut self) -> Result<bool, PatternError> {
-        match self.text.get(self.at) {
-            Some(b'*') => return Err(unsupported("a verb '(*…)'")),
-            Some(b'?') => {}
+        match self.text.get(self.at..self.at + 2).unwrap_or_default() {
+            [b'*', verb] if verb.is_ascii_alphabetic() => return Err(unsupported("a verb '(*…)'")),
+            // It only numbers the groups anew, and nothing here uses the numbers.
+            b"?|" => {
+                self.at += 2;
+                return Ok(false);
+            }
+            [b'?', _] => {}
             _ => return Ok(false),
         }
         let rest = &self.text[self.at + 1..];
         let length = rest.iter().position(|b| *b == b')').ok_or_else(|| invalid("a '(' is not closed"))?;
         let flags = String::from_utf8_lossy(&rest[..length]).into_owned();
-        if flags.is_empty() || !flags.bytes().all(|b| b"imsxn-".contains(&b)) {
+        let (reset, letters) = flags.strip_prefix('^').map_or((false, flags.as_str()), |letters| (true, letters));
+        let (on, off) = letters.split_once('-').unwrap_or((letters, ""));
+        let known = on.bytes().all(|b| b"imsxnpaludgoc".contains(&b)) && off.bytes().all(|b| b"imsxnp".contains(&b));
+        if !known || (reset && letters.contains('-')) {
             return Err(unsupported(&format!("the group '(?{flags})'")));
         }
-        // No blank and no capture can be named here, so Perl's x and n change nothing.
-        let kept: String = flags.chars().filter(|c| !matches!(c, 'x' | 'n')).collect();
-        if !kept.trim_matches('-').is_empty() {
-            self.rust.push_str(&format!("(?{})", kept.trim_end_matches('-')));
+        // No blank, no capture and no other character set can be meant here, so the other letters change nothing.
+        let kept = |letters: &str| -> String { ['i', 'm', 's'].iter().filter(|c| letters.contains(**c)).collect() };
+        let (on, off) = (kept(on), kept(if reset { "ims" } else { off }));
+        let off: String = off.chars().filter(|c| !reset || !on.contains(*c)).collect();
+        match (on.is_empty(), off.is_empty()) {
+            (true, true) => {}
+            (false, true) => self.rust.push_str(&format!("(?{on})")),
+            // In Perl the letter that is both on and off is off.
+            _ => {
+                let on: String = on.chars().filter(|c| !off.contains(*c)).collect();
+                self.rust.push_str(&format!("(?{on}-{off})"));
+            }
         }
         self.tokens.push(Token::Other);
         self.at += length + 2;
@@ -272,6 +287,9 @@ impl Reader<'_> {
         let mut rust = char::from(first).to_string();
         if first == b'{' {
             let Some((low, high, length)) = counted(&self.text[self.at..]) else { return Ok(false) };
+            if [low.as_str(), high.as_deref().unwrap_or_default()].iter().any(|n| n.len() > 1 && n.starts_with('0')) {
+                return Err(invalid("a repetition count starts with 0"));
+            }
             let number = |n: &str| n.parse::<u32>().ok().filter(|n| *n < 1 << 15);
             let many = || invalid("a repetition count is too large");
             let least = if low.is_empty() { 0 } else { number(&low).ok_or_else(many)? };
@@ -280,10 +298,8 @@ impl Reader<'_> {
                 Some("") => format!("{{{least},}}"),
                 Some(high) => {
                     let most = number(high).ok_or_else(many)?;
-                    if most < least {
-                        return Err(invalid("a repetition '{n,m}' needs n <= m"));
-                    }
-                    format!("{{{least},{most}}}")
+                    // Perl takes 'a{2,1}', which then matches nothing.
+                    if most < least { NOTHING.to_owned() } else { format!("{{{least},{most}}}") }
                 }
             };
             self.at += length;
@@ -312,33 +328,8 @@ impl Reader<'_> {
     }
 
     /// After a backslash.
-    fn escape(&mut self, in_class: bool) -> Result<Member, PatternError> {
-        let byte = *self.text.get(self.at).ok_or_else(|| invalid("it ends in a backslash"))?;
-        self.at += 1;
-        Ok(match byte {
-            b'd' | b'D' | b'w' | b'W' | b's' | b'S' => Member::Class(char::from(byte)),
-            b'b' if in_class => Member::Byte(8),
-            b'b' | b'B' | b'A' | b'z' if !in_class => Member::Class(char::from(byte)),
-            b'Z' if !in_class => Member::Class('z'),
-            b't' => Member::Byte(b'\t'),
-            b'n' => Member::Byte(b'\n'),
-            b'r' => Member::Byte(b'\r'),
-            b'f' => Member::Byte(0x0c),
-            b'a' => Member::Byte(7),
-            b'e' => Member::Byte(0x1b),
-            b'x' => {
-                let digits = self.text[self.at..].iter().take(2).take_while(|b| b.is_ascii_hexdigit()).count();
-                let hex = String::from_utf8_lossy(&self.text[self.at..self.at + digits]).into_owned();
-                self.at += digits;
-                let value = u8::from_str_radix(&hex, 16).ok().filter(u8::is_ascii);
-                Member::Byte(value.ok_or_else(|| unsupported("the escape '\\x' without an ASCII code"))?)
-            }
-            b'1'..=b'9' if !in_class => return Err(unsupported("a back reference")),
-            b if b.is_ascii_alphanumeric() => {
-                return Err(unsupported(&format!("the escape '\\{}'", char::from(b))));
-            }
-            b => Member::Byte(b),
-        })
+    fn escape(&mut self, in_class: bool) -> Result<Escape, PatternError> {
+        escape::read(self.text, &mut self.at, in_class)
     }
 
     /// After `[`.
@@ -362,7 +353,7 @@ impl Reader<'_> {
             }
             self.at += 1;
             let high = self.member()?;
-            if let (Member::Byte(a), Member::Byte(b)) = (&low, &high) {
+            if let (Escape::Byte(a), Escape::Byte(b)) = (&low, &high) {
                 if a > b {
                     return Err(invalid("a range in '[…]' runs backwards"));
                 }
@@ -380,10 +371,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn member(&mut self) -> Result<Member, PatternError> {
+    fn member(&mut self) -> Result<Escape, PatternError> {
         let byte = *self.text.get(self.at).ok_or_else(|| invalid("a '[' is not closed"))?;
         self.at += 1;
-        if byte == b'\\' { self.escape(true) } else { Ok(Member::Byte(byte)) }
+        if byte == b'\\' { self.escape(true) } else { Ok(Escape::Byte(byte)) }
     }
 }
 
@@ -408,13 +399,10 @@ fn push_byte(rust: &mut String, byte: u8) {
     }
 }
 
-fn push_member(rust: &mut String, member: &Member) {
+fn push_member(rust: &mut String, member: &Escape) {
     match member {
-        Member::Byte(b) => push_byte(rust, *b),
-        Member::Class(c) => {
-            rust.push('\\');
-            rust.push(*c);
-        }
+        Escape::Byte(b) => push_byte(rust, *b),
+        Escape::Set(set) => rust.push_str(set),
     }
 }
 
@@ -474,8 +462,8 @@ mod tests {
             ("(a|b)-\\1", "back reference"),
             ("x*+y", "possessive"),
             ("(*FAIL)", "verb"),
-            ("(?|a)", "(?|a"),
-            ("\\Kx", "\\K"),
+            ("(?<a>b)", "(?<a"),
+            ("\\pL", "Unicode"),
             ("a{40000}", "too large"),
             ("((a{1000}){1000}){1000}", "too much memory"),
         ] {

@@ -229,6 +229,8 @@ pub struct Policy {
     pub(super) features: BTreeMap<&'static str, Place>,
     /// Names of users go into patterns as text and not, as in gitolite, as regular expressions.
     pub(super) quote_names: bool,
+    /// `config gitolite.mirror.*` means `option mirror.*`.
+    pub(super) mirror_aliases: bool,
     pub(super) templates: BTreeMap<RepoName, super::template::Template>,
 }
 
@@ -333,15 +335,17 @@ impl RepoNames {
     }
 }
 
-/// The lines of a role file: a role without `@`, and its members. Blank lines and comments are left out.
+/// The lines of a role file: a role without `@`, and its members. Blank lines and comments are left out. As in
+/// gitolite the first `=` of a line is a blank, wherever it stands.
 pub(super) fn role_lines(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
     text.lines().filter_map(|line| {
-        let line = line.trim();
-        let (role, rest) = line.split_once(|c: char| c.is_whitespace() || c == '=').unwrap_or((line, ""));
-        let rest = rest.trim_start();
-        let members = rest.strip_prefix('=').unwrap_or(rest).split_whitespace().collect();
-        let used = !role.is_empty() && !line.starts_with('#');
-        used.then(|| (role.strip_prefix('@').unwrap_or(role), members))
+        let line = line.trim_start();
+        let (before, after) = line.split_once('=').unwrap_or((line, ""));
+        let before = before.trim_start();
+        let before = before.strip_prefix('@').unwrap_or(before);
+        let mut words = before.split_whitespace().chain(after.split_whitespace());
+        let role = words.next().filter(|_| !before.starts_with('#'))?;
+        Some((role, words.collect()))
     })
 }
 
@@ -355,7 +359,7 @@ fn to_generic(name: &str, creator: &str, quote: bool) -> Option<String> {
     let is_word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
     let text = name.as_bytes();
     let boundary = |at: usize| is_word(at.checked_sub(1).and_then(|i| text.get(i))) != is_word(text.get(at));
-    if creator.is_empty() {
+    if matches!(creator, "" | "0") {
         return None;
     }
     if !quote && creator.contains(['.', '+']) {
@@ -397,8 +401,11 @@ mod tests {
 
     #[test]
     fn role_files() {
-        let text = "CREATOR vlad\nREADERS = wim , xena\n  @WRITERS   yan\n# READERS zed6\nGUESTS olaf\n\nX=y";
+        let text = "CREATOR vlad\nREADERS = wim , xena\n  @WRITERS   yan\n# READERS zed6\nGUESTS olaf\n\nX=y\n@ A b =c\r\n@#x y\n=B c=d";
         let lines: Vec<_> = role_lines(text).map(|(r, m)| format!("{r}:{}", m.join("+"))).collect();
-        assert_eq!(lines, ["CREATOR:vlad", "READERS:wim+,+xena", "WRITERS:yan", "GUESTS:olaf", "X:y"]);
+        assert_eq!(
+            lines,
+            ["CREATOR:vlad", "READERS:wim+,+xena", "WRITERS:yan", "GUESTS:olaf", "X:y", "A:b+c", "B:c=d"]
+        );
     }
 }

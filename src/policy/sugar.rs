@@ -14,7 +14,7 @@ const CALLS_MAX: usize = 100_000;
 /// Applies what the settings switch on, in gitolite's order, whatever the order there.
 pub(super) fn apply(joined: &mut Joined<'_>, settings: &Settings) {
     if settings.enable.contains("continuation-lines") {
-        joined.lines = join_continued(std::mem::take(&mut joined.lines));
+        join_continued(joined);
     }
     if settings.enable.contains("keysubdirs-as-groups") {
         key_groups(joined, &settings.key_files);
@@ -24,9 +24,9 @@ pub(super) fn apply(joined: &mut Joined<'_>, settings: &Settings) {
     }
 }
 
-/// A line that ends in a backslash takes the next one.
-fn join_continued(lines: Vec<Line>) -> Vec<Line> {
-    let mut done: Vec<Line> = Vec::with_capacity(lines.len());
+/// A line that ends in a backslash takes the next one. Without a next one it is dropped, as in gitolite.
+fn join_continued(joined: &mut Joined<'_>) {
+    let lines = std::mem::take(&mut joined.lines);
     let mut open: Option<Line> = None;
     for line in lines {
         let mut whole = match open.take() {
@@ -34,7 +34,7 @@ fn join_continued(lines: Vec<Line>) -> Vec<Line> {
                 Line { text: format!("{}{}", start.text, line.text), ..start }
             }
             Some(start) => {
-                done.push(start);
+                dropped(joined, &start);
                 line
             }
             None => line,
@@ -43,15 +43,21 @@ fn join_continued(lines: Vec<Line>) -> Vec<Line> {
             whole.text.pop();
             open = Some(whole);
         } else {
-            done.push(whole);
+            joined.lines.push(whole);
         }
     }
-    done.extend(open);
-    for line in &mut done {
+    if let Some(start) = open {
+        dropped(joined, &start);
+    }
+    for line in &mut joined.lines {
         line.text = clean(line.text.as_bytes());
     }
-    done.retain(|line| !line.text.is_empty());
-    done
+    joined.lines.retain(|line| !line.text.is_empty());
+}
+
+fn dropped(joined: &mut Joined<'_>, line: &Line) {
+    let message = "this line ends in a backslash, but no line follows; it is ignored".to_owned();
+    joined.files.remark("continuation-open", line, None, message).help = Some("take the backslash away".into());
 }
 
 /// Each key file in a directory below `keydir/` puts its user into the group of that directory's name.
@@ -82,31 +88,37 @@ fn macros(joined: &mut Joined<'_>) {
     let mut rest: Vec<Line> = Vec::with_capacity(joined.lines.len());
     let mut lines = std::mem::take(&mut joined.lines).into_iter().peekable();
     while let Some(line) = lines.next() {
-        let Some(head) = line.text.strip_prefix("macro ") else {
+        let head = line.text.strip_prefix("macro ").map(|head| head.split_at(word_len(head)));
+        let Some((name, first)) = head.filter(|(name, _)| !name.is_empty()) else {
             rest.push(line);
             continue;
         };
-        let (name, first) = head.split_once(' ').unwrap_or((head, ""));
-        let mut body = vec![first.to_owned()];
-        let mut closed = false;
+        let (mut body, mut held) = (vec![first.to_owned()], Vec::new());
+        let mut end = None;
         while let Some(next) = lines.next_if(|next| next.segment == line.segment) {
-            if next.text.split(' ').next() == Some("end") {
-                closed = true;
+            if next.text.starts_with("end") {
+                end = Some(next);
                 break;
             }
-            body.push(next.text);
+            body.push(next.text.clone());
+            held.push(next);
         }
-        if closed {
-            bodies.insert((line.subconf, name.to_owned()), body);
-        } else {
-            let message = format!("macro '{name}' has no 'end'");
-            joined.files.remark("line-ignored", &line, None, message);
+        match end {
+            // What stands behind the letters of 'end' is a line of its own.
+            Some(end) if end.text.len() > 3 => rest.push(Line { text: clean(&end.text.as_bytes()[3..]), ..end }),
+            Some(_) => {}
+            // Without an end it is a line like any other, and so are those below it.
+            None => {
+                rest.push(line);
+                rest.extend(held);
+                continue;
+            }
         }
+        bodies.insert((line.subconf, name.to_owned()), body);
     }
     let mut calls = 0;
     for line in rest {
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let first = line.text.split(|c| !word(c)).next().unwrap_or_default();
+        let first = &line.text[..word_len(&line.text)];
         let body = bodies.get(&(line.subconf, first.to_owned())).or_else(|| bodies.get(&(0, first.to_owned())));
         let Some(body) = body.filter(|_| !first.is_empty()) else {
             joined.lines.push(line);
@@ -117,10 +129,15 @@ fn macros(joined: &mut Joined<'_>) {
             joined.files.remark("too-large", &line, None, "macros are called too often".to_owned());
             return;
         }
-        match expand(body, &line.text) {
+        match expand(body, first, &line.text) {
             Ok(texts) => {
                 let cleaned = texts.iter().map(|t| clean(t.as_bytes())).filter(|t| !t.is_empty());
                 joined.lines.extend(cleaned.map(|text| Line { text, ..line.clone() }));
+            }
+            Err(Misuse::Unreadable) => {
+                let message = format!("this call of the macro '{first}' cannot be split into words; it is ignored");
+                let help = "the name stands alone, and quotes come in pairs";
+                joined.files.remark("macro-call-ignored", &line, None, message).help = Some(help.into());
             }
             Err(Misuse::Missing(n)) => {
                 let message = format!("macro '{first}' needs {n} arguments");
@@ -134,13 +151,20 @@ fn macros(joined: &mut Joined<'_>) {
     }
 }
 
+/// How many bytes at the start are letters, digits and `_`.
+fn word_len(text: &str) -> usize {
+    text.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count()
+}
+
 enum Misuse {
+    Unreadable,
     Missing(usize),
     TooLong,
 }
 
-fn expand(body: &[String], call: &str) -> Result<Vec<String>, Misuse> {
-    let arguments = shell_words(call);
+fn expand(body: &[String], name: &str, call: &str) -> Result<Vec<String>, Misuse> {
+    let arguments = shell_words(call).filter(|words| words.first().is_some_and(|first| first == name));
+    let arguments = arguments.ok_or(Misuse::Unreadable)?;
     let mut size = 0;
     let mut done = Vec::with_capacity(body.len());
     for line in body {
@@ -153,8 +177,9 @@ fn expand(body: &[String], call: &str) -> Result<Vec<String>, Misuse> {
                 text.push('%');
             } else {
                 let n: usize = after[..digits].parse().unwrap_or(usize::MAX);
-                // gitolite takes an empty word and `0` for missing.
-                let argument = arguments.get(n).filter(|a| n > 0 && !a.is_empty() && *a != "0");
+                // gitolite takes an empty word and `0` for missing, and `%0` for the last argument.
+                let argument = if n == 0 { arguments[1..].last() } else { arguments.get(n) };
+                let argument = argument.filter(|a| !matches!(a.as_str(), "" | "0"));
                 text.push_str(argument.ok_or(Misuse::Missing(n))?);
             }
             rest = &after[digits..];
@@ -169,13 +194,13 @@ fn expand(body: &[String], call: &str) -> Result<Vec<String>, Misuse> {
     Ok(done)
 }
 
-/// Words as a shell splits them: quotes and backslashes protect blanks.
-fn shell_words(text: &str) -> Vec<String> {
+/// Words as a shell splits them: quotes and backslashes protect blanks. None if one of them protects nothing.
+fn shell_words(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match (c, quote) {
-            ('\\', None | Some('"')) => word.get_or_insert_default().extend(chars.next()),
+            ('\\', None | Some('"')) => word.get_or_insert_default().push(chars.next()?),
             ('"' | '\'', None) => {
                 quote = Some(c);
                 word.get_or_insert_default();
@@ -186,7 +211,7 @@ fn shell_words(text: &str) -> Vec<String> {
         }
     }
     words.extend(word);
-    words
+    quote.is_none().then_some(words)
 }
 
 #[cfg(test)]
@@ -195,6 +220,8 @@ mod tests {
 
     #[test]
     fn shell_quoting() {
-        assert_eq!(shell_words(r#"m a "b c" 'd "e' f\ g """#), ["m", "a", "b c", "d \"e", "f g", ""]);
+        let words = shell_words(r#"m a "b c" 'd "e' f\ g """#).unwrap();
+        assert_eq!(words, ["m", "a", "b c", "d \"e", "f g", ""]);
+        assert_eq!((shell_words("m \"a"), shell_words("m a\\")), (None, None));
     }
 }

@@ -71,7 +71,9 @@ fn every_remark_points_at_its_word() {
         ("repo @all\n RWC = a\n", "create-delete-for-all", "RWC = a"),
         ("repo a\n=begin testconf\nx\n", "block-unclosed", "=begin testconf"),
         ("repo a\n RW = b\n option mirror.mastr = x\n", "option-misspelt", "mirror.mastr"),
-        ("repo x/.+\n RW = b\n", "repo-not-made", "x/.+"),
+        ("repo x/.+\n RW = b\n", "repo-plus", "x/.+"),
+        ("repo x/\n RW = b\n", "repo-ends-slash", "x/"),
+        ("repo x//y\n RW = b\n", "repo-not-made", "x//y"),
     ] {
         // The part under test comes first or last, so that no block of it reaches the other one.
         let whole = if text.starts_with("RW") { format!("{text}{ADMIN}") } else { format!("{ADMIN}{text}") };
@@ -129,7 +131,8 @@ fn mirroring_has_three_spellings() {
         "config gitolite.mirror.master = \"server1\"\n config gitolite.mirror.slaves = \"server2\"",
         "config gitmesh.mirror.master = server1\n config gitmesh.mirror.slaves = server2",
     ] {
-        let policy = policy(&format!("{ADMIN}repo @all\n {lines}\nrepo testing\n RW = alice\n"));
+        let text = format!("{ADMIN}repo @all\n {lines}\nrepo testing\n RW = alice\n");
+        let policy = compile(&sources(&text), &Settings::recommended()).policy.unwrap();
         let mirror = policy.mirror(&Facts::existing(&name), &host);
         let master = HostName::new("server1").unwrap();
         assert_eq!(mirror.mode, Mode::Copy { master }, "{lines}");

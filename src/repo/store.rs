@@ -198,7 +198,8 @@ impl Store {
                 }
                 match name.strip_suffix(".git") {
                     Some(name) => names.extend(RepoName::new(name)),
-                    None if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
+                    // A repository that is being made; its final name cannot start so.
+                    None if name.starts_with('.') => {}
                     None => todo.push((entry.path(), format!("{name}/"))),
                 }
             }
