@@ -22,6 +22,7 @@ mod pause;
 mod plan;
 mod queue;
 mod send;
+mod settle;
 mod state;
 mod status;
 mod tell;
@@ -33,6 +34,8 @@ mod worker;
 mod order_tests;
 #[cfg(test)]
 mod send_tests;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
 

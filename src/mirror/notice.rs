@@ -147,7 +147,10 @@ impl fmt::Display for Notice {
                 )
             }
             Kind::Held => {
-                write!(f, "{what} {have} a push that waits for a person{said}; 'gitmesh mirror repair' lets it go")
+                write!(
+                    f,
+                    "{what} {have} a push that waits for a person{said}; 'gitmesh mirror push {peer} REPO --force' lets it go"
+                )
             }
             Kind::Recovered => write!(f, "{what} {have} become equal again after {seconds} s"),
             Kind::Paused => write!(f, "pushes to {what} are paused{said}"),

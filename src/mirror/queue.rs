@@ -165,14 +165,14 @@ impl<W> Queue<W> {
         (self.ready.len() + self.waiting.len(), self.running)
     }
 
-    /// Whether an attempt is wanted, after the one that may be running.
-    pub(super) fn is_wanted(&self, repo: &RepoName) -> bool {
-        self.pairs.get(repo).is_some_and(|pair| pair.slot.wanted)
-    }
-
     /// Whether an attempt is wanted or running.
     pub(super) fn is_known(&self, repo: &RepoName) -> bool {
         self.pairs.contains_key(repo)
+    }
+
+    #[cfg(test)]
+    pub(super) fn scan_is_due(&self) -> bool {
+        self.scan.wanted || self.scan.running
     }
 
     /// All copies are to be compared.

@@ -72,7 +72,7 @@ pub enum State {
 pub enum Hold {
     /// The configuration says `nosync`: pushes are made by hand; `changes` have landed since the last.
     Manual { changes: u64 },
-    /// A guard stopped the push, for it would delete too much; `mirror repair` lets it through.
+    /// A guard stopped the push, for it would delete too much; `mirror push --force` lets it through.
     Guard(String),
 }
 
@@ -150,10 +150,9 @@ pub(super) enum Input {
     Differs {
         missing: bool,
     },
-    /// Pushed, or compared and equal, as of `began`; `marked_since` when a push has landed since then.
+    /// Pushed, or compared and equal, as of `began`; a mark since then stands.
     Equal {
         began: Moment,
-        marked_since: bool,
     },
     /// `refused`: of an attempt that began at that time, everything else has arrived.
     Failed {
@@ -214,6 +213,8 @@ pub(super) struct Pair {
     /// Since when it is known not to be equal.
     behind: Option<Moment>,
     changes: u64,
+    /// When the last push landed here.
+    marked: Option<Instant>,
     missing: bool,
     trouble: Option<(Trouble, Moment)>,
     /// When the last attempt or comparison began that showed it equal, and when that was known.
@@ -231,6 +232,7 @@ impl Pair {
     pub(super) fn apply(&mut self, input: Input, now: Moment, alarm_after: Duration) -> Option<Alarm> {
         match input {
             Input::Marked => {
+                self.marked = Some(now.mono);
                 self.behind.get_or_insert(now);
                 self.changes = self.changes.saturating_add(1);
             }
@@ -238,7 +240,7 @@ impl Pair {
                 self.behind.get_or_insert(now);
                 self.missing = missing;
             }
-            Input::Equal { began, marked_since } => return self.equal(began, marked_since, now),
+            Input::Equal { began } => return self.equal(began, now),
             Input::Failed { error, next_try, refused } => {
                 self.partly = refused.map(|(began, names)| ((began, now.mono), names));
                 self.behind.get_or_insert(now);
@@ -274,9 +276,10 @@ impl Pair {
         None
     }
 
-    fn equal(&mut self, began: Moment, marked_since: bool, now: Moment) -> Option<Alarm> {
+    fn equal(&mut self, began: Moment, now: Moment) -> Option<Alarm> {
         (self.missing, self.trouble) = (false, None);
         (self.synced, self.partly) = (Some((began, now.mono)), None);
+        let marked_since = self.marked.is_some_and(|at| at > began.mono);
         (self.behind, self.changes) = if marked_since { (Some(began), 1) } else { (None, 0) };
         let (_, at) = self.told.take()?;
         Some(Alarm::Recovered { after: now.since(&at) })
@@ -449,7 +452,7 @@ mod tests {
 
         fn equal(&mut self) -> &mut Self {
             let began = self.now;
-            self.give(Input::Equal { began, marked_since: false })
+            self.give(Input::Equal { began })
         }
 
         fn pause(&mut self) -> &mut Self {
@@ -482,7 +485,7 @@ mod tests {
         assert!(matches!(s.pair.state(), State::Pending { why: Hold::Manual { changes: 1 }, .. }));
         s.give(Input::Manual(false)).is("behind");
         let began = s.now;
-        s.give(Input::Equal { began, marked_since: true }).is("behind");
+        s.pass(1).give(Input::Marked).give(Input::Equal { began }).is("behind");
         assert!(matches!(s.pair.state(), State::Behind { changes: 1, .. }), "a push landed meanwhile");
     }
 

@@ -113,19 +113,26 @@ struct PeerBoard {
     unsettled: BTreeSet<RepoName>,
 }
 
+/// A notice that still gathers copies.
+#[derive(Debug)]
+struct Raised {
+    notice: Notice,
+    repos: BTreeSet<RepoName>,
+}
+
 /// All copies, and their peers.
 #[derive(Debug)]
 pub(super) struct Board {
     alarm_after: Duration,
     peers: BTreeMap<HostName, PeerBoard>,
-    /// What is to be told at the next tick; copies of one peer are one notice.
-    raised: BTreeMap<(HostName, Kind), Notice>,
+    /// What is to be told at the next tick, in order.
+    raised: Vec<Raised>,
     pub journal: Journal,
 }
 
 impl Board {
     pub(super) fn new(alarm_after: Duration) -> Self {
-        Self { alarm_after, peers: BTreeMap::new(), raised: BTreeMap::new(), journal: Journal::default() }
+        Self { alarm_after, peers: BTreeMap::new(), raised: Vec::new(), journal: Journal::default() }
     }
 
     pub(super) fn set_alarm_after(&mut self, alarm_after: Duration) {
@@ -174,9 +181,24 @@ impl Board {
         if matches!(kind, Kind::Late | Kind::Recovered) {
             self.journal.add(repo, peer, kind.word(), &detail, now.wall);
         }
-        let raised = self.raised.entry((peer.clone(), kind));
-        let notice = raised.or_insert_with(|| Notice::new(kind, peer.clone(), now.wall));
-        notice.add(repo.clone(), &detail, lasted);
+        // Copies of one peer are one notice, but what happened to one copy is told in its order: a notice that comes
+        // before another about this copy gathers it no more.
+        let about = |raised: &Raised| raised.notice.peer == *peer && raised.repos.contains(repo);
+        let from = self.raised.iter().rposition(about).map_or(0, |at| at + 1);
+        let same = |raised: &Raised| (&raised.notice.peer, raised.notice.kind) == (peer, kind);
+        let raised = match self.raised[from..].iter().position(same) {
+            Some(at) => &mut self.raised[from + at],
+            None => {
+                self.tell(Notice::new(kind, peer.clone(), now.wall));
+                self.raised.last_mut().expect("just pushed")
+            }
+        };
+        raised.notice.add(repo.clone(), &detail, lasted);
+        raised.repos.insert(repo.clone());
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.raised.push(Raised { notice, repos: BTreeSet::new() });
     }
 
     /// We are not its master any more.
@@ -256,7 +278,7 @@ impl Board {
             if failure.told {
                 board.outage_over = Some(now.mono);
                 let notice = Notice { lasted, ..Notice::new(Kind::PeerBack, peer.clone(), now.wall) };
-                self.raised.insert((peer.clone(), Kind::PeerBack), notice);
+                self.tell(notice);
             } else {
                 tracing::info!(%peer, seconds = lasted.as_secs(), "the peer is back");
             }
@@ -281,13 +303,13 @@ impl Board {
         {
             let notice = Notice::new(Kind::PeerTells, peer.clone(), now.wall);
             let notice = Notice { lasted: now.since(&failure.since), ..notice };
-            self.raised.insert((peer.clone(), Kind::PeerTells), notice);
+            self.tell(notice);
         }
     }
 
     /// Time has passed. Returns what is to be told now, at most one notice for each peer and kind.
     pub(super) fn tick(&mut self, now: Moment) -> Vec<Notice> {
-        let mut alarms = Vec::new();
+        let (mut alarms, mut news) = (Vec::new(), Vec::new());
         for (peer, board) in &mut self.peers {
             let reach = Reach {
                 up_since: match &board.link {
@@ -307,7 +329,7 @@ impl Board {
                         notice.add(repo.clone(), &failure.error, lasted);
                     }
                     (notice.detail, notice.lasted) = (failure.error.clone(), lasted);
-                    self.raised.insert((peer.clone(), Kind::PeerDown), notice);
+                    news.push(notice);
                 }
                 // Whoever knows that the peer is away need not hear it of each copy.
                 down = failure.told;
@@ -318,7 +340,7 @@ impl Board {
                     failure.told = true;
                     let detail = failure.error.clone();
                     let notice = Notice::new(Kind::PeerSilent, peer.clone(), now.wall);
-                    self.raised.insert((peer.clone(), Kind::PeerSilent), Notice { detail, lasted, ..notice });
+                    news.push(Notice { detail, lasted, ..notice });
                 }
             }
             if down {
@@ -331,10 +353,11 @@ impl Board {
                 }
             }
         }
+        news.into_iter().for_each(|notice| self.tell(notice));
         for (repo, peer, alarm, lag) in alarms {
             self.raise(&repo, &peer, alarm, lag, now);
         }
-        std::mem::take(&mut self.raised).into_values().collect()
+        std::mem::take(&mut self.raised).into_iter().map(|raised| raised.notice).collect()
     }
 
     /// When the last attempt began that brought everything, or this one reference.

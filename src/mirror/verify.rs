@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::deliver::check;
 use super::pause::Pause;
-use super::state::{Input, Moment};
+use super::settle::Shown;
+use super::state::Moment;
 use super::worker::{END_TIMEOUT, digests, equals};
 use super::{Inner, Mirror, MirrorError};
 use crate::git::process::Git;
@@ -108,30 +109,25 @@ impl Inner {
         for repo in open {
             let verdict = match &theirs {
                 Err(error) => Verdict::Failed(error.clone()),
-                Ok(theirs) => match theirs.get(repo) {
-                    None => self.differs(repo, peer, began, true),
-                    Some(digest) if equals(self, repo, digest).await => {
-                        // A hint that came meanwhile stands, and is settled by its own push.
-                        if !self.lane(peer).is_known(repo) {
-                            self.note(repo, peer, Input::Equal { began, marked_since: false });
-                        }
-                        if deep { self.verify_objects(repo, peer).await } else { Verdict::Equal { deep: false } }
+                Ok(theirs) => {
+                    let shown = match theirs.get(repo) {
+                        None => Shown::Missing,
+                        Some(digest) if equals(self, repo, digest).await => Shown::Equal,
+                        Some(_) => Shown::Differs,
+                    };
+                    self.compared(&self.lane(peer), repo, shown, began);
+                    match shown {
+                        Shown::Equal if deep => self.verify_objects(repo, peer).await,
+                        Shown::Equal => Verdict::Equal { deep: false },
+                        Shown::Differs => Verdict::Differs,
+                        Shown::Missing => Verdict::Missing,
                     }
-                    Some(_) => self.differs(repo, peer, began, false),
-                },
+                }
             };
             all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
         }
         all.sort_by(|a, b| a.repo.cmp(&b.repo));
         all
-    }
-
-    fn differs(self: &Arc<Self>, repo: &RepoName, peer: &HostName, began: Moment, missing: bool) -> Verdict {
-        self.board().apply(repo, peer, Input::Differs { missing }, began);
-        if !self.assigned().is_manual(peer, repo) {
-            self.lane(peer).mark(repo);
-        }
-        if missing { Verdict::Missing } else { Verdict::Differs }
     }
 
     async fn verify_objects(&self, repo: &RepoName, peer: &HostName) -> Verdict {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{self, check};
-use super::plan::Obstacle;
-use super::queue::{Backoff, Outcome, Queue, Work};
-use super::state::{Input, Moment};
+use super::queue::{Backoff, Queue, Work};
+use super::settle::{Attempt, Shown, compared, settle, settle_scan};
+use super::state::Moment;
 use super::{Answer, Inner, MirrorError, Report, propagate_panic};
 use crate::git::objects::{ObjectsError, RefState, read_refs};
 use crate::model::{HostName, RepoName};
@@ -61,11 +61,6 @@ impl Lane {
         self.bell.notify_one();
     }
 
-    /// See [`Queue::is_known`].
-    pub(super) fn is_known(&self, repo: &RepoName) -> bool {
-        self.queue().is_known(repo)
-    }
-
     /// See [`Queue::give_up`].
     pub(super) fn give_up(&self, which: impl Fn(&RepoName) -> bool) {
         self.queue().give_up(which);
@@ -96,6 +91,17 @@ impl Lane {
     fn link_is_up(&self) {
         self.queue().want_scan_of_new_link();
         self.hurry();
+    }
+}
+
+impl Inner {
+    /// A comparison that began at `began` has shown how one copy is.
+    pub(super) fn compared(&self, lane: &Lane, repo: &RepoName, shown: Shown, began: Moment) {
+        let (peer, now) = (&lane.peer, Moment::now());
+        let push = !self.assigned().is_manual(peer, repo) && self.pauses().of(repo, peer).is_none();
+        compared(&mut lane.queue(), &mut self.board(), (repo, peer), shown, push, began, now);
+        lane.bell.notify_one();
+        self.waits.ring(repo);
     }
 }
 
@@ -166,55 +172,15 @@ async fn push_task(inner: Arc<Inner>, peer: HostName, repo: RepoName, answers: V
 
 /// Settles an attempt with the queue, the board and those who wait.
 fn record(inner: &Inner, lane: &Lane, done: Done) {
-    let (now, dice) = (Instant::now(), rand::random::<f64>());
-    let wall = |at: Option<Instant>| at.map(|at| SystemTime::now() + at.saturating_duration_since(now));
-    let peer = &lane.peer;
+    let (now, dice, peer) = (Moment::now(), rand::random::<f64>(), &lane.peer);
     match done {
         Done::Pushed { repo, answers, began, result } => {
-            let mut outcome = outcome(result.as_ref().err());
-            // A push by hand is tried again by hand.
             let manual = inner.assigned().is_manual(peer, &repo);
-            if manual && outcome == Outcome::Failed {
-                outcome = Outcome::Waits;
-            }
-            let mut next_try = wall(lane.queue().pushed(&repo, outcome, now, dice));
-            if manual && result.is_err() {
-                lane.give_up(|name| *name == repo);
-                next_try = None;
-            }
-            let marked_since = lane.queue().is_wanted(&repo);
-            let now = Moment::now();
-            {
-                let mut board = inner.board();
-                match (&result, outcome) {
-                    (Ok(report), _) => {
-                        board.link_works(peer, now);
-                        board.apply(&repo, peer, Input::Equal { began, marked_since }, now);
-                        if report.refs > 0 {
-                            board.journal.add(&repo, peer, "pushed", &report.to_string(), now.wall);
-                        }
-                        let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
-                        tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
-                    }
-                    (Err(error), Outcome::LinkFailed { .. }) => {
-                        board.apply(&repo, peer, Input::Differs { missing: false }, began);
-                        board.link_failed(peer, &error.to_string(), next_try, now);
-                    }
-                    (Err(_), Outcome::Dropped) => board.drop_pair(&repo, peer),
-                    (Err(MirrorError::Paused(_)), _) => {}
-                    (Err(error), _) => {
-                        board.link_works(peer, now);
-                        let input = match error.obstacle() {
-                            Some(obstacle @ Obstacle::Diverged(_)) => Input::Diverged(obstacle.to_string()),
-                            Some(obstacle) => Input::Held(obstacle.to_string()),
-                            None => {
-                                let refused = error.refused().map(|names| (began, names));
-                                Input::Failed { error: error.to_string(), next_try, refused }
-                            }
-                        };
-                        board.apply(&repo, peer, input, now);
-                    }
-                }
+            let attempt = Attempt { repo: &repo, peer, began, manual, result: &result };
+            settle(&mut lane.queue(), &mut inner.board(), &attempt, now, dice);
+            if let Ok(report) = &result {
+                let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
+                tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
             }
             inner.waits.ring(&repo);
             for answer in answers {
@@ -222,29 +188,7 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
                 drop(answer.reply.send(result.clone()));
             }
         }
-        Done::Scanned(result) => {
-            let outcome = outcome(result.as_ref().err());
-            let next_try = wall(lane.queue().scanned(outcome, now, dice));
-            let (mut board, now) = (inner.board(), Moment::now());
-            match (result, outcome) {
-                (Ok(()), _) => board.compared(peer, now),
-                (Err(error), Outcome::LinkFailed { .. }) => board.link_failed(peer, &error.to_string(), next_try, now),
-                (Err(error), _) => board.not_compared(peer, &error.to_string(), next_try, now),
-            }
-        }
-    }
-}
-
-fn outcome(error: Option<&MirrorError>) -> Outcome {
-    match error {
-        None => Outcome::Done,
-        Some(MirrorError::Link(LinkError::Busy { .. })) => Outcome::Failed,
-        Some(MirrorError::Link(error)) => Outcome::LinkFailed { retry_can_help: error.retry_can_help() },
-        Some(MirrorError::NotMaster(_) | MirrorError::NotReplica { .. } | MirrorError::NoRepository(_)) => {
-            Outcome::Dropped
-        }
-        Some(MirrorError::Paused(_)) => Outcome::Waits,
-        Some(_) => Outcome::Failed,
+        Done::Scanned(result) => settle_scan(&mut lane.queue(), &mut inner.board(), peer, result, now, dice),
     }
 }
 
@@ -271,22 +215,12 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
         if (inner.world.dir)(repo).is_none() {
             continue;
         }
-        let there = theirs.get(repo);
-        let equal = match there {
-            None => false,
-            Some(digest) => equals(inner, repo, digest).await,
+        let shown = match theirs.get(repo) {
+            None => Shown::Missing,
+            Some(digest) if equals(inner, repo, digest).await => Shown::Equal,
+            Some(_) => Shown::Differs,
         };
-        if equal {
-            // A hint that came meanwhile stands, and is settled by its own push.
-            if !lane.queue().is_known(repo) {
-                inner.note(repo, peer, Input::Equal { began, marked_since: false });
-            }
-        } else {
-            inner.board().apply(repo, peer, Input::Differs { missing: there.is_none() }, began);
-            if !assigned.is_manual(peer, repo) && inner.pauses().of(repo, peer).is_none() {
-                lane.mark(repo);
-            }
-        }
+        inner.compared(lane, repo, shown, began);
     }
     Ok(())
 }
