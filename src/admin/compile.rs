@@ -4,21 +4,21 @@
 //! in force. What `policy` cannot know is checked here: whether somebody with a key can still administer, whose keys
 //! the node's and the peers' own are, and what this server does not carry out yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
-    Diagnostic, Facts, Mode, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
+    Diagnostic, Facts, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
 };
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
 use super::plan::{self, Side};
 use super::realm::{Live, admin_repo};
 use super::tree::{Files, Tree};
-use super::{ADMIN_REPO, Programs, lint, program};
+use super::{ADMIN_REPO, Programs, copies, lint, program};
 
 const MAIN: &str = "conf/gitmesh.conf";
 const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
@@ -236,7 +236,7 @@ fn compile(
         lock_out(&policy, &keyring, admin_alias.as_ref(), live, main, found);
         lint::lint(&policy, &keyring, files, main, found);
     }
-    copies(&policy, &keyring, around, main, found);
+    copies::copies(&policy, &keyring, around, main, found);
     Some(Made { policy, keyring, admin_alias })
 }
 
@@ -305,46 +305,6 @@ fn lock_out(policy: &Policy, keyring: &Keyring, alias: Option<&RepoName>, live: 
         "keep a rule such as\n    repo {ADMIN_REPO}\n        RW+ = NAME\nand the key keydir/NAME.pub of that user"
     );
     found.push(remark("E0304", "lock-out", main, message, &help));
-}
-
-/// A copy on a node that nobody knows is never made, and that is easily overlooked; one that a push must wait for
-/// would not be waited for.
-fn copies(policy: &Policy, keyring: &Keyring, around: Option<&Surroundings>, main: &str, found: &mut Remarks) {
-    let mut known: BTreeSet<String> = keyring.nodes().keys().map(ToString::to_string).collect();
-    // Away from the server, only keydir/server-NAME.pub could tell who is a peer, and few keep them there.
-    let tells = around.is_some() || !known.is_empty();
-    if let Some(around) = around {
-        known.extend(around.peers.keys().map(ToString::to_string));
-        known.insert(around.node.to_string());
-    }
-    let anybody = HostName::new("nobody").expect("a constant, and a valid name");
-    let own = around.map(|around| &around.node);
-    let mut unknown: BTreeMap<String, RepoName> = BTreeMap::new();
-    let mut bad: BTreeMap<String, RepoName> = BTreeMap::new();
-    for repo in policy.repos() {
-        let mirror = policy.mirror(&Facts::existing(repo), own.unwrap_or(&anybody));
-        for name in mirror.master.iter().chain(mirror.copies.keys()).filter(|name| HostName::new(name).is_err()) {
-            bad.entry(name.clone()).or_insert_with(|| repo.clone());
-        }
-        if mirror.mode == Mode::Master || own.is_none() {
-            let master = mirror.master.as_ref();
-            let strangers = mirror.copies.keys().filter(|copy| !known.contains(*copy) && Some(*copy) != master);
-            for copy in strangers.filter(|_| tells) {
-                unknown.entry(copy.clone()).or_insert_with(|| repo.clone());
-            }
-        }
-    }
-    for (name, repo) in bad {
-        let message = format!("'{name}', in the mirror options of '{repo}', cannot be the name of a node");
-        let help = "letters, digits and '-_.' make a node's name; blanks stand between several";
-        found.push(remark("E0307", "bad-node-name", main, message, help));
-    }
-    for (copy, repo) in unknown {
-        let (of, on) = own.map_or((String::new(), "its master".to_owned()), |n| (format!(" of {n}"), n.to_string()));
-        let message = format!("'{repo}' has a copy on '{copy}', which is no known peer{of}");
-        let help = format!("on {on}: gitmesh add-mirroring-peer {copy}.pub");
-        found.push(warning("W0303", "unknown-peer", main, message, &help));
-    }
 }
 
 /// A warning about a whole file.

@@ -8,6 +8,7 @@ mod activate;
 mod address;
 mod compile;
 mod config;
+mod copies;
 mod data;
 mod denial;
 mod emergency;

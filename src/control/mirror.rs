@@ -32,14 +32,19 @@ impl Control {
                     Err(reply) => reply,
                 }
             }
-            ["request-push", repo] => match parse_repo(repo) {
+            ["request-push", repo, ref only @ ..] => match parse_repo(repo) {
                 Ok(repo) => match self.cluster.locate(&repo) {
                     // Where a repository lives is told to nobody who may not write to it.
                     _ if self.realm.authorize(actor, &repo, Access::Write).is_err() => {
                         self.push_to(actor, &repo, &[]).await
                     }
                     Place::Here { replicas, .. } => {
-                        let peers: Vec<HostName> = replicas.into_iter().map(|replica| replica.name).collect();
+                        let asked = only.iter().map(|name| HostName::new(name)).collect::<Result<Vec<_>, _>>();
+                        let peers = match asked {
+                            Ok(asked) if !asked.is_empty() => asked,
+                            Ok(_) => replicas.into_iter().map(|replica| replica.name).collect(),
+                            Err(error) => return Reply::fail(2, format!("FATAL: that is no node name: {error}")),
+                        };
                         self.push_to(actor, &repo, &peers).await
                     }
                     place => self.not_master(&repo, &place),

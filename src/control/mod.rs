@@ -176,7 +176,7 @@ impl Control {
 /// belongs in here; what is left out is carried out where it was asked.
 fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
     match *words {
-        ["create", repo] | ["request-push", repo] | ["mirror", "request-push", repo] => Some(repo),
+        ["create", repo] | ["request-push", repo, ..] | ["mirror", "request-push", repo, ..] => Some(repo),
         ["perms", ref rest @ ..] => perms::changed_repo(rest),
         _ => None,
     }

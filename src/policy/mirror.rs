@@ -1,8 +1,9 @@
 //! Which node is a repository's master and which hold copies (section 12.2).
 //!
 //! Three spellings mean the same: `option mirror.*`, `config gitmesh.mirror.*` and gitolite 2's
-//! `config gitolite.mirror.*`, where copies are called slaves. Of several lines for one key the last wins, whatever
-//! its spelling. The two last count only where the settings enable `mirror-aliases`.
+//! `config gitolite.mirror.*`, where copies are called slaves and further lists, of any name, are kept by hand. Of
+//! several lines for one key the last wins, whatever its spelling. The two last count only where the settings enable
+//! `mirror-aliases`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,10 +50,14 @@ pub enum How {
     NoSyncQuiet,
 }
 
+/// What the names of the options begin with, beside `master`.
+const KNOWN: [&str; 3] = ["slaves", "copies", "redirectOK"];
+
 /// Whether this stored key is one of the two config spellings, which need no permission from the settings.
 pub(super) fn is_alias(key: &str) -> bool {
     let name = key.strip_prefix("gitolite.mirror.").or_else(|| key.strip_prefix("gitmesh.mirror."));
-    name.is_some_and(|n| n == "master" || ["slaves", "copies", "redirectOK"].iter().any(|p| n.starts_with(p)))
+    let known = |n: &str| n == "master" || KNOWN.iter().any(|p| n.starts_with(p));
+    key.starts_with("gitolite.mirror.") || name.is_some_and(known)
 }
 
 /// The option's name that a stored key stands for, without `mirror.`, and the value in that spelling's words.
@@ -61,6 +66,9 @@ fn option_name<'v>(key: &str, value: &'v str) -> Option<(String, &'v str)> {
         return name.strip_prefix("mirror.").map(|n| (n.to_owned(), value));
     }
     let name = key.strip_prefix("gitolite.mirror.").or_else(|| key.strip_prefix("gitmesh.mirror."))?;
+    if key.starts_with("gitolite.mirror.") && name != "master" && !KNOWN.iter().any(|known| name.starts_with(known)) {
+        return Some((format!("list {name}"), value));
+    }
     let name = name.strip_prefix("slaves").map_or_else(|| name.to_owned(), |more| format!("copies{more}"));
     let value = match (name.as_str(), value) {
         ("master", "local") => "",
@@ -97,6 +105,12 @@ impl Policy {
         ] {
             let words = under(prefix).flat_map(|(_, value)| value.split_whitespace());
             copies.extend(words.map(|word| (word.to_owned(), how)));
+        }
+        // gitolite 2's lists of other names are for orders alone. They may also name keys and foreign targets.
+        for (_, value) in under("list ") {
+            for word in value.split_whitespace().filter(|w| HostName::new(w).is_ok() && !w.starts_with("gitolite.")) {
+                copies.entry(word.to_owned()).or_insert(How::NoSyncQuiet);
+            }
         }
         let words = under("redirectOK").flat_map(|(_, value)| value.split_whitespace());
         let mut redirectors: BTreeSet<String> = words.map(str::to_owned).collect();

@@ -141,6 +141,18 @@ fn mirroring_has_three_spellings() {
 }
 
 #[test]
+fn gitolite_2_has_lists_of_its_own() {
+    let lines = "config gitolite.mirror.master = \"s1\"\n config gitolite.mirror.slaves = \"s2\"\n \
+         config gitolite.mirror.nightly = \"s2 s3 gitolite.mirror.x\"\n config gitolite.mirror.redirectOK = \"true\"";
+    let text = format!("{ADMIN}repo testing\n RW = alice\n {lines}\n");
+    let policy = compile(&sources(&text), &Settings::recommended()).policy.unwrap();
+    let mirror = policy.mirror(&Facts::existing(&RepoName::new("testing").unwrap()), &HostName::new("s3").unwrap());
+    assert_eq!(mirror.mode, Mode::Copy { master: HostName::new("s1").unwrap() });
+    let copies: Vec<_> = mirror.copies.iter().map(|(name, how)| (name.as_str(), *how)).collect();
+    assert_eq!(copies, [("s2", How::Async), ("s3", How::NoSyncQuiet)]);
+}
+
+#[test]
 fn a_delegated_part_stays_in_its_part() {
     let part = |text: &str| {
         let mut given = sources(&format!("{ADMIN}@part = green\nrepo red\n RW = una\nsubconf \"part.conf\"\n"));
