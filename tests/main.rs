@@ -8,6 +8,7 @@ mod world;
 mod door;
 mod fetch;
 mod init;
+mod join;
 mod keys;
 mod transfer;
 mod wild;

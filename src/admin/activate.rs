@@ -21,7 +21,7 @@ use super::realm::{Parts, Publisher, realm};
 use super::shown::Shown;
 use super::{
     Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, load_peers,
-    write_whole,
+    newest_commit, write_whole,
 };
 
 /// Names, inside a repository, the git config keys that were written for the configuration, one a line.
@@ -128,7 +128,7 @@ impl Activator {
     /// Compiles the admin repository's HEAD, or the last good commit if that fails, and puts it in force.
     pub fn start(start: Start) -> Result<(Self, Realm, Applied), StartError> {
         let admin_dir = start.store.admin_dir();
-        let head = objects::head_commit(&admin_dir)?.ok_or(StartError::NoCommit)?;
+        let head = newest_commit(&admin_dir)?.ok_or(StartError::NoCommit)?;
         let around = surroundings(&start)?;
         let last_good = read_commit(&start.data.state().join(LAST_GOOD));
         let checked = match check_accepted(&admin_dir, &head, &around) {
@@ -175,7 +175,7 @@ impl Activator {
     pub fn reload(&mut self, ready: Option<Ready>) -> Result<Applied, ReloadError> {
         let emergency = Emergency::load(&self.start.data)?;
         let admin_dir = self.start.store.admin_dir();
-        let head = objects::head_commit(&admin_dir)?.ok_or(ReloadError::NoCommit)?;
+        let head = newest_commit(&admin_dir)?.ok_or(ReloadError::NoCommit)?;
         let around = surroundings(&self.start)?;
         let checked = match ready.filter(|ready| ready.checked.commit == head && ready.around == around) {
             Some(ready) => ready.checked,

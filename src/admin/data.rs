@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Uid};
 
 use crate::model::HostName;
 
@@ -95,9 +97,31 @@ pub fn write_whole(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     file.write_all(contents)?;
+    if let Some((user, group)) = owner_for_root(dir)? {
+        rustix::fs::fchown(&file, Some(user), Some(group))?;
+    }
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_dir(dir)
+}
+
+/// Whose a new file in `dir` should be, when root writes into the directory of the daemon's user, who must read it.
+fn owner_for_root(dir: &Path) -> io::Result<Option<(Uid, Gid)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let of = fs::metadata(dir)?;
+    Ok((of.uid() != 0).then(|| (Uid::from_raw(of.uid()), Gid::from_raw(of.gid()))))
+}
+
+/// As root, gives a directory that was made just now to the owner of the one it is in.
+pub(super) fn give_to_owner_of_parent(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent()
+        && let Some((user, group)) = owner_for_root(parent)?
+    {
+        rustix::fs::chown(dir, Some(user), Some(group))?;
+    }
+    Ok(())
 }
 
 /// Makes a rename or a new name in `dir` durable.

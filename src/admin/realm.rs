@@ -154,7 +154,8 @@ impl Live {
         self.policy.repos().map(own)
     }
 
-    pub(super) fn address_of(&self, node: &HostName) -> Address {
+    /// Where another node is reached; by its name, if it is no peer.
+    pub fn address_of(&self, node: &HostName) -> Address {
         let known = self.peers.get(node);
         known.map_or_else(
             || Address::of_host(node.as_str()),

@@ -129,3 +129,15 @@ impl Reading {
         Ok(())
     }
 }
+/// In the admin repository of a node that has joined and waits for its master's: what is in force until HEAD's branch
+/// is born. Not a branch, so that the master's first push finds nothing that it does not know.
+pub const FIRST_REF: &str = "refs/gitmesh/first";
+
+/// The commit that is to be in force: HEAD's, or that of [`FIRST_REF`] while there is none.
+pub fn newest_commit(dir: &Path) -> Result<Option<Oid>, ObjectsError> {
+    if let Some(commit) = objects::head_commit(dir)? {
+        return Ok(Some(commit));
+    }
+    let refs = objects::read_refs(dir)?.refs;
+    Ok(refs.into_iter().find_map(|(name, oid)| (name.as_str() == FIRST_REF).then_some(oid)))
+}

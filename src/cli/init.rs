@@ -15,8 +15,8 @@ use anyhow::Context as _;
 use rand::TryRngCore as _;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 
-use super::{Refusal, exit, key_line, shell_word};
-use crate::admin::{ADMIN_REPO, Address, DataDir, sync_dir, write_whole};
+use super::{Refusal, exit, join, key_line, shell_word};
+use crate::admin::{ADMIN_REPO, Address, DataDir, Invitation, newest_commit, sync_dir, write_whole};
 use crate::config::{Config, FILE_NAME, example, machine_name};
 use crate::git::objects::{self, Author};
 use crate::model::{Fingerprint, HostName, Oid, UserName};
@@ -52,6 +52,9 @@ pub struct Args {
     /// How others reach this node, git@HOST:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<String>,
+    /// Join the node that made this invitation (- reads it from standard input); its administrators are this one's too
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["admin", "admin_key"])]
+    pub join: Option<String>,
 }
 
 /// Runs the command and prints its outcome.
@@ -78,6 +81,7 @@ struct Wanted {
     key: Option<AdminKey>,
     listen: Vec<Listen>,
     address: Option<Address>,
+    join: Option<Invitation>,
 }
 
 /// The key of the first administrator.
@@ -102,7 +106,7 @@ fn init(args: &Args, out: &mut String) -> anyhow::Result<()> {
     let old_admin = admin_commit(&admin_dir)?;
     match (&old_admin, &wanted.key) {
         (Some(commit), Some(key)) => refuse_other_key(&admin_dir, commit, key, &wanted)?,
-        (None, None) => return Err(missing_key().into()),
+        (None, None) if wanted.join.is_none() => return Err(missing_key().into()),
         _ => {}
     }
 
@@ -121,11 +125,27 @@ fn init(args: &Args, out: &mut String) -> anyhow::Result<()> {
     if let (None, Some(key)) = (old_admin, &wanted.key) {
         let admin = wanted.admin.clone().or_else(|| key.owner.clone());
         let admin = admin.map_or_else(|| UserName::new("admin"), Ok).context("failed to name the administrator")?;
-        admin_repository(&data, &admin_dir, &admin, key, name).context("failed to make the admin repository")?;
+        let conf = format!("repo {ADMIN_REPO}\n    RW+     =   {admin}\n\nrepo testing\n    RW+     =   @all\n");
+        let files = BTreeMap::from([
+            ("conf/gitmesh.conf".to_owned(), conf.into_bytes()),
+            (format!("keydir/{admin}.pub"), format!("{}\n", key.line).into_bytes()),
+        ]);
+        let message = format!("Start with {admin} as administrator\n");
+        admin_repository(&data, &admin_dir, BRANCH, BRANCH, &files, name, &message)
+            .context("failed to make the admin repository")?;
         administrator = Some((admin, key.fingerprint.clone()));
         made = true;
     }
-    report(out, &data, &config, &public, made, administrator.as_ref(), args.data.is_some());
+    let Some(invitation) = &wanted.join else {
+        report(out, &data, &config, &public, made, administrator.as_ref(), args.data.is_some());
+        return Ok(());
+    };
+    said(out, &data, &config, &public, made, None);
+    print!("{}", std::mem::take(out));
+    let joined = join::join(&data, &config, invitation, None)?;
+    join::take_over(&data, name, &joined)?;
+    out.push_str(&join::next_steps(name, &joined));
+    let _ = writeln!(out, "then:\n  gitmesh serve{}", given_data(&data, args.data.is_some()));
     Ok(())
 }
 
@@ -143,8 +163,17 @@ fn parse(args: &Args) -> anyhow::Result<Wanted> {
     let listen = listen.map_err(|e| usage(format!("--listen: {e}")))?;
     let address = args.address.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--address: {e}")))?;
     let from_environment = || std::env::var(KEY_ENVIRONMENT).ok().filter(|text| !text.is_empty());
-    let key = args.admin_key.clone().or_else(from_environment).map(|given| admin_key(&given)).transpose()?;
-    Ok(Wanted { name, admin, key, listen, address })
+    let join = args.join.as_deref().map(join::read_token).transpose()?;
+    if let (Some(invitation), Some(name)) = (&join, name.clone().or_else(machine_name)) {
+        join::refuse_same_name(invitation, &name)?;
+    }
+    let key = args
+        .admin_key
+        .clone()
+        .or_else(|| from_environment().filter(|_| join.is_none()))
+        .map(|given| admin_key(&given))
+        .transpose()?;
+    Ok(Wanted { name, admin, key, listen, address, join })
 }
 
 /// Reads the key from where `given` says and checks every line of it.
@@ -271,7 +300,7 @@ fn admin_commit(dir: &Path) -> anyhow::Result<Option<Oid>> {
     if !dir.exists() {
         return Ok(None);
     }
-    let commit = objects::head_commit(dir).with_context(|| format!("failed to read {}", dir.display()))?;
+    let commit = newest_commit(dir).with_context(|| format!("failed to read {}", dir.display()))?;
     commit.map(Some).ok_or_else(|| {
         let text = format!("{} exists and holds no commit\nhelp: move it away and run this again", dir.display());
         Refusal::new(exit::CONFLICT, text).into()
@@ -329,43 +358,41 @@ fn identity(data: &DataDir, name: &HostName) -> anyhow::Result<(ssh_key::PublicK
     Ok((public, made))
 }
 
-/// Makes the repository under a temporary name and moves it into place with its first commit inside.
-fn admin_repository(
+/// Makes the repository under a temporary name and moves it into place with its first commit inside, on a branch or a
+/// whole reference name.
+pub(super) fn admin_repository(
     data: &DataDir,
     dir: &Path,
-    admin: &UserName,
-    key: &AdminKey,
+    head: &str,
+    branch: &str,
+    files: &BTreeMap<String, Vec<u8>>,
     node: &HostName,
+    message: &str,
 ) -> anyhow::Result<()> {
     let temporary = data.state().join("new-admin.git");
     // Left over by a run that was cut off.
     if temporary.exists() {
         std::fs::remove_dir_all(&temporary)?;
     }
-    objects::init_bare(&temporary, BRANCH)?;
-    let conf = format!("repo {ADMIN_REPO}\n    RW+     =   {admin}\n\nrepo testing\n    RW+     =   @all\n");
-    let files = BTreeMap::from([
-        ("conf/gitmesh.conf".to_owned(), conf.into_bytes()),
-        (format!("keydir/{admin}.pub"), format!("{}\n", key.line).into_bytes()),
-    ]);
+    objects::init_bare(&temporary, head)?;
     let email = format!("gitmesh@{node}");
     let author = Author { name: "gitmesh", email: &email };
-    objects::commit_files(&temporary, BRANCH, &files, author, &format!("Start with {admin} as administrator\n"), None)?;
+    objects::commit_files(&temporary, branch, files, author, message, None)?;
     std::fs::rename(&temporary, dir)?;
     sync_dir(&data.repositories())?;
     Ok(())
 }
 
-fn report(
+/// What the node is, in a few lines.
+fn said(
     out: &mut String,
     data: &DataDir,
     config: &Config,
     public: &ssh_key::PublicKey,
     made: bool,
     administrator: Option<&(UserName, Fingerprint)>,
-    data_given: bool,
 ) {
-    let path = data.path().display().to_string();
+    let path = data.path().display();
     let name = &config.node.name;
     // A String takes every write.
     let _ = if made {
@@ -379,11 +406,27 @@ fn report(
     let fingerprint = public.fingerprint(ssh_key::HashAlg::Sha256);
     let file = data.public_key(name);
     let _ = writeln!(out, "  identity       {fingerprint}; give {} to other nodes", file.display());
+}
+
+fn given_data(data: &DataDir, given: bool) -> String {
+    if given { format!(" --data {}", shell_word(&data.path().display().to_string())) } else { String::new() }
+}
+
+fn report(
+    out: &mut String,
+    data: &DataDir,
+    config: &Config,
+    public: &ssh_key::PublicKey,
+    made: bool,
+    administrator: Option<&(UserName, Fingerprint)>,
+    data_given: bool,
+) {
+    said(out, data, config, public, made, administrator);
     let address = config.reached_at();
-    let given = if data_given { format!(" --data {}", shell_word(&path)) } else { String::new() };
     let _ = write!(
         out,
-        "\nnext:\n  gitmesh serve{given}\n  git clone {}\n  {} info\n",
+        "\nnext:\n  gitmesh serve{}\n  git clone {}\n  {} info\n",
+        given_data(data, data_given),
         shell_word(address.url(ADMIN_REPO).trim_end_matches(".git")),
         address.ssh()
     );

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod explain;
 mod init;
+mod join;
 mod peer;
 mod remote;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
     Serve(serve::Args),
     /// Let another node in: its public key as SERVER.pub
     AddMirroringPeer(peer::Args),
+    /// The other nodes: invite one, join one, add, list, show, ping, remove
+    Peer(peer::PeerArgs),
     /// May this user do that, and which rule says so
     Access(access::Args),
     /// Check an admin repository without a server: every error and warning a push of it would get
@@ -58,7 +61,8 @@ impl Cli {
         match self.command {
             Command::Init(args) => init::run(args),
             Command::Serve(args) => serve::run(args),
-            Command::AddMirroringPeer(args) => peer::run(&args, |data| remote::reload(data.path())),
+            Command::AddMirroringPeer(args) => peer::run_add(&args),
+            Command::Peer(args) => peer::run(args),
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),
             Command::Explain(args) => explain::run(&args),

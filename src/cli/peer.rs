@@ -1,19 +1,94 @@
-//! `gitmesh add-mirroring-peer server2.pub`: one file makes another node known, in both directions.
+//! `gitmesh peer`: the nodes that this one knows. `gitmesh add-mirroring-peer` is `gitmesh peer add`, under its name in
+//! gitolite.
 //!
-//! The file's name is the node's, and its key proves the node both as a server and as a client. Nothing is written
-//! unless everything fits; the address is written first, so that a peer is never known without it.
+//! What changes files (add, remove, token, join) runs here and needs no daemon; a running one is told. What asks (list,
+//! show, ping) goes to the daemon, in the same words as over SSH.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use clap::Subcommand;
+use rand::TryRngCore as _;
 
-use super::{Refusal, exit, key_line, shell_word};
-use crate::admin::{ADMIN_REPO, Address, DataDir, write_whole};
+use super::{Refusal, exit, join, key_line, remote, shell_word};
+use crate::admin::{ADMIN_REPO, Address, CannotMeet, DataDir, Introduction, Invitation, Invitations, News, forget};
 use crate::config::Config;
-use crate::git::objects;
 use crate::model::HostName;
+use crate::model::setting::parse_duration;
 use crate::policy::{PublicKey, parse_public_key};
+
+/// No invitation is open for longer: it is a key to the mesh, lying in somebody's mail.
+const EXPIRES_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+#[derive(Debug, clap::Args)]
+pub struct PeerArgs {
+    #[command(subcommand)]
+    command: PeerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerCommand {
+    /// Invite a node: prints one word that lets it in once
+    Token(TokenArgs),
+    /// Accept an invitation: both nodes learn each other's key and address, and prove it
+    Join(join::Args),
+    /// Make another node known by its public key file, NAME.pub
+    Add(Args),
+    /// Forget a node
+    Remove(RemoveArgs),
+    /// The nodes that this one knows
+    List(ListArgs),
+    /// One of them
+    Show(AskArgs),
+    /// Prove both directions with a greeting; without a name, those of all nodes
+    Ping(AskArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TokenArgs {
+    /// How long it is good for: 30m, 1h, 2d
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    expires: String,
+    #[arg(
+        help = "How the other node reaches this one [default: [node] address of gitmesh.toml]",
+        long,
+        value_name = "git@HOST:PORT"
+    )]
+    address: Option<String>,
+    /// The node's data directory
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RemoveArgs {
+    /// The other node's name
+    node: String,
+    /// The node's data directory
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    /// The node's data directory
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct AskArgs {
+    /// The other node's name
+    node: Option<String>,
+    /// The node's data directory
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
 
 /// Make another node known by its public key file, NAME.pub
 #[derive(Debug, Clone, clap::Args)]
@@ -31,31 +106,130 @@ pub struct Args {
     pub data: Option<PathBuf>,
 }
 
-/// Runs the command. `notify_daemon` tells a running daemon to reload; it answers whether there was one.
-pub fn run(args: &Args, notify_daemon: impl FnOnce(&DataDir) -> anyhow::Result<bool>) -> anyhow::Result<ExitCode> {
-    let data = args.data.clone().map_or_else(DataDir::by_default, DataDir::new);
-    let added = match add(args, &data) {
-        Ok(added) => added,
+pub fn run(args: PeerArgs) -> anyhow::Result<ExitCode> {
+    let ask = |word: &str, more: Option<String>, data| {
+        let words = ["peer", word].into_iter().map(str::to_owned).chain(more).collect();
+        remote::send(data, None, words)
+    };
+    match args.command {
+        PeerCommand::Token(args) => refusing("peer token", || token(&args)),
+        PeerCommand::Join(args) => refusing("peer join", || join::run(&args)),
+        PeerCommand::Add(args) => run_add(&args),
+        PeerCommand::Remove(args) => refusing("peer remove", || remove(&args)),
+        PeerCommand::List(args) => ask("list", args.json.then(|| "--json".to_owned()), args.data),
+        PeerCommand::Show(args) => ask("show", args.node, args.data),
+        PeerCommand::Ping(args) => ask("ping", args.node, args.data),
+    }
+}
+
+/// Prints a refusal under the command's name, with its exit code.
+fn refusing(command: &str, work: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    match work() {
         Err(error) => match error.downcast::<Refusal>() {
             Ok(refusal) => {
-                eprintln!("gitmesh add-mirroring-peer: {refusal}");
-                return Ok(ExitCode::from(refusal.code));
+                eprintln!("gitmesh {command}: {refusal}");
+                Ok(ExitCode::from(refusal.code))
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         },
-    };
-    println!("{}", added.text);
-    match notify_daemon(&data) {
-        Ok(true) => println!("  the running daemon knows it now"),
+        done => done,
+    }
+}
+
+/// `gitmesh peer add` and `gitmesh add-mirroring-peer`.
+pub fn run_add(args: &Args) -> anyhow::Result<ExitCode> {
+    refusing("add-mirroring-peer", || {
+        let data = args.data.clone().map_or_else(DataDir::by_default, DataDir::new);
+        let added = add(args, &data)?;
+        println!("{}", added.text);
+        tell_daemon(&data);
+        println!(
+            "\nthe other side needs {} in the same way; then this proves both, with this node's own key:\n  {} -i {} info",
+            shell_word(&data.public_key(&added.node).display().to_string()),
+            added.address.ssh(),
+            shell_word(&data.identity().display().to_string())
+        );
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Has a running daemon take over what was written; says so, and whether there is one.
+pub(super) fn tell_daemon(data: &DataDir) -> bool {
+    match remote::reload(data.path()) {
+        Ok(true) => {
+            println!("  the running daemon knows it now");
+            return true;
+        }
         Ok(false) => println!("  no daemon is running; the next start will know it"),
         Err(error) => println!("  the daemon could not be told: {error:#}; reload it: systemctl reload gitmesh"),
     }
-    println!(
-        "\nthe other side needs {} in the same way; then this proves both, with this node's own key:\n  {} -i {} info",
-        shell_word(&data.public_key(&added.node).display().to_string()),
-        added.address.ssh(),
-        shell_word(&data.identity().display().to_string())
+    false
+}
+
+/// A data directory and its settings.
+pub(super) fn open(data: Option<&PathBuf>) -> anyhow::Result<(DataDir, Config)> {
+    let data = data.cloned().map_or_else(DataDir::by_default, DataDir::new);
+    let config = Config::load(&Config::locate(None, data.path()));
+    Ok((data, config.map_err(|e| Refusal::new(exit::CONFIGURATION, e.to_string()))?))
+}
+
+pub(super) fn given_address(given: Option<&String>) -> Result<Option<Address>, Refusal> {
+    let parsed = given.map(|text| text.parse::<Address>()).transpose();
+    parsed.map_err(|e| Refusal::new(exit::USAGE, format!("--address: {e}")))
+}
+
+fn token(args: &TokenArgs) -> anyhow::Result<ExitCode> {
+    let usage = |text: String| Refusal::new(exit::USAGE, text);
+    let expires = parse_duration(&args.expires).map_err(|e| usage(format!("--expires: {e}")))?;
+    if expires > EXPIRES_MAX {
+        return Err(usage("--expires: an invitation is open for 30 days at most; give 30d or less".to_owned()).into());
+    }
+    let given = given_address(args.address.as_ref())?;
+    let (data, config) = open(args.data.as_ref())?;
+    let address = given.unwrap_or_else(|| config.reached_at());
+    let (key, _) = read_key(&data.public_key(&config.node.name))?;
+    let host_key = sha2::Digest::finalize(sha2::Digest::chain_update(<sha2::Sha256 as sha2::Digest>::new(), &key.blob));
+    let mut secret = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut secret).context("failed to get random bytes from the system")?;
+    let now = SystemTime::now();
+    let invitation = Invitation::new(config.node.name.clone(), address.clone(), host_key.into(), now + expires, secret);
+    Invitations::of(&data).keep(&invitation, now).context("failed to keep the invitation's public half")?;
+    // The word alone goes to standard output, so that a script can take it.
+    println!("{}", invitation.expose());
+    let node = &config.node.name;
+    let alone = if is_this_machine(&address) {
+        "\n  that address works on this machine only; give another: gitmesh peer token --address git@HOST:PORT"
+    } else {
+        ""
+    };
+    eprintln!(
+        "\nThis word lets one node join {node} within {}. It is a secret until then.\n  address  {address}{alone}\n  key      {}\n\n\
+         on the new node:\n  gitmesh init --join TOKEN --name NAME     # a new one, or\n  gitmesh peer join TOKEN                  # one that is there",
+        args.expires, key.fingerprint
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the address can mean nothing on another machine.
+pub(super) fn is_this_machine(address: &Address) -> bool {
+    let ip = address.host.parse::<std::net::IpAddr>();
+    address.host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+}
+
+fn remove(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
+    let (data, config) = open(args.data.as_ref())?;
+    let name = HostName::new(&args.node)
+        .map_err(|e| Refusal::new(exit::USAGE, format!("'{}' is no node's name: {e}", args.node)))?;
+    if !forget(&data, &name).with_context(|| format!("failed to remove the files of {name}"))? {
+        let text = format!(
+            "'{name}' is not in {}\nhelp: 'gitmesh peer list' shows the peers; one that keydir/server-{name}.pub of {ADMIN_REPO} names is removed there",
+            data.peers().display()
+        );
+        return Err(Refusal::new(exit::NOT_FOUND, text).into());
+    }
+    println!("peer {name} is forgotten by {}; its links end", config.node.name);
+    tell_daemon(&data);
+    println!("\n{name} still knows this node: there, gitmesh peer remove {}", config.node.name);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,42 +243,34 @@ struct Added {
 
 fn add(args: &Args, data: &DataDir) -> anyhow::Result<Added> {
     let name = peer_name(&args.file)?;
-    let given = args.address.as_deref().map(str::parse::<Address>).transpose();
-    let given = given.map_err(|e| Refusal::new(exit::USAGE, format!("--address: {e}")))?;
+    let given = given_address(args.address.as_ref())?;
     let (key, line) = read_key(&args.file)?;
     let config_path = Config::locate(None, data.path());
     let config = Config::load(&config_path).map_err(|e| Refusal::new(exit::CONFIGURATION, e.to_string()))?;
     let node = config.node.name;
-    refuse_clash(data, &node, &name, &key)?;
-
-    let file = |suffix: &str| data.peers().join(format!("{name}.{suffix}"));
-    let known_key = std::fs::read_to_string(file("pub")).ok().and_then(|text| parse_public_key(text.trim()).ok());
-    let known_address = std::fs::read_to_string(file("address")).ok().and_then(|text| text.trim().parse().ok());
-    let address = given.clone().or_else(|| known_address.clone()).unwrap_or_else(|| Address::of_host(name.as_str()));
-    let same_key = known_key.as_ref().is_some_and(|known| known.blob == key.blob);
-    let same_address = given.is_none() || known_address.as_ref() == Some(&address);
-    let fingerprint = &key.fingerprint;
-    if same_key && same_address {
-        let text = format!("peer {name} ({fingerprint}) at {address} is known already; nothing was changed");
-        return Ok(Added { node, address, text });
-    }
-    let write = |suffix: &str, text: String| {
-        let path = file(suffix);
-        write_whole(&path, text.as_bytes(), 0o600).with_context(|| format!("failed to write {}", path.display()))
-    };
-    std::fs::create_dir_all(data.peers()).with_context(|| format!("failed to make {}", data.peers().display()))?;
-    if given.is_some() {
-        write("address", format!("{address}\n"))?;
-    }
-    if !same_key {
-        write("pub", format!("{line}\n"))?;
-    }
-    let what = match &known_key {
-        None => "is known now".to_owned(),
-        Some(_) if same_key => "has a new address".to_owned(),
-        Some(old) => format!("has a new key; the old one, {}, counts no more", old.fingerprint),
+    let fingerprint = key.fingerprint.clone();
+    let introduction = Introduction { name: name.clone(), key, line, address: given };
+    introduction.check(data, &node, &admin_dir(data)).map_err(refusal)?;
+    let made = introduction.write(data).map_err(refusal)?;
+    let address = made.address;
+    let what = match made.news {
+        News::Nothing => "is known already; nothing was changed".to_owned(),
+        News::Known => "is known now".to_owned(),
+        News::Address => "has a new address".to_owned(),
+        News::Key { old } => format!("has a new key; the old one, {old}, counts no more"),
     };
     Ok(Added { node, text: format!("peer {name} ({fingerprint}) at {address} {what}"), address })
+}
+
+pub(super) fn admin_dir(data: &DataDir) -> PathBuf {
+    data.repositories().join(format!("{ADMIN_REPO}.git"))
+}
+
+pub(super) fn refusal(error: CannotMeet) -> anyhow::Error {
+    match error {
+        CannotMeet::Clash(text) => Refusal::new(exit::CONFLICT, text).into(),
+        other => other.into(),
+    }
 }
 
 fn peer_name(file: &Path) -> Result<HostName, Refusal> {
@@ -120,49 +286,13 @@ fn peer_name(file: &Path) -> Result<HostName, Refusal> {
 }
 
 /// The key in a file, and the line it stands in.
-fn read_key(file: &Path) -> Result<(PublicKey, String), Refusal> {
+pub(super) fn read_key(file: &Path) -> Result<(PublicKey, String), Refusal> {
     let read = std::fs::read(file)
         .map_err(|e| Refusal::new(exit::NOT_FOUND, format!("the key file '{}' cannot be read: {e}", file.display())))?;
     let text = String::from_utf8_lossy(&read);
     let bad = |e| Refusal::new(exit::CONFIGURATION, format!("'{}': {e}", file.display()));
     let key = parse_public_key(&text).map_err(bad)?;
     Ok((key, key_line(&text).to_owned()))
-}
-
-/// A key must prove one party only: not this node, not another peer, and no user.
-fn refuse_clash(data: &DataDir, node: &HostName, name: &HostName, key: &PublicKey) -> anyhow::Result<()> {
-    let conflict = |text: String| Err(Refusal::new(exit::CONFLICT, text).into());
-    if name == node {
-        let help = format!("give it the other node's file; {node}.pub goes to the other side");
-        return conflict(format!("'{name}' is this node itself\nhelp: {help}"));
-    }
-    let own = std::fs::read_to_string(data.public_key(node)).ok();
-    if own.and_then(|text| parse_public_key(text.trim()).ok()).is_some_and(|own| own.blob == key.blob) {
-        return conflict(format!("the key is this node's own ({})\nhelp: take the other node's file", key.fingerprint));
-    }
-    for entry in std::fs::read_dir(data.peers()).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let other = peer_name(&path).ok().filter(|other| other != name);
-        let Some(other) = other else { continue };
-        if read_key(&path).is_ok_and(|(known, _)| known.blob == key.blob) {
-            let help = format!("if the node was renamed, remove {} first", path.display());
-            return conflict(format!("the key is that of peer '{other}'\nhelp: {help}"));
-        }
-    }
-    let admin_dir = data.repositories().join(format!("{ADMIN_REPO}.git"));
-    let Some(commit) = objects::head_commit(&admin_dir).context("failed to read the admin repository")? else {
-        return Ok(());
-    };
-    let files = objects::files_at(&admin_dir, &commit, &["keydir/"]).context("failed to read the admin repository")?;
-    let of_node = |path: &str| path.rsplit('/').next().is_some_and(|base| base.starts_with("server-"));
-    for (path, contents) in files.iter().filter(|(path, _)| path.ends_with(".pub") && !of_node(path)) {
-        let text = String::from_utf8_lossy(contents);
-        if text.lines().filter_map(|line| parse_public_key(line).ok()).any(|known| known.blob == key.blob) {
-            let help = "a node and a user need keys of their own; 'gitmesh init' made one for the node";
-            return conflict(format!("the key is a user's, {path} in {ADMIN_REPO}\nhelp: {help}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

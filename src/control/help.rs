@@ -21,6 +21,7 @@ const TOPICS: &[Topic] = &[
     topic("info [-lc] [-ld] [-p] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
     topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
+    topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("whoami", "the user, key and node of this connection", ""),
     topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", ""),
     topic("mirror push [PEER] REPO", "bring copies up to date now", ""),
@@ -34,6 +35,11 @@ const INFO: &str = "\
 
 A repository whose master is another node has one more column: whose copy it is and how fresh. Only the master can say
 that a copy is in step, so a copy of a master that has not been heard lately is marked so.
+";
+
+const PEER: &str = "\
+For administrators. 'ping' greets a node and has it greet back, with the nodes' own keys; without a name, every node.
+Nodes are invited, joined, added and removed on the machine itself: 'gitmesh peer help'.
 ";
 
 /// The words that name a command: those before its first argument.

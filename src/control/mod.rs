@@ -4,11 +4,13 @@
 //! same answer. Promises: each command answers within its deadline; a refusal says the cure. Never: pack data, doors.
 
 mod access;
+pub mod doctor;
 mod forward;
 mod help;
 mod info;
 mod live;
 mod mirror;
+pub mod peer;
 mod perms;
 mod status;
 mod watch;
@@ -36,6 +38,7 @@ pub struct Control {
     pub links: Links,
     pub store: Store,
     pub mirror: Mirror,
+    pub peering: peer::Peering,
     pub node: Arc<Node>,
     /// Cancelled when the node begins to stop: whoever watches is sent away.
     pub stopping: CancellationToken,
@@ -119,6 +122,8 @@ impl Control {
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
+            ["gitmesh-call-back", version] => self.call_back(actor, version).await,
+            ["peer", ref rest @ ..] => self.peer_command(actor, rest).await,
             ["mirror", ref rest @ ..] => self.mirror_command(actor, rest, live).await,
             // gitolite 2's spelling
             ["request-push", ref rest @ ..] => {

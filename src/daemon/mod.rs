@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::control::peer::Peering;
 use crate::control::{Control, Node};
 use crate::git::packs::Packs;
 use crate::git::process::{Git, settings_text};
@@ -106,6 +107,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         links,
         store: store.clone(),
         mirror: mirror.clone(),
+        peering: Peering::new(DataDir::new(data.clone()), admin.clone()),
         node: Arc::new(Node {
             name: config.node.name.clone(),
             user: config.ssh.user.clone(),

@@ -386,7 +386,7 @@ pub struct Author<'a> {
     pub email: &'a str,
 }
 
-/// Commits `files` (path from the top, contents) on `branch` (`main`), on top of `parent`'s tree, and moves the branch.
+/// Commits `files` (path from the top, contents) on `branch` (`main`, or a whole name), on top of `parent`'s tree, and moves the branch.
 ///
 /// # Errors
 /// [`ObjectsError::Moved`] if the branch is not at `parent` (or exists, without a parent) any more.
@@ -410,9 +410,8 @@ pub fn commit_files(
     }
     let tree = repo.find_tree(update.create_updated(&repo, &base)?)?;
     let who = git2::Signature::now(author.name, author.email)?;
-    let parents: Vec<_> = parent.iter().collect();
-    let name = format!("refs/heads/{branch}");
-    match repo.commit(Some(&name), &who, &who, message, &tree, &parents) {
+    let prefix = if branch.starts_with("refs/") { "" } else { "refs/heads/" };
+    match repo.commit(Some(&format!("{prefix}{branch}")), &who, &who, message, &tree, &Vec::from_iter(&parent)) {
         Ok(id) => Ok(own(id)),
         Err(e) if matches!(e.code(), ErrorCode::Modified | ErrorCode::Exists) => {
             Err(ObjectsError::Moved(branch.to_owned()))

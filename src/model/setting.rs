@@ -18,7 +18,8 @@ pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, 
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// A duration with its unit, as people write it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let millis = match unit {

@@ -45,6 +45,30 @@ const ABANDONED_MAX: usize = 1000;
 /// Of a login banner, how much is kept for an error text, in bytes.
 const BANNER_MAX: usize = 1024;
 
+/// What is known of a peer's key before it shows it.
+pub(super) enum Pin {
+    /// The key itself, as an SSH wire blob.
+    Key(Vec<u8>),
+    /// `SHA256:…`
+    Fingerprint(String),
+}
+
+impl Pin {
+    fn holds(&self, shown: &PublicKey) -> bool {
+        match self {
+            Self::Key(blob) => shown.to_bytes().is_ok_and(|shown| shown == *blob),
+            Self::Fingerprint(text) => shown.fingerprint(HashAlg::Sha256).to_string() == *text,
+        }
+    }
+
+    fn fingerprint(&self) -> String {
+        match self {
+            Self::Key(blob) => fingerprint(blob),
+            Self::Fingerprint(text) => text.clone(),
+        }
+    }
+}
+
 /// An open connection.
 pub(super) struct Link {
     peer: Peer,
@@ -55,6 +79,11 @@ pub(super) struct Link {
 impl Link {
     /// Connects, checks the peer's key and logs in.
     pub(super) async fn dial(peer: &Peer, identity: &Arc<PrivateKey>) -> Result<Self, LinkError> {
+        Self::dial_pinned(peer, Pin::Key(peer.key.clone()), identity).await
+    }
+
+    /// As [`Link::dial`], with what is known of the peer's key; [`Peer::key`] is not looked at.
+    pub(super) async fn dial_pinned(peer: &Peer, pin: Pin, identity: &Arc<PrivateKey>) -> Result<Self, LinkError> {
         let address = format!("{}:{}", peer.host, peer.port);
         let timed_out = |step| LinkError::Timeout { peer: peer.name.clone(), step, seconds: DIAL_TIMEOUT.as_secs() };
         let unreachable =
@@ -68,7 +97,8 @@ impl Link {
 
         let channels = Arc::new(Channels::default());
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let client = Client { expected: peer.key.clone(), channels: channels.clone(), seen: seen.clone() };
+        let expected = pin.fingerprint();
+        let client = Client { pin, channels: channels.clone(), seen: seen.clone() };
         let login = async {
             let mut handle = client::connect_stream(Arc::new(config(peer)), socket, client).await?;
             let key = PrivateKeyWithHashAlg::new(identity.clone(), Some(HashAlg::Sha512));
@@ -89,10 +119,7 @@ impl Link {
                 },
             }),
             Err(error) => match seen.wrong_key {
-                Some(got) => {
-                    let (peer, expected) = (peer.name.clone(), fingerprint(&peer.key));
-                    Err(LinkError::WrongKey { peer, address, expected, got })
-                }
+                Some(got) => Err(LinkError::WrongKey { peer: peer.name.clone(), address, expected, got }),
                 None => Err(unreachable(error.to_string())),
             },
         }
@@ -280,7 +307,7 @@ struct Seen {
 
 /// russh's view of a connection. Its methods run inside the connection's loop: they take note and return.
 struct Client {
-    expected: Vec<u8>,
+    pin: Pin,
     channels: Arc<Channels>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -304,7 +331,7 @@ impl Handler for Client {
 
     async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let got = key.public_key();
-        let right = key.certificate().is_none() && got.to_bytes().is_ok_and(|blob| blob == self.expected);
+        let right = key.certificate().is_none() && self.pin.holds(&got);
         if !right {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.wrong_key = Some(got.fingerprint(HashAlg::Sha256).to_string());

@@ -5,6 +5,7 @@
 //! callers who want the same peer at once share one dial and its failure; a pipe that nobody reads delays no other.
 //! Never: decides anything, retries on its own, or reads what it carries.
 
+mod ask;
 mod link;
 mod pipe;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use russh::keys::PrivateKey;
 use tokio::sync::watch;
 
 use crate::model::HostName;
+pub use ask::{Said, Stranger, ask_stranger};
 use link::Link;
 pub use pipe::{Finished, Pipe, PipeReader, PipeWriter};
 

@@ -18,6 +18,7 @@ use super::alive::Alive;
 use super::command::{self, Forwarded, Order};
 use super::places::Member;
 use super::waiting::Seat;
+use crate::admin::Invited;
 use crate::control::{Live, at_a_terminal};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
@@ -25,6 +26,8 @@ use crate::transfer::{Request, Streams, Via};
 
 /// Channels of one connection; OpenSSH's default is 10 (sshd_config(5), MaxSessions).
 const CHANNELS: usize = 64;
+/// Connections of newcomers with an invitation at once.
+const INVITED: usize = 16;
 
 pub(super) struct Session {
     shared: Arc<Shared>,
@@ -38,6 +41,8 @@ pub(super) struct Session {
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
     wrong_login: Option<String>,
+    /// The invitation whose key was proved, by somebody who is nobody yet.
+    invited: Option<Invited>,
     /// This user's place among the connections; one user leaves half of them to others.
     connection: Option<Member>,
     crowded: bool,
@@ -70,6 +75,7 @@ impl Session {
             key: Vec::new(),
             unknown: Vec::new(),
             wrong_login: None,
+            invited: None,
             connection: None,
             crowded: false,
             channels: HashMap::new(),
@@ -121,6 +127,29 @@ impl Session {
         Ok(())
     }
 
+    /// Whoever holds an invitation is nobody yet, so no other room is asked: one command, and it goes to `control`.
+    fn introduce(
+        &mut self,
+        id: ChannelId,
+        invited: Invited,
+        order: Order,
+        connection: &mut Connection,
+    ) -> Result<(), russh::Error> {
+        let Some(opened) = self.channels.remove(&id) else { return connection.channel_failure(id) };
+        connection.channel_success(id)?;
+        let words = if let Order::Command(words) = order { words } else { Vec::new() };
+        let (shared, from, over) = (self.shared.clone(), self.from, self.over(id));
+        self.shared.sessions.spawn(async move {
+            let _over = over.clone().drop_guard();
+            let (_, writer) = opened.channel.split();
+            let reply = shared.control.join(invited, &words, from).await;
+            write_to(&writer, &over, None, reply.out.as_bytes()).await;
+            write_to(&writer, &over, Some(1), reply.err.as_bytes()).await;
+            finish(&writer, reply.code.cast_unsigned()).await;
+        });
+        Ok(())
+    }
+
     /// A token for a channel's task, which cancels it at its end; cancelled as well when the client closes the channel
     /// or is gone.
     fn over(&mut self, id: ChannelId) -> CancellationToken {
@@ -133,6 +162,9 @@ impl Session {
     /// Hands the channel to a task that does what was ordered.
     fn start(&mut self, id: ChannelId, order: Order, connection: &mut Connection) -> Result<(), russh::Error> {
         self.seat.settled();
+        if let Some(invited) = self.invited.clone() {
+            return self.introduce(id, invited, order, connection);
+        }
         if !self.key.is_empty() {
             // The configuration may have changed since this connection began.
             self.actor = self.shared.control.realm.identify(&self.key);
@@ -173,7 +205,9 @@ impl Session {
             _ => None,
         };
         connection.channel_success(id)?;
-        let (shared, from, seat) = (self.shared.clone(), self.from.to_string(), self.seat.clone());
+        let (shared, from) = (self.shared.clone(), self.from.to_string());
+        // A node's link takes all that was written before it hears that we end; OpenSSH needs time for that.
+        let seat = (!matches!(actor, Actor::Node(_))).then(|| self.seat.clone());
         let over = self.over(id);
         self.shared.sessions.spawn(async move {
             let _over = over.clone().drop_guard();
@@ -183,7 +217,9 @@ impl Session {
                 order => order,
             };
             work(&shared, channel, &over, actor, order, protocol, from).await;
-            seat.session_ended();
+            if let Some(seat) = seat {
+                seat.session_ended();
+            }
             drop((place, busy));
         });
         Ok(())
@@ -325,7 +361,8 @@ impl Handler for Session {
             self.wrong_login = Some(login.chars().filter(|c| !c.is_control()).take(64).collect());
             return Ok(Auth::reject());
         }
-        if self.shared.control.realm.identify(&offer.public_key.public_key_bytes()).is_some() {
+        let blob = offer.public_key.public_key_bytes();
+        if self.shared.control.realm.identify(&blob).is_some() || self.shared.control.invited(&blob).is_some() {
             return Ok(Auth::Accept);
         }
         let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
@@ -342,7 +379,17 @@ impl Handler for Session {
         }
         self.key = key.public_key.public_key_bytes();
         self.actor = self.shared.control.realm.identify(&self.key);
-        let Some(actor) = &self.actor else { return Ok(Auth::reject()) };
+        let Some(actor) = &self.actor else {
+            let Some(invited) = self.shared.control.invited(&self.key) else { return Ok(Auth::reject()) };
+            self.connection = self.shared.connected.enter("an invitation".to_owned(), INVITED);
+            if self.connection.is_none() {
+                return Ok(Auth::reject());
+            }
+            tracing::info!(from = %self.from, "an invitation is used");
+            self.invited = Some(invited);
+            self.seat.authenticated();
+            return Ok(Auth::Accept);
+        };
         match actor {
             Actor::User { name, .. } => {
                 let most = (self.shared.settings().config.max_connections / 2).max(1);

@@ -84,6 +84,13 @@ impl World {
         node
     }
 
+    /// A node that is nothing yet but a name and a port.
+    pub fn newcomer(&self, name: &str) -> Node {
+        let node = Node::new(&self.ground, name);
+        self.ground.nodes.lock().unwrap().push(node.clone());
+        node
+    }
+
     /// Two nodes that know each other, each reaching the other through a link: server1, server2, the link from the
     /// first to the second, and the way back.
     pub fn pair(&self) -> Pair {
@@ -121,6 +128,11 @@ impl World {
     /// Who holds the identity of `node`, as in `ssh -i DATA/identity git@server2 info`.
     pub fn node_actor(&self, node: &Node) -> Actor {
         Actor::with_key(&self.ground, &format!("as-{}", node.name()), &node.data().join("identity"))
+    }
+
+    /// Who holds a private key.
+    pub fn holder_of(&self, name: &str, key: &Path) -> Actor {
+        Actor::with_key(&self.ground, name, key)
     }
 
     /// The binary under test, in this world's environment.

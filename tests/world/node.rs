@@ -30,23 +30,36 @@ struct Inner {
 
 impl Node {
     pub(super) fn init(ground: &Arc<Ground>, name: &str, admin: &Actor) -> Self {
-        let port = free_port();
+        let node = Self::new(ground, name);
+        let key = admin.public_key().display().to_string();
+        node.init_with(&["--admin", admin.name(), "--admin-key", &key]).succeeds();
+        node
+    }
+
+    /// A name and a port; nothing is on disk yet.
+    pub(super) fn new(ground: &Arc<Ground>, name: &str) -> Self {
         let inner = Inner {
             ground: Arc::downgrade(ground),
             dir: ground.dir.clone(),
             name: name.to_owned(),
-            port,
+            port: free_port(),
             child: Mutex::new(None),
             errors_expected: AtomicBool::new(false),
         };
-        let node = Self(Arc::new(inner));
-        let (data, key) = (node.data().display().to_string(), admin.public_key().display().to_string());
-        let listen = format!("127.0.0.1:{port}");
-        let args = ["init", "--data", &data, "--name", name, "--admin", admin.name(), "--admin-key", &key];
-        ground.gitmesh(&[&args[..], &["--listen", &listen]].concat()).succeeds();
-        ground.trust(&format!("[127.0.0.1]:{port}"), &node.public_key());
-        ground.name_host(name, port);
-        node
+        Self(Arc::new(inner))
+    }
+
+    /// `gitmesh init` with this node's name and port; ssh knows its key then.
+    #[must_use]
+    #[track_caller]
+    pub fn init_with(&self, args: &[&str]) -> Answer {
+        let listen = format!("127.0.0.1:{}", self.port());
+        let done = self.gitmesh(&[&["init", "--name", self.name(), "--listen", &listen], args].concat());
+        if self.public_key().exists() {
+            self.ground().trust(&format!("[127.0.0.1]:{}", self.port()), &self.public_key());
+            self.ground().name_host(self.name(), self.port());
+        }
+        done
     }
 
     fn ground(&self) -> Arc<Ground> {
@@ -174,6 +187,12 @@ impl Node {
     #[must_use]
     pub fn add_peer(&self, public_key: &Path, address: &str) -> Answer {
         self.gitmesh(&["add-mirroring-peer", &public_key.display().to_string(), "--address", address])
+    }
+
+    /// An invitation by this node, as a word.
+    #[track_caller]
+    pub fn token(&self, args: &[&str]) -> String {
+        self.gitmesh(&[&["peer", "token"], args].concat()).succeeds().stdout.trim().to_owned()
     }
 
     /// git on this machine, past every door: what a person at the server's shell does.
