@@ -238,7 +238,7 @@ fn compile(
         // Who may write a copy is its master's affair, and one that waits for its master has no keys yet.
         let own = admin_alias.clone().unwrap_or_else(admin_repo);
         let mode = around.map(|around| policy.mirror(&Facts::existing(&own), &around.node).mode);
-        if clash == Severity::Warning && matches!(mode, Some(Mode::Copy { .. })) {
+        if clash == Severity::Warning && matches!(mode, Some(crate::policy::Mode::Copy { .. })) {
             found[start..].iter_mut().for_each(|remark| remark.severity = Severity::Warning);
         }
         lint::lint(&policy, &keyring, files, main, found);
