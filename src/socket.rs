@@ -22,6 +22,8 @@ use crate::transfer::Transfer;
 
 /// A caller sends its request at once; anything slower is stuck.
 const REQUEST: Duration = Duration::from_secs(30);
+/// A hook that waits for copies is told so often that it is not forgotten.
+const ALIVE: Duration = Duration::from_secs(20);
 /// Hooks and commands at the same time; more of them wait in the listen queue.
 const CONNECTIONS: usize = 512;
 
@@ -150,10 +152,24 @@ impl Door {
                 let transfer = self.transfer.clone();
                 let told = in_background(move || {
                     let updates = unpack(&push)?;
-                    transfer.landed(push.id.as_deref(), Path::new(&push.dir), &updates)
+                    transfer.landed(push.id.as_deref(), Path::new(&push.dir), &push.options, &updates)
                 });
                 match told.await {
-                    Ok(text) => send(&mut to, &Answer::Out(text)).await,
+                    Ok((text, patience)) => {
+                        send(&mut to, &Answer::Out(text)).await?;
+                        if let Some(patience) = patience {
+                            let mut wait = std::pin::pin!(self.transfer.wait_for_copies(patience));
+                            let text = loop {
+                                tokio::select! {
+                                    text = &mut wait => break text,
+                                    // The hook waits for a while only, and leaves when its push is cut off.
+                                    () = tokio::time::sleep(ALIVE) => send(&mut to, &Answer::Out(String::new())).await?,
+                                }
+                            };
+                            send(&mut to, &Answer::Out(text)).await?;
+                        }
+                        send(&mut to, &Answer::Exit(0)).await
+                    }
                     Err(why) => refuse(&mut to, why).await,
                 }
             }

@@ -160,3 +160,106 @@ fn who_watches_is_told_of_changes_and_is_sent_away_when_the_node_stops() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("server1 is stopping"), "{said:?}");
     pair.one.start();
 }
+
+#[test]
+fn a_push_waits_for_its_copies_when_it_asks_for_that() {
+    let world = World::new();
+    let (pair, work, _) = running(&world);
+    work.commit("a", "two");
+    let pushed = work.push(&["-o", "mirror.wait", "HEAD:main"]).succeeds();
+    assert_eq!(pair.one.refs("testing"), pair.two.refs("testing"), "{pushed:#?}");
+    pushed.says("server1 ==== (testing) ===> server2   done in ");
+    work.commit("a", "three");
+    work.push(&["-o", "mirror.wait=server2", "HEAD:main"]).succeeds();
+    assert_eq!(pair.one.refs("testing"), pair.two.refs("testing"));
+
+    pair.there.cut();
+    work.commit("a", "four");
+    let late = work.push(&["-o", "mirror.wait=1", "-o", "mirror.timeout=1s", "HEAD:main"]).succeeds();
+    late.says("warning: your push stands, but server2 does not have it after 1 s: ");
+    eventually("the failure to be known", || pair.one.gitmesh(&["mirror", "status", "testing"]).has("failing"));
+    work.commit("a", "five");
+    let told = work.push(&["HEAD:main"]).succeeds();
+    told.says("server1 ==== (testing) ===> server2   queued; last success ").says("  follow it: ssh ");
+    work.commit("a", "six");
+    let typo = work.push(&["-o", "mirror.wiat", "HEAD:main"]).succeeds();
+    typo.says("warning: push option 'mirror.wiat' does nothing: did you mean 'mirror.wait'?");
+    pair.there.restore();
+    pair.in_step("testing");
+}
+
+#[test]
+fn orders_do_what_they_say_for_whom_they_should() {
+    let world = World::new();
+    let (pair, work, bob) = running(&world);
+    let alice = world.alice();
+    let update = |name: &str| pair.one.git("testing", &["update-ref", name, &work.oid("HEAD")]).succeeds();
+    let equal = || pair.one.refs("testing") == pair.two.refs("testing");
+    // What no hook has seen: only a push finds it.
+    let _ = update("refs/heads/one");
+    bob.ssh(&pair.two, "mirror pull testing").succeeds().says("server1 ==== (testing) ===> server2");
+    assert!(equal());
+    bob.ssh(&pair.two, "mirror pull secret").fails();
+    alice.ssh(&pair.one, "mirror pull testing").refused_by("server1 holds no copy of 'testing'");
+    bob.ssh(&pair.one, "mirror push testing").fails();
+    let _ = update("refs/heads/two");
+    alice.ssh(&pair.one, "mirror push testing").succeeds();
+    assert!(equal());
+    let _ = update("refs/heads/three");
+    bob.ssh(&pair.one, "mirror wait testing three --timeout 30s").succeeds().says("testing\tserver2\thas it, after ");
+    assert!(equal());
+    bob.ssh(&pair.one, "mirror wait testing nothing").refused_by("refs/heads/nothing");
+    bob.ssh(&pair.two, "mirror wait testing").refused_by("its master is server1");
+
+    bob.ssh(&pair.one, "mirror pause testing").refused_by("administrators");
+    alice
+        .ssh(&pair.one, "mirror pause testing --reason 'the disk is full'")
+        .succeeds()
+        .says("all copies of testing are paused: 1 copies");
+    let _ = update("refs/heads/four");
+    alice.ssh(&pair.one, "mirror push server2 testing").refused_by("paused by alice");
+    let waited = alice.ssh(&pair.one, "mirror wait testing --timeout 30s --json").fails();
+    let json: serde_json::Value = serde_json::from_str(&waited.stdout).unwrap();
+    assert_eq!(
+        (&json["schema"], &json["met"], &json["copies"][0]["state"]),
+        (&"gitmesh.mirror.wait/1".into(), &false.into(), &"paused".into())
+    );
+    assert!(!equal());
+    alice.ssh(&pair.one, "mirror status testing").succeeds().says("testing\tserver2\tpaused by alice");
+    alice.ssh(&pair.one, "mirror resume testing").succeeds().says("go on");
+    alice.ssh(&pair.one, "mirror wait testing").succeeds();
+    assert!(equal());
+    bob.ssh(&pair.one, "mirror log testing").succeeds().says("\tserver2\tpaused: by alice: the disk is full");
+
+    let _ = update("refs/heads/five");
+    alice.ssh(&pair.one, "mirror verify testing").fails().says("testing\tserver2\tDIFFERS");
+    pair.in_step("testing");
+    eventually("the copies to be equal", || bob.ssh(&pair.one, "mirror verify testing").has("testing\tserver2\tequal"));
+    bob.ssh(&pair.one, "mirror verify testing --deep").refused_by("administrators");
+    alice.ssh(&pair.one, "mirror verify testing --deep").succeeds().says("every object is sound");
+    assert_eq!(bob.ssh(&pair.one, "mirror list").succeeds().stdout, "testing\tserver1\tserver2\n");
+}
+
+#[test]
+fn gitolites_own_words_are_understood() {
+    let world = World::new();
+    let (pair, _, _) = running(&world);
+    let list = |what: &str| pair.two.gitmesh(&["mirror", "list", what, "testing"]).succeeds().stdout;
+    assert_eq!(
+        (list("master").as_str(), list("copies").as_str(), list("slaves").as_str()),
+        ("server1\n", "server2\n", "server2\n")
+    );
+    pair.one.gitmesh(&["mirror", "push", "server2", "testing"]).succeeds();
+    assert_eq!(pair.one.gitmesh(&["mirror", "status", "all", "testing"]).succeeds().stdout, "");
+    assert_eq!(pair.one.gitmesh(&["mirror", "status", "server2", "testing"]).succeeds().stdout, "");
+    pair.there.cut();
+    pair.one.gitmesh(&["mirror", "push", "server2", "testing"]).fails();
+    eventually("the trouble to be named", || {
+        pair.one.gitmesh(&["mirror", "status", "all", "all"]).stdout.lines().any(|line| line == "testing")
+    });
+    let told = pair.one.gitmesh(&["mirror", "status", "all", "testing"]).succeeds();
+    told.says("WARNING: the copy of 'testing' on server2 is not in step (failing");
+    pair.there.restore();
+    let log = || pair.one.gitmesh(&["mirror", "status", "all", "all"]).stdout.is_empty();
+    eventually("the trouble to be over", log);
+}

@@ -125,7 +125,7 @@ impl Control {
 }
 
 /// Gives the master what the user types or sends until it has answered.
-async fn converse(mut pipe: Pipe, mut input: impl AsyncRead + Unpin + Send) -> (String, Finished) {
+pub(super) async fn converse(mut pipe: Pipe, mut input: impl AsyncRead + Unpin + Send) -> (String, Finished) {
     let (reader, writer) = (&mut pipe.reader, &mut pipe.writer);
     let up = async {
         let mut buffer = vec![0; 4096];

@@ -23,8 +23,21 @@ const TOPICS: &[Topic] = &[
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("whoami", "the user, key and node of this connection", ""),
-    topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", ""),
-    topic("mirror push [PEER] REPO", "bring copies up to date now", ""),
+    topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", STATUS),
+    topic("mirror push [PEER] REPO [--force]", "bring copies up to date now", PUSH),
+    topic("mirror pull REPO", "on a copy's node: have its master push it now", ""),
+    topic(
+        "mirror wait REPO [REF] [--peer P|--all|--count N] [--timeout T] [--json]",
+        "return when copies have what is here now",
+        WAIT,
+    ),
+    topic("mirror pause REPO|--all [--peer P] [--reason TEXT]", "stop the pushes to copies", PAUSE),
+    topic("mirror resume REPO|--all [--peer P]", "let them go on", ""),
+    topic("mirror verify [REPO|PATTERN] [--peer P] [--deep] [--json]", "compare copies with what is here", VERIFY),
+    topic("mirror repair [PEER] REPO", "make a copy that has diverged, or is held back, equal", REPAIR),
+    topic("mirror list [REPO|PATTERN] [--json]", "which node is master, and which hold copies", ""),
+    topic("mirror log REPO [--limit N] [--json]", "what has happened to a repository's copies", ""),
+    topic("request-push REPO [PEER...]", "gitolite 2's 'mirror push REPO'", ""),
 ];
 
 const INFO: &str = "\
@@ -40,6 +53,36 @@ that a copy is in step, so a copy of a master that has not been heard lately is 
 const PEER: &str = "\
 For administrators. 'ping' greets a node and has it greet back, with the nodes' own keys; without a name, every node.
 Nodes are invited, joined, added and removed on the machine itself: 'gitmesh peer help'.
+";
+const STATUS: &str = "\
+Columns: repository, node of the copy, how it is. A copy elsewhere of what is mastered here is known by comparing; a copy
+here of another node's repository by what that master tells every few seconds.
+  --json    one object, schema gitmesh.mirror.status/1
+  --watch   again at each change: on a terminal the screen is redrawn, otherwise only what has changed is told,
+            a line each (--json: an object a line)
+Exit code: 0 all in step, paused, or kept by hand; 1 some are not; 4 nothing is meant by this.
+gitolite's forms: 'mirror status all all' names the repositories with trouble, 'mirror status COPY|all REPO' tells it.
+";
+const PUSH: &str = "\
+Without PEER, to all of its copies. For whoever may write to the repository.
+  --force   also when a guard holds it back, because much would be deleted; for administrators
+Exit code: 0 done, 4 no such copy, 7 failed.
+";
+const WAIT: &str = "\
+REF is a branch or a full reference name; without it everything that is here counts. --all is the default.
+  --timeout T   60s if not given, as '30s' or '5m'
+Exit code: 0 they have it, 8 not within that time, or they cannot get it.
+";
+const PAUSE: &str = "\
+For administrators; it stands across restarts. '--all --peer P' is everything on one node.
+";
+const VERIFY: &str = "\
+Compares references, HEAD and what else is mirrored; what differs is pushed.
+  --deep    has git read every object on both sides; for administrators
+Exit code: 0 all equal, 1 some are not, 4 nothing is meant by this.
+";
+const REPAIR: &str = "\
+What the copy has and its master lacks is kept there under refs/gitmesh/lost/. For administrators.
 ";
 
 /// The words that name a command: those before its first argument.
@@ -108,7 +151,7 @@ mod tests {
     #[test]
     fn one_command_or_all_of_a_noun() {
         let push = usage(&["mirror", "push"]).expect("a command");
-        assert!(push.starts_with("usage: mirror push [PEER] REPO\n"), "{push}");
+        assert!(push.starts_with("usage: mirror push [PEER] REPO [--force]\n"), "{push}");
         assert_eq!(usage(&["mirror", "push", "server2", "testing"]), Some(push), "its arguments may be there already");
         let all = usage(&["mirror"]).expect("a noun");
         assert!(all.contains("mirror status") && all.contains("mirror push"), "{all}");

@@ -9,7 +9,7 @@ use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
 use crate::git::objects;
-use crate::mirror::MESSAGE_MAX;
+use crate::mirror::{MESSAGE_MAX, Order};
 use crate::model::{Actor, HostName, RepoName};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
@@ -20,42 +20,26 @@ const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(20);
 impl Control {
     pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
         match *words {
-            ["status", ref rest @ ..] => self.mirror_status(actor, rest, live).await,
-            ["push", peer, repo] => {
-                let parsed = parse_repo(repo).and_then(|repo| {
-                    let peer = HostName::new(peer)
-                        .map_err(|e| Reply::fail(2, format!("FATAL: {peer:?} is no node name: {e}")))?;
-                    Ok((repo, peer))
-                });
-                match parsed {
-                    Ok((repo, peer)) => self.push_to(actor, &repo, &[peer]).await,
-                    Err(reply) => reply,
-                }
+            ["status", copy, repo] if !copy.starts_with('-') && !repo.starts_with('-') => {
+                self.gitolite_status(actor, copy, repo).unwrap_or_else(|e| e)
             }
-            ["request-push", repo, ref only @ ..] => match parse_repo(repo) {
-                Ok(repo) => match self.cluster.locate(&repo) {
-                    // Where a repository lives is told to nobody who may not write to it.
-                    _ if self.realm.authorize(actor, &repo, Access::Write).is_err() => {
-                        self.push_to(actor, &repo, &[]).await
-                    }
-                    Place::Here { replicas, .. } => {
-                        let asked = only.iter().map(|name| HostName::new(name)).collect::<Result<Vec<_>, _>>();
-                        let peers = match asked {
-                            Ok(asked) if !asked.is_empty() => asked,
-                            Ok(_) => replicas.into_iter().map(|replica| replica.name).collect(),
-                            Err(error) => return Reply::fail(2, format!("FATAL: that is no node name: {error}")),
-                        };
-                        self.push_to(actor, &repo, &peers).await
-                    }
-                    place => self.not_master(&repo, &place),
-                },
-                Err(reply) => reply,
-            },
+            ["status", ref rest @ ..] => self.mirror_status(actor, rest, live).await,
+            [order @ ("push" | "repair"), ref rest @ ..] => {
+                self.order_push(actor, order, rest).await.unwrap_or_else(|e| e)
+            }
+            // gitolite 2's spelling
+            ["request-push", repo, ref only @ ..] => self.request_push(actor, repo, only).await.unwrap_or_else(|e| e),
+            ["pull", ref rest @ ..] => self.order_pull(actor, rest).await.unwrap_or_else(|e| e),
+            ["wait", ref rest @ ..] => self.order_wait(actor, rest).await.unwrap_or_else(|e| e),
+            [order @ ("pause" | "resume"), ref rest @ ..] => self.order_pause(actor, order, rest).unwrap_or_else(|e| e),
+            ["verify", ref rest @ ..] => self.order_verify(actor, rest).await.unwrap_or_else(|e| e),
+            ["list", ref rest @ ..] => self.mirror_list(actor, rest).unwrap_or_else(|e| e),
+            ["log", ref rest @ ..] => self.mirror_log(actor, rest).unwrap_or_else(|e| e),
             _ => help::wrong(&["mirror"]),
         }
     }
 
-    fn not_master(&self, repo: &RepoName, place: &Place) -> Reply {
+    pub(super) fn not_master(&self, repo: &RepoName, place: &Place) -> Reply {
         let whose = match place {
             Place::There { master, .. } => format!("its master is {master}; run this there"),
             _ => "it has no part here".to_owned(),
@@ -63,12 +47,12 @@ impl Control {
         Reply::fail(1, format!("FATAL: {} is not the master of '{repo}': {whose}", self.node.name))
     }
 
-    async fn push_to(&self, actor: &Actor, repo: &RepoName, peers: &[HostName]) -> Reply {
+    pub(super) async fn push_to(&self, actor: &Actor, repo: &RepoName, peers: &[HostName], order: Order) -> Reply {
         if let Err(denial) = self.realm.authorize(actor, repo, Access::Write) {
             return Reply::fail(5, denial.to_string());
         }
         let place = self.cluster.locate(repo);
-        let Place::Here { replicas, .. } = &place else { return self.not_master(repo, &place) };
+        let Place::Here { .. } = &place else { return self.not_master(repo, &place) };
         if peers.is_empty() {
             return Reply::fail(
                 1,
@@ -77,16 +61,22 @@ impl Control {
                 ),
             );
         }
+        self.pushed(repo, peers, order).await
+    }
+
+    /// Pushes to the named copies and tells how it went.
+    pub(super) async fn pushed(&self, repo: &RepoName, peers: &[HostName], order: Order) -> Reply {
+        let place = self.cluster.locate(repo);
         let mut reply = Reply::default();
         for peer in peers {
             if place.replica(peer).is_none() {
-                let known = replicas.iter().map(|replica| replica.name.as_str()).collect::<Vec<_>>().join(" ");
+                let known = place.replicas().iter().map(|replica| replica.name.as_str()).collect::<Vec<_>>().join(" ");
                 reply.err.push_str(&format!("FATAL: {peer} is no replica of '{repo}'; its replicas: {known}\n"));
                 reply.code = 4;
                 continue;
             }
             let line = format!("{} ==== ({repo}) ===> {peer}", self.node.name);
-            match self.mirror.push_now(repo, peer, PATIENCE).await {
+            match self.mirror.push_with(repo, peer, order, PATIENCE).await {
                 Ok(report) => reply.out.push_str(&format!("{line}   {report}\n")),
                 Err(error) => {
                     reply.err.push_str(&format!("{line}   FAILED: {error}\n"));

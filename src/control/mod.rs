@@ -10,6 +10,7 @@ mod help;
 mod info;
 mod live;
 mod mirror;
+mod orders;
 pub mod peer;
 mod perms;
 mod status;
@@ -121,6 +122,7 @@ impl Control {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
+            [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,
             ["peer", ref rest @ ..] => self.peer_command(actor, rest).await,

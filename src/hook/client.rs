@@ -119,22 +119,37 @@ fn proc_receive(input: &mut impl Read, output: &mut impl Write) -> io::Result<()
     output.flush()
 }
 
-/// githooks(5), "post-receive": `old new name` lines in; what is printed reaches the pusher.
+/// githooks(5), "post-receive": `old new name` lines in; what is printed reaches the pusher. The daemon says when it is
+/// over, for a push may ask to wait for its copies.
 fn post_receive(input: &mut impl BufRead) -> io::Result<()> {
     let updates = input.lines().map(|line| parse_update(&line?)).collect::<io::Result<Vec<_>>>()?;
     if updates.is_empty() {
         return Ok(());
     }
     let mut refused = None;
-    knock(&socket()?, Ask::Landed(push(updates, false, Vec::new())?), Some(PATIENCE), |answer| {
+    knock(&socket()?, Ask::Landed(push(updates, false, push_options())?), Some(PATIENCE), |answer| {
         match answer {
-            Answer::Out(text) => print!("{text}"),
+            Answer::Out(text) => {
+                print!("{text}");
+                // What comes next may take a while.
+                if let Err(error) = io::stdout().flush() {
+                    refused = Some(error.to_string());
+                }
+                return refused.is_some();
+            }
+            Answer::Exit(_) => {}
             Answer::Refused(why) => refused = Some(why),
             other => refused = Some(format!("the gitmesh daemon answered something else: {other:?}")),
         }
         true
     })?;
     refused.map_or(Ok(()), |why| Err(io::Error::other(why)))
+}
+
+/// githooks(5), "pre-receive" and "post-receive": the options of a push are in the environment.
+fn push_options() -> Vec<String> {
+    let count = std::env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|n| n.parse().ok()).unwrap_or(0usize);
+    (0..count.min(100)).filter_map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).ok()).collect()
 }
 
 fn parse_update(line: &str) -> io::Result<Update> {

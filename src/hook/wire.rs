@@ -56,11 +56,11 @@ pub enum Answer {
     /// To `Judge`: for each update, in order, `None` to let git go on or the reason for refusing it. `text` goes to the
     /// pusher's terminal.
     Verdicts { refused: Vec<Option<String>>, text: String },
-    /// To `Landed`, and output of a command: text for standard output.
+    /// Output of a command, and what `Landed` tells: text for standard output, in any number of pieces up to `Exit`.
     Out(String),
     /// Output of a command for standard error.
     Err(String),
-    /// The end of a command's output, with its exit code.
+    /// The end of such output, with a command's exit code.
     Exit(i32),
     /// The request itself was refused; the text says why.
     Refused(String),

@@ -385,7 +385,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// The known name that differs by the fewest letters, at most two.
-pub(super) fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let near = known.filter(|name| name.len().abs_diff(word.len()) <= 2 && *name != word).take(10_000);
     near.map(|name| (distance(word, name), name)).filter(|(d, _)| *d <= 2).min().map(|(_, name)| name)
 }

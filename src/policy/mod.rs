@@ -45,6 +45,7 @@ mod virtual_ref;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use compare::{Comparison, Shift, compare};
+pub use compile::nearest;
 pub use decide::{Change, Decision, Facts, Outcome, Step, Walk};
 pub use diagnostic::{Diagnostic, Severity, render};
 pub use grant::{Access, Grant};

@@ -9,6 +9,7 @@ mod forward;
 mod program;
 mod push;
 mod relay;
+mod replicas;
 mod request;
 
 use std::fmt::Display;
@@ -31,6 +32,7 @@ use crate::policy::Grant;
 use crate::repo::{self, Ownership, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
+pub use replicas::Patience;
 pub use request::{Input, MirrorPush, Output, Request, Streams, Via};
 
 /// How long a session waits for a free git process before it is told to come back.

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
-use crate::cluster::{How, Replica};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
 use crate::model::{Actor, HostName, PushId, RefName, RefUpdate, RepoName};
 use crate::repo;
 
 use super::program::Told;
+use super::replicas::{self, Patience};
 use super::{Request, Transfer};
 
 /// Looking into a push may take so long, programs included; git's hook waits a little longer for the verdict.
@@ -160,6 +160,9 @@ impl Transfer {
         } else {
             self.judge_by_rules(&push, dir, updates)?
         };
+        if !push.mirror {
+            verdicts.text.push_str(&replicas::read(options).2);
+        }
         if push.repo.as_str() == ADMIN_REPO && !push.mirror {
             self.judge_configuration(dir, updates, &mut verdicts);
             if options.iter().any(|option| option == PLAN_ONLY) {
@@ -289,7 +292,13 @@ impl Transfer {
 
     /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
     /// Blocking.
-    pub fn landed(&self, id: Option<&str>, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
+    pub fn landed(
+        &self,
+        id: Option<&str>,
+        dir: &Path,
+        options: &[String],
+        updates: &[RefUpdate],
+    ) -> Result<(String, Option<Patience>), String> {
         let push = self.whose(id, dir).or_else(|why| {
             // The daemon was restarted after it had let the push through. Nothing is decided here any more, and what
             // follows reads what is on the disk, so no secret is needed for it.
@@ -311,30 +320,12 @@ impl Transfer {
             }
         }
         if push.mirror {
-            return Ok(text);
+            return Ok((text, None));
         }
         self.mirror.mark(&push.repo);
-        text.push_str(&self.told_of_replicas(&push.repo));
-        Ok(text)
-    }
-}
-
-impl Transfer {
-    /// What becomes of the copies, for whoever pushed.
-    fn told_of_replicas(&self, repo: &RepoName) -> String {
-        let (pid, host, mut text) = (std::process::id(), self.cluster.host(), String::new());
-        for Replica { name, how, .. } in self.cluster.locate(repo).replicas() {
-            match how {
-                // gitolite 2's spelling, which scripts and eyes know.
-                How::Async | How::Sync => text.push_str(&format!("({pid}&) {host} ==== ({repo}) ===> {name}\n")),
-                // gitolite 3's words.
-                How::NoSync => text.push_str(&format!(
-                    "warning: manual mirror push pending for '{name}' (gitmesh mirror push {name} {repo})\n"
-                )),
-                How::NoSyncQuiet => {}
-            }
-        }
-        text
+        let (told, patience) = self.told_of_replicas(&push.repo, options);
+        text.push_str(&told);
+        Ok((text, patience))
     }
 }
 

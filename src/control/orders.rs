@@ -1,0 +1,393 @@
+//! What a person orders or asks of mirroring beside its status: waits, pauses, repairs, checks and what happened.
+//!
+//! Questions are answered to whoever may read the repository, orders to push are taken from whoever may write to it,
+//! and what goes further than the machine may go by itself from administrators.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::status::Which;
+use super::{Control, Reply, help, parse_repo};
+use crate::admin::Access;
+use crate::cluster::Place;
+use crate::mirror::{Arrival, Order, Scope, Verdict, Want, Where};
+use crate::model::setting::parse_duration;
+use crate::model::time::{in_words, rfc3339};
+use crate::model::{Actor, HostName, RefName, RepoName};
+
+/// A push by hand is waited for; a large first copy goes on in the background after that.
+const PATIENCE: Duration = Duration::from_secs(600);
+const WAIT: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+const LOG_LINES: usize = 20;
+/// The exec line's first word by which a replica asks to be pushed to.
+pub(super) const REQUEST: &str = "gitmesh-mirror-request";
+
+/// Flags and other words of an order.
+#[derive(Debug, Default)]
+struct Words<'a> {
+    plain: Vec<&'a str>,
+    peer: Option<HostName>,
+    count: Option<usize>,
+    timeout: Option<Duration>,
+    limit: Option<usize>,
+    reason: &'a str,
+    all: bool,
+    deep: bool,
+    force: bool,
+    json: bool,
+}
+
+impl<'a> Words<'a> {
+    /// `may` names the flags of this order; all others are wrong.
+    fn parse(words: &[&'a str], may: &[&str]) -> Result<Self, String> {
+        let mut found = Self::default();
+        let mut words = words.iter().copied();
+        while let Some(word) = words.next() {
+            let (flag, value) = word.split_once('=').map_or((word, None), |(f, v)| (f, Some(v)));
+            if !flag.starts_with("--") {
+                found.plain.push(word);
+                continue;
+            }
+            if !may.contains(&flag) {
+                return Err(format!("'{flag}' is none of: {}", may.join(" ")));
+            }
+            let mut value = || value.or_else(|| words.next()).ok_or_else(|| format!("{flag} needs a value"));
+            let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no number"));
+            match flag {
+                "--peer" => found.peer = Some(node_name(value()?)?),
+                "--count" => found.count = Some(number(value()?)?),
+                "--limit" => found.limit = Some(number(value()?)?),
+                "--timeout" => found.timeout = Some(parse_duration(value()?)?.min(WAIT_MAX)),
+                "--reason" => found.reason = value()?,
+                "--all" => found.all = true,
+                "--deep" => found.deep = true,
+                "--force" => found.force = true,
+                _ => found.json = true,
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn node_name(text: &str) -> Result<HostName, String> {
+    HostName::new(text).map_err(|error| format!("{text:?} is no node name: {error}"))
+}
+
+fn wrong(order: &str, why: &str) -> Reply {
+    let mut reply = help::wrong(&["mirror", order]);
+    reply.err = format!("FATAL: {why}\n{}", reply.err);
+    reply
+}
+
+/// A reference as people write it: `main` is a branch.
+fn reference(text: &str) -> Result<RefName, String> {
+    let full = if text.starts_with("refs/") { text.to_owned() } else { format!("refs/heads/{text}") };
+    RefName::parse(&full).ok_or_else(|| format!("'{text}' is no reference name"))
+}
+
+impl Control {
+    /// A repository that the actor may use so.
+    fn known(&self, actor: &Actor, repo: &str, access: Access) -> Result<RepoName, Reply> {
+        let repo = parse_repo(repo)?;
+        match self.realm.authorize(actor, &repo, access) {
+            Ok(_) => Ok(repo),
+            Err(denial) => Err(Reply::fail(5, denial.to_string())),
+        }
+    }
+
+    fn administers(&self, actor: &Actor, what: &str) -> Result<(), Reply> {
+        if *actor == Actor::Local || self.realm.may_administer(actor) {
+            return Ok(());
+        }
+        Err(Reply::fail(5, format!("FATAL: {what} is for administrators (who may write gitmesh-admin)")))
+    }
+
+    /// `push [PEER] REPO [--force]` and `repair [PEER] REPO`.
+    pub(super) async fn order_push(&self, actor: &Actor, name: &str, words: &[&str]) -> Result<Reply, Reply> {
+        let may: &[&str] = if name == "push" { &["--force"] } else { &[] };
+        let words = Words::parse(words, may).map_err(|why| wrong(name, &why))?;
+        let order = match (name, words.force) {
+            ("repair", _) => Order::Repair,
+            (_, true) => Order::Force,
+            _ => Order::Usual,
+        };
+        let (peer, repo) = match words.plain[..] {
+            [repo] => (None, repo),
+            [peer, repo] => (Some(node_name(peer).map_err(|why| wrong(name, &why))?), repo),
+            _ => return Err(help::wrong(&["mirror", name])),
+        };
+        let repo = self.known(actor, repo, Access::Write)?;
+        if order > Order::Usual {
+            self.administers(actor, "an order that may overwrite or delete")?;
+        }
+        let peers = match (peer, self.cluster.locate(&repo)) {
+            (Some(peer), _) => vec![peer],
+            (None, Place::Here { replicas, .. }) => replicas.into_iter().map(|replica| replica.name).collect(),
+            (None, place) => return Err(self.not_master(&repo, &place)),
+        };
+        Ok(self.push_to(actor, &repo, &peers, order).await)
+    }
+
+    /// gitolite 2's `request-push REPO [PEER...]`.
+    pub(super) async fn request_push(&self, actor: &Actor, repo: &str, only: &[&str]) -> Result<Reply, Reply> {
+        if only.is_empty() {
+            return self.order_push(actor, "push", &[repo]).await;
+        }
+        let repo = self.known(actor, repo, Access::Write)?;
+        let peers = only.iter().map(|name| node_name(name)).collect::<Result<Vec<_>, _>>();
+        let peers = peers.map_err(|why| Reply::fail(2, format!("FATAL: {why}")))?;
+        Ok(self.push_to(actor, &repo, &peers, Order::Usual).await)
+    }
+
+    /// `pull REPO`: this node asks the master of its copy to push it now.
+    pub(super) async fn order_pull(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
+        let [repo] = words else { return Err(help::wrong(&["mirror", "pull"])) };
+        let repo = self.known(actor, repo, Access::Read)?;
+        let Place::There { master, .. } = self.cluster.locate(&repo) else {
+            let here = &self.node.name;
+            return Err(Reply::fail(1, format!("FATAL: {here} holds no copy of '{repo}' that a master could push to")));
+        };
+        let line = format!("{REQUEST} version=1 '{repo}'");
+        let unreachable = |error: &dyn std::fmt::Display| Reply::fail(7, format!("FATAL: {error}"));
+        let pipe = self.links.run(&master, &line).await.map_err(|error| unreachable(&error))?;
+        let finished = tokio::time::timeout(PATIENCE, super::forward::converse(pipe, tokio::io::empty())).await;
+        let Ok((out, finished)) = finished else {
+            return Err(Reply::fail(8, format!("FATAL: {master} did not end within {} s", PATIENCE.as_secs())));
+        };
+        match finished.failure {
+            Some(error) => Err(unreachable(&error)),
+            None => Ok(Reply { out, err: finished.stderr, code: finished.exit.map_or(7, u32::cast_signed) }),
+        }
+    }
+
+    /// A replica asks to be pushed to; it has asked its user for rights.
+    pub(super) async fn requested(&self, actor: &Actor, words: &[&str]) -> Reply {
+        let Actor::Node(peer) = actor else {
+            return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
+        };
+        let ["version=1", repo] = words else {
+            return Reply::fail(2, format!("FATAL: {} knows {REQUEST} version=1 REPO only", self.node.name));
+        };
+        let repo = match parse_repo(repo) {
+            Ok(repo) => repo,
+            Err(reply) => return reply,
+        };
+        let place = self.cluster.locate(&repo);
+        if place.replica(peer).is_none() {
+            let name = &self.node.name;
+            return Reply::fail(4, format!("FATAL: {name} knows no copy of '{repo}' on {peer} to push to"));
+        }
+        self.pushed(&repo, std::slice::from_ref(peer), Order::Usual).await
+    }
+
+    /// `wait REPO [REF] [--peer P|--all|--count N] [--timeout T]`
+    pub(super) async fn order_wait(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
+        let usage = |why: String| wrong("wait", &why);
+        let may = ["--peer", "--all", "--count", "--timeout", "--json"];
+        let words = Words::parse(words, &may).map_err(usage)?;
+        let (repo, want) = match words.plain[..] {
+            [repo] => (repo, Want::Now),
+            [repo, name] => (repo, Want::Ref(reference(name).map_err(usage)?)),
+            _ => return Err(help::wrong(&["mirror", "wait"])),
+        };
+        let repo = self.known(actor, repo, Access::Read)?;
+        let at = match (words.peer, words.count, words.all) {
+            (Some(peer), None, false) => Where::One(peer),
+            (None, Some(count), false) => Where::Count(count),
+            (None, None, _) => Where::All,
+            _ => return Err(usage("--peer, --count and --all exclude each other".to_owned())),
+        };
+        if let place @ (Place::There { .. } | Place::Elsewhere) = self.cluster.locate(&repo) {
+            return Err(self.not_master(&repo, &place));
+        }
+        let waited = self.mirror.wait(&repo, &want, &at, words.timeout.unwrap_or(WAIT)).await;
+        let waited = waited.map_err(|error| Reply::fail(1, format!("FATAL: {error}")))?;
+        let code = if waited.met { 0 } else { 8 };
+        let out = if words.json {
+            let copies = waited.copies.iter().map(|(peer, arrival)| match arrival {
+                Arrival::There(after) => {
+                    json!({"replica": peer.as_str(), "there": true, "seconds": after.as_secs_f64()})
+                }
+                Arrival::NotYet(state) => {
+                    json!({"replica": peer.as_str(), "there": false, "state": state.word(), "text": state.to_string()})
+                }
+            });
+            let copies: Vec<_> = copies.collect();
+            let (repo, met) = (repo.as_str(), waited.met);
+            json!({"schema": "gitmesh.mirror.wait/1", "repo": repo, "met": met, "copies": copies}).to_string() + "\n"
+        } else {
+            let line = |(peer, arrival): &(HostName, Arrival)| match arrival {
+                Arrival::There(after) => format!("{repo}\t{peer}\thas it, after {:.1} s\n", after.as_secs_f64()),
+                Arrival::NotYet(state) => format!("{repo}\t{peer}\tNOT YET: {state}\n"),
+            };
+            waited.copies.iter().map(line).collect()
+        };
+        Ok(Reply { out, err: String::new(), code })
+    }
+
+    /// `pause` and `resume`: `REPO|--all [--peer P]`, and `--reason TEXT` for a pause.
+    pub(super) fn order_pause(&self, actor: &Actor, name: &str, words: &[&str]) -> Result<Reply, Reply> {
+        self.administers(actor, "to pause and to resume")?;
+        let words = Words::parse(words, &["--all", "--peer", "--reason"]).map_err(|why| wrong(name, &why))?;
+        let scopes = match (&words.plain[..], words.all, words.peer) {
+            ([repo], false, peer) => {
+                let repo = parse_repo(repo)?;
+                let place = self.cluster.locate(&repo);
+                if !matches!(place, Place::Here { .. }) || !self.store.exists(&repo) {
+                    return Err(self.not_master(&repo, &place));
+                }
+                vec![peer.map_or_else(|| Scope::Repo(repo.clone()), |peer| Scope::Copy(repo.clone(), peer))]
+            }
+            ([], true, Some(peer)) => vec![Scope::Peer(peer)],
+            ([], true, None) => self.mirror.peer_status().into_iter().map(|peer| Scope::Peer(peer.peer)).collect(),
+            _ => return Err(help::wrong(&["mirror", name])),
+        };
+        let failed = |error: std::io::Error| {
+            tracing::error!(%error, "a pause cannot be kept");
+            Reply::fail(70, "FATAL: the order cannot be written down; tell the operator")
+        };
+        let mut out = String::new();
+        for scope in scopes {
+            let by = actor.to_string();
+            if name == "pause" {
+                let (copies, new) = self.mirror.pause(scope.clone(), &by, words.reason).map_err(failed)?;
+                let already = if new { "" } else { " already" };
+                out.push_str(&format!("pushes to {scope} are paused{already}: {copies} copies\n"));
+            } else {
+                let over = self.mirror.resume(&scope, &by).map_err(failed)?;
+                let text = if over.is_empty() { "were not paused" } else { "go on" };
+                out.push_str(&format!("pushes to {scope} {text}\n"));
+            }
+        }
+        Ok(Reply::done(out))
+    }
+
+    /// `verify [REPO|PATTERN] [--peer P] [--deep]`
+    pub(super) async fn order_verify(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
+        let words = Words::parse(words, &["--peer", "--deep", "--json"]).map_err(|why| wrong("verify", &why))?;
+        let which = match words.plain[..] {
+            [] => Which::parse(self, None)?,
+            [word] => Which::parse(self, Some(word))?,
+            _ => return Err(help::wrong(&["mirror", "verify"])),
+        };
+        if words.deep {
+            self.administers(actor, "a deep check, which reads every object on both sides,")?;
+        }
+        let may = |repo: &RepoName| which.has(repo) && self.realm.rights(actor, repo).0;
+        let checked = self.mirror.verify(may, words.peer.as_ref(), words.deep).await;
+        let mut code = 0;
+        let mut lines = Vec::new();
+        for one in &checked {
+            let (word, text) = match &one.verdict {
+                Verdict::Equal { deep: false } => ("equal", "equal".to_owned()),
+                Verdict::Equal { deep: true } => ("equal", "equal, and every object is sound".to_owned()),
+                Verdict::Differs => ("differs", "DIFFERS; a push is under way".to_owned()),
+                Verdict::Missing => ("missing", "MISSING there; a push is under way".to_owned()),
+                Verdict::Damaged { here, there } => {
+                    let said = |at: &str, lines: &[String]| {
+                        if lines.is_empty() { String::new() } else { format!("; {at}: {}", lines.join(" | ")) }
+                    };
+                    ("damaged", format!("DAMAGED{}{}", said("here", here), said("there", there)))
+                }
+                Verdict::Paused(pause) => ("paused", format!("not looked at: paused by {}", pause.by)),
+                Verdict::Failed(error) => ("failed", format!("cannot be compared: {error}")),
+            };
+            code |= i32::from(!matches!(one.verdict, Verdict::Equal { .. } | Verdict::Paused(_)));
+            lines.push((one, word, text));
+        }
+        let out = if words.json {
+            let copies = lines.iter().map(|(one, word, text)| {
+                json!({"repo": one.repo.as_str(), "replica": one.peer.as_str(), "verdict": word, "text": text})
+            });
+            let copies: Vec<_> = copies.collect();
+            json!({"schema": "gitmesh.mirror.verify/1", "copies": copies}).to_string() + "\n"
+        } else {
+            lines.iter().map(|(one, _, text)| format!("{}\t{}\t{text}\n", one.repo, one.peer)).collect()
+        };
+        let err = if checked.is_empty() { "no copy of what is mastered here is meant by this\n" } else { "" };
+        Ok(Reply { out, err: err.to_owned(), code: if checked.is_empty() { 4 } else { code } })
+    }
+
+    /// `list [REPO|PATTERN]`, and gitolite's `list master REPO` and `list copies REPO`.
+    pub(super) fn mirror_list(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
+        let words = Words::parse(words, &["--json"]).map_err(|why| wrong("list", &why))?;
+        let which = match words.plain[..] {
+            ["master", repo] => {
+                let place = self.realm.place(&self.known(actor, repo, Access::Read)?);
+                return Ok(Reply::done(place.master.unwrap_or_default() + "\n"));
+            }
+            ["copies" | "slaves", repo] => {
+                let place = self.realm.place(&self.known(actor, repo, Access::Read)?);
+                let copies: Vec<String> = place.copies.into_keys().collect();
+                return Ok(Reply::done(copies.join(" ") + "\n"));
+            }
+            [] => Which::All,
+            [word] => Which::parse(self, Some(word))?,
+            _ => return Err(help::wrong(&["mirror", "list"])),
+        };
+        let mut rows = Vec::new();
+        for repo in self.list()?.into_iter().filter(|repo| which.has(repo) && self.realm.rights(actor, repo).0) {
+            let place = self.realm.place(&repo);
+            if let Some(master) = place.master {
+                rows.push((repo, master, place.copies.into_keys().collect::<Vec<String>>()));
+            }
+        }
+        Ok(Reply::done(if words.json {
+            let row = |(repo, master, copies): &(RepoName, String, Vec<String>)| json!({"repo": repo.as_str(), "master": master, "copies": copies});
+            let repos: Vec<_> = rows.iter().map(row).collect();
+            json!({"schema": "gitmesh.mirror.list/1", "repos": repos}).to_string() + "\n"
+        } else {
+            rows.iter().map(|(repo, master, copies)| format!("{repo}\t{master}\t{}\n", copies.join(" "))).collect()
+        }))
+    }
+
+    /// `log REPO [--limit N]`
+    pub(super) fn mirror_log(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
+        let words = Words::parse(words, &["--limit", "--json"]).map_err(|why| wrong("log", &why))?;
+        let [repo] = words.plain[..] else { return Err(help::wrong(&["mirror", "log"])) };
+        let repo = self.known(actor, repo, Access::Read)?;
+        let entries = self.mirror.log(&repo, words.limit.unwrap_or(LOG_LINES));
+        if words.json {
+            let entry = |e: &crate::mirror::Entry| json!({"at": rfc3339(e.at), "replica": e.peer.as_str(), "what": e.what, "detail": e.detail, "times": e.times});
+            let entries: Vec<_> = entries.iter().map(entry).collect();
+            let repo = repo.as_str();
+            let doc = json!({"schema": "gitmesh.mirror.log/1", "repo": repo, "entries": entries});
+            return Ok(Reply::done(doc.to_string() + "\n"));
+        }
+        let mut reply = Reply::default();
+        for e in &entries {
+            let times = if e.times > 1 { format!(" ({} times)", e.times) } else { String::new() };
+            let detail = if e.detail.is_empty() { String::new() } else { format!(": {}", e.detail) };
+            reply.out.push_str(&format!("{}\t{}\t{}{times}{detail}\n", rfc3339(e.at), e.peer, e.what));
+        }
+        if entries.is_empty() {
+            reply.err = match self.cluster.locate(&repo) {
+                Place::There { master, .. } => format!("what happened to this copy is known to its master, {master}\n"),
+                _ => format!("nothing has happened to copies of '{repo}' that is worth a line\n"),
+            };
+        }
+        Ok(reply)
+    }
+
+    /// gitolite's `status COPY|all REPO|all`: only what is wrong, and of everything only the names.
+    pub(super) fn gitolite_status(&self, actor: &Actor, copy: &str, repo: &str) -> Result<Reply, Reply> {
+        let which = if repo == "all" { Which::All } else { Which::One(self.known(actor, repo, Access::Read)?) };
+        let mut copies = self.copies(actor, &which)?;
+        copies.retain(|c| !c.is_well() && c.state != "behind" && (copy == "all" || c.replica == copy));
+        if repo == "all" && copy == "all" {
+            let mut names: Vec<String> = copies.into_iter().map(|c| c.repo + "\n").collect();
+            names.dedup();
+            return Ok(Reply::done(names.concat()));
+        }
+        let told = |c: &super::status::Copy| {
+            let since = c.since_seconds.map_or_else(String::new, |s| in_words(Duration::from_secs(s)));
+            format!(
+                "WARNING: the copy of '{}' on {} is not in step ({}, {since}): {}\n",
+                c.repo, c.replica, c.state, c.text
+            )
+        };
+        Ok(Reply::done(copies.iter().map(told).collect()))
+    }
+}
