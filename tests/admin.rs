@@ -114,3 +114,41 @@ fn administrators_who_push_at_once_do_not_overwrite_each_other() {
     let head = node.oid("gitmesh-admin", "refs/heads/main").unwrap();
     eventually("the winner to be in force", || node.log().contains(&head));
 }
+
+/// Whoever comes from gitolite has a clone of another history, with `master` and conf/gitolite.conf, and pushes that.
+#[test]
+fn the_branch_and_the_file_of_gitolite_come_alive() {
+    let world = World::new();
+    let node = world.node("server1");
+    let work = world.alice().starts(&node, "gitmesh-admin");
+    work.git(&["checkout", "-q", "-b", "master"]).succeeds();
+    work.commit("conf/gitolite.conf", "repo gitolite-admin\n    RW+ = alice\ninclude \"more*.conf\"\n");
+    work.commit("conf/more1.conf", "repo from/gitolite\n    RW+ = @all\n");
+    work.commit("keydir/alice.pub", format!("{}\n", world.alice().key_line()));
+    let pushed = work.push(&["master"]).succeeds();
+    pushed.says("refs/heads/master is the live branch from now on").says("from/gitolite");
+    assert_eq!(node.head("gitmesh-admin"), "ref: refs/heads/master");
+    assert!(node.has_repo("from/gitolite"));
+
+    // From here on that one is live, and the other is not.
+    work.commit("conf/more1.conf", "repo from/gitolite more\n    RW+ = @all\n");
+    work.push(&["master"]).succeeds();
+    assert!(node.has_repo("more"));
+    work.push(&["+master:main"]).succeeds().says("only 'refs/heads/master' is the live configuration");
+    work.push(&[":master"]).refused_by("! [remote rejected] master");
+}
+
+/// A branch of that name is no way around the rules of the live one.
+#[test]
+fn who_may_not_write_the_live_branch_makes_no_other_live() {
+    let world = World::new();
+    let node = world.node("server1");
+    let bob = world.actor("bob");
+    let conf = "repo gitmesh-admin\n    RW+ = alice\n    - main$ = bob\n    RW+ = bob\n";
+    world.alice().configure(&node, |c| (c.whole_conf(conf), c.key(&bob)).0).succeeds();
+    let work = bob.clone_of(&node, "gitmesh-admin");
+    work.commit("conf/gitmesh.conf", format!("{conf}repo stolen\n    RW+ = bob\n"));
+    work.push(&["HEAD:master"]).succeeds().says("'refs/heads/master' changes nothing");
+    assert_eq!(node.head("gitmesh-admin"), "ref: refs/heads/main");
+    assert!(!node.has_repo("stolen"));
+}

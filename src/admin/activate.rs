@@ -213,6 +213,9 @@ impl Activator {
         applied.problems.extend(self.show(live, &before));
         applied.problems.extend(peer_problems);
         report(&applied.problems);
+        if !applied.created.is_empty() {
+            self.publisher.repositories_made();
+        }
         let state = self.start.data.state();
         let line = format!("{} {}\n", live.commit, live.generation);
         let remember = |file: &str| write_whole(&state.join(file), line.as_bytes(), 0o600);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use crate::model::{HostName, Oid, RepoName, UserName};
+use crate::model::{HostName, Oid, RefName, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
     Diagnostic, Facts, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
@@ -78,13 +78,18 @@ impl std::error::Error for Rejected {}
 
 /// Checks a commit that is about to become the admin repository's newest. Blocks; its cost is that of compiling.
 pub fn check(admin_dir: &Path, commit: &Oid, around: &Surroundings) -> Result<Checked, Rejected> {
-    run(admin_dir, commit, around, Severity::Error)
+    run(admin_dir, commit, None, around, Severity::Error)
+}
+
+/// As [`check`], for a branch that is about to become the live one.
+pub fn check_on(admin_dir: &Path, commit: &Oid, branch: &RefName, around: &Surroundings) -> Result<Checked, Rejected> {
+    run(admin_dir, commit, Some(branch), around, Severity::Error)
 }
 
 /// As [`check`], for a commit that is the newest already: a user's key that has meanwhile become a peer's is only a
 /// warning, since refusing would stop the whole server for it.
 pub(super) fn check_accepted(admin_dir: &Path, commit: &Oid, around: &Surroundings) -> Result<Checked, Rejected> {
-    run(admin_dir, commit, around, Severity::Warning)
+    run(admin_dir, commit, None, around, Severity::Warning)
 }
 
 /// What a check found.
@@ -153,8 +158,17 @@ pub fn draft(tree: Tree, settings: &Settings, node: Option<&HostName>) -> Draft 
     examine(tree, settings, node, None, Severity::Error)
 }
 
-fn run(admin_dir: &Path, commit: &Oid, around: &Surroundings, clash: Severity) -> Result<Checked, Rejected> {
-    let tree = Tree::of_commit(admin_dir, commit);
+fn run(
+    admin_dir: &Path,
+    commit: &Oid,
+    branch: Option<&RefName>,
+    around: &Surroundings,
+    clash: Severity,
+) -> Result<Checked, Rejected> {
+    let mut tree = Tree::of_commit(admin_dir, commit);
+    if let Some(branch) = branch {
+        tree.live = branch.to_string();
+    }
     let mut draft = examine(tree, &around.settings, Some(&around.node), Some(around), clash);
     if let (Some(made), Some(programs)) = (&draft.made, &around.programs) {
         draft.add(program::missing(&made.policy, programs, commit, clash));

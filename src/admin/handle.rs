@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activate::Ready;
-use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check};
-use crate::model::{Oid, RepoName, UserName};
+use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check_on};
+use crate::model::{Oid, RefName, RepoName, UserName};
 use crate::policy::Settings;
 use crate::repo::{self, Ownership, Prepare};
 
@@ -41,15 +41,16 @@ impl Admin {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Would this commit be a good configuration? The texts are for whoever pushes it.
-    pub fn check(&self, commit: &Oid) -> Result<Good, String> {
+    /// Would this commit be a good configuration, as the newest of a branch that is live, or becomes so? The texts are
+    /// for whoever pushes it.
+    pub fn check(&self, commit: &Oid, branch: &RefName) -> Result<Good, String> {
         let (around, live) = {
             let activator = self.lock();
             let around = activator.surroundings().map_err(|e| format!("FATAL: the peers cannot be read: {e}\n"))?;
             (around, activator.live())
         };
         // Without the lock: a long compilation must not hold up another push's activation.
-        match check(&self.dir, commit, &around) {
+        match check_on(&self.dir, commit, branch, &around) {
             Ok(checked) => {
                 let good = Good { plan: checked.plan(&live), warnings: checked.warnings.clone() };
                 *self.ready() = Some(Ready { checked, around });

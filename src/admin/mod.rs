@@ -34,7 +34,7 @@ mod wild;
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError, Store};
 pub use address::{Address, NoAddress};
-pub use compile::{Checked, Draft, Rejected, Surroundings, check, draft};
+pub use compile::{Checked, Draft, Rejected, Surroundings, check, check_on, draft};
 pub use config::{AutoCreate, Config, HooksConfig, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};
 pub use denial::Denial;

@@ -202,6 +202,11 @@ impl Publisher {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// The places are what they were, and there are repositories now which were not when the policy was published.
+    pub fn repositories_made(&self) {
+        self.policies.send_modify(|_| {});
+    }
+
     pub fn current(&self) -> Arc<Live> {
         Arc::clone(&self.live.borrow())
     }

@@ -55,7 +55,7 @@ impl Cluster {
         }
     }
 
-    /// Fires when places may have changed.
+    /// Fires when places may have changed, and when repositories were made for the configuration.
     pub fn changes(&self) -> watch::Receiver<Arc<Policy>> {
         self.policy.clone()
     }

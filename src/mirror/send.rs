@@ -4,7 +4,7 @@
 //! We speak it ourselves because `git push` would need an ssh command, a remote helper and their processes to reach a
 //! pooled link, and would hide per-ref refusals in text; gitolite reads success out of such text and gets it wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -29,6 +29,10 @@ const REFS_MAX: usize = 5_000_000;
 const PROGRESS_MAX: usize = 4096;
 /// How much of `git pack-objects`' stderr is kept, in bytes.
 const STDERR_MAX: u64 = 4096;
+/// Objects of the replica that a push may always exclude from its pack …
+const EXCLUSIONS_MIN: usize = 2_000;
+/// … and so many for each reference that it updates.
+const EXCLUSIONS_EACH: usize = 100;
 /// Bytes of commands or pack handed on at once.
 const CHUNK: usize = 64 << 10;
 
@@ -292,6 +296,17 @@ async fn present(dir: &Path, oids: Vec<Oid>) -> Result<Vec<Oid>, ObjectsError> {
     found.expect("the look-up does not panic, and is not cancelled")
 }
 
+/// Objects that the replica has, for the pack to leave out with all that they lead to: what is replaced, and what its
+/// other references name, as far as that is not too much to read for a small push. More would make no pack wrong, and
+/// fewer make one only larger.
+fn exclusions(updates: &[RefUpdate], theirs: &Advertisement) -> Vec<Oid> {
+    let replaced = updates.iter().map(|update| &update.old).filter(|old| !old.is_zero());
+    let most = EXCLUSIONS_EACH.saturating_mul(updates.len()).max(EXCLUSIONS_MIN);
+    let others = theirs.refs.values().chain(&theirs.haves).take(most);
+    let all: BTreeSet<&Oid> = replaced.chain(others).collect();
+    all.into_iter().cloned().collect()
+}
+
 async fn write_pack(
     output: &mut (impl AsyncWrite + Unpin),
     git: &Git,
@@ -299,11 +314,11 @@ async fn write_pack(
     updates: &[RefUpdate],
     theirs: &Advertisement,
 ) -> Result<u64, SendError> {
-    let has: BTreeSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
+    let has: HashSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
     let wanted: BTreeSet<Oid> =
         updates.iter().map(|u| &u.new).filter(|new| !new.is_zero() && !has.contains(new)).cloned().collect();
     // pack-objects stops at an exclusion it does not have; the replica may well have commits that we lack.
-    let shared = present(dir, has.into_iter().cloned().collect()).await?;
+    let shared = present(dir, exclusions(updates, theirs)).await?;
 
     let mut command = git.command(dir);
     // --thin and --sparse as `git push` does: the replica completes the pack, and trees it has are not walked.

@@ -134,7 +134,6 @@ impl Store {
         }
         let making = self.root.join(format!("{MAKING}{}-{:016x}", std::process::id(), rand::random::<u64>()));
         let made = objects::init_bare(&making, "main")
-            .map_err(io::Error::other)
             .and_then(|()| include_settings(&making, &self.settings))
             .and_then(|()| prepare(name, &making));
         if made.is_err() && making.exists() {

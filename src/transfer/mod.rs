@@ -4,6 +4,7 @@
 //! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
+mod configuration;
 mod fetch;
 mod forward;
 mod program;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::admin::{Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
+use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
 use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
 use crate::git::process::Git;
@@ -297,6 +298,7 @@ impl Transfer {
                 self.internal(&error);
                 return Ok(1);
             }
+            self.follow_head(repo).await;
         }
         if code == 0
             && let (Some(_), Actor::Node(master)) = (&request.mirror, &request.actor)
@@ -304,6 +306,24 @@ impl Transfer {
             self.mirror.received(&repo.name, master, began);
         }
         Ok(code)
+    }
+}
+
+impl Transfer {
+    /// A mirrored admin repository whose master has made another branch the live one.
+    async fn follow_head(&self, repo: &Repo) {
+        if repo.name.as_str() != ADMIN_REPO {
+            return;
+        }
+        let (dir, admin, live) = (repo.dir().to_owned(), self.admin.clone(), self.realm.live().commit.clone());
+        let followed = tokio::task::spawn_blocking(move || match objects::head_commit(&dir) {
+            Ok(Some(head)) if head != live => admin.reload().map(drop).map_err(|error| error.to_string()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        });
+        if let Err(error) = followed.await.map_err(|error| error.to_string()).and_then(|done| done) {
+            tracing::error!(error, "the new configuration is not in force; the old one stays");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::admin::{ADMIN_REPO, Access, Applied, Good, Look, ProgramCall};
+use crate::admin::{ADMIN_REPO, Access, Look, ProgramCall};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
 use crate::model::{Actor, HostName, PushId, RefName, RefUpdate, RepoName};
@@ -30,9 +30,9 @@ pub struct Pushes(Arc<Mutex<HashMap<PushId, InFlight>>>);
 
 /// One push that came through a door.
 #[derive(Clone, Debug)]
-struct InFlight {
-    actor: Actor,
-    repo: RepoName,
+pub(super) struct InFlight {
+    pub(super) actor: Actor,
+    pub(super) repo: RepoName,
     /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
     mirror: bool,
     /// The node that vouches for the actor.
@@ -40,6 +40,8 @@ struct InFlight {
     /// What it overwrites is kept first.
     keep: bool,
     session: u32,
+    /// The branch of the admin repository that is live once this push has landed.
+    pub(super) live: Option<RefName>,
 }
 
 impl InFlight {
@@ -82,7 +84,8 @@ impl Pushes {
         let (actor, mirror) = (request.actor.clone(), request.mirror.is_some());
         let via = request.via.as_ref().map(|via| via.node.clone());
         let keep = request.mirror.as_ref().is_some_and(|push| push.keep);
-        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, via, keep, session: rand::random() });
+        self.lock()
+            .insert(id.clone(), InFlight { actor, repo, mirror, via, keep, session: rand::random(), live: None });
         Entry { id, table: self.clone() }
     }
 
@@ -97,6 +100,12 @@ impl Pushes {
     fn others(&self, id: Option<&str>, repo: &RepoName) -> bool {
         let own = id.and_then(PushId::parse);
         self.lock().iter().any(|(id, push)| push.repo == *repo && Some(id) != own.as_ref())
+    }
+
+    /// Notes which branch is live once the push has landed; false for a push that is not in the table.
+    pub(super) fn makes_live(&self, id: Option<&str>, branch: &RefName) -> bool {
+        let Some(id) = id.and_then(PushId::parse) else { return false };
+        self.lock().get_mut(&id).map(|push| push.live = Some(branch.clone())).is_some()
     }
 
     /// How many pushes are in flight.
@@ -120,7 +129,15 @@ impl Transfer {
         let Some(id) = id else {
             let repo = named.ok_or_else(|| format!("{} is not a repository of this server", dir.display()))?;
             let session = rand::random();
-            return Ok(InFlight { actor: Actor::Local, repo, mirror: false, via: None, keep: false, session });
+            return Ok(InFlight {
+                actor: Actor::Local,
+                repo,
+                mirror: false,
+                via: None,
+                keep: false,
+                session,
+                live: None,
+            });
         };
         let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
         let push = found.ok_or("this push is not known to the daemon any more; push again")?;
@@ -164,7 +181,7 @@ impl Transfer {
             verdicts.text.push_str(&replicas::read(options).2);
         }
         if push.repo.as_str() == ADMIN_REPO && !push.mirror {
-            self.judge_configuration(dir, updates, &mut verdicts);
+            self.judge_configuration(&push, id, dir, updates, &mut verdicts);
             if options.iter().any(|option| option == PLAN_ONLY) {
                 // Nothing may land: a plan is a question.
                 let asked = verdicts.refused.iter_mut().filter(|v| v.is_none());
@@ -257,39 +274,6 @@ impl Transfer {
         Ok(Verdicts { refused, text })
     }
 
-    /// A configuration is compiled from the pushed commit before any reference moves.
-    fn judge_configuration(&self, dir: &Path, updates: &[RefUpdate], verdicts: &mut Verdicts) {
-        let live = match objects::read_refs(dir) {
-            Ok(refs) => refs.head,
-            Err(error) => {
-                tracing::error!(%error, "cannot read HEAD of the admin repository");
-                None
-            }
-        };
-        for (update, verdict) in updates.iter().zip(&mut verdicts.refused).filter(|(_, v)| v.is_none()) {
-            if Some(&update.name) != live.as_ref() {
-                let live = live.as_ref().map_or("(none)", |l| l.as_str());
-                verdicts.text.push_str(&format!(
-                    "warning: only '{live}' is the live configuration; '{}' changes nothing\n",
-                    update.name
-                ));
-            } else if update.new.is_zero() {
-                *verdict = Some("the live configuration cannot be deleted; push a changed one".to_owned());
-            } else {
-                match self.admin.check(&update.new) {
-                    Ok(Good { warnings, plan }) => {
-                        verdicts.text.push_str(&warnings);
-                        verdicts.text.push_str(if plan.is_empty() { "plan: nothing changes\n" } else { &plan });
-                    }
-                    Err(rejected) => {
-                        verdicts.text.push_str(&rejected);
-                        *verdict = Some("the configuration is refused; nothing has changed".to_owned());
-                    }
-                }
-            }
-        }
-    }
-
     /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
     /// Blocking.
     pub fn landed(
@@ -311,13 +295,7 @@ impl Transfer {
         }
         let mut text = String::new();
         if push.repo.as_str() == ADMIN_REPO {
-            match self.admin.reload() {
-                Ok(applied) => text.push_str(&told(&applied)),
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "the new configuration is not in force; the old one stays");
-                    text.push_str("FATAL: the new configuration is not in force; the old one stays. Tell the operator of this server.\n");
-                }
-            }
+            text.push_str(&self.configuration_landed(&push, dir, updates));
         }
         if push.mirror {
             return Ok((text, None));
@@ -333,22 +311,7 @@ fn internal_ref(name: &RefName) -> Option<String> {
     name.is_internal().then(|| "refs/gitmesh/ is never mirrored".to_owned())
 }
 
-/// What a configuration push did, for whoever pushed it.
-fn told(applied: &Applied) -> String {
-    let mut text = format!("generation {} is in force", applied.generation);
-    if !applied.created.is_empty() {
-        let names: Vec<&str> = applied.created.iter().take(10).map(RepoName::as_str).collect();
-        let more = if applied.created.len() > names.len() { ", ..." } else { "" };
-        text.push_str(&format!("; {} made: {}{more}", applied.created.len(), names.join(", ")));
-    }
-    text.push('\n');
-    for problem in &applied.problems {
-        text.push_str(&format!("warning: not done yet: {problem}\n"));
-    }
-    text
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let source = error.source().map_or_else(String::new, |source| format!(": {}", chain(source)));
     format!("{error}{source}")
 }
