@@ -114,8 +114,9 @@ impl Config {
 
     /// The settings for compiling the admin repository.
     pub fn settings(&self) -> Settings {
-        let (config_keys, roles) = (self.access.config_keys.clone(), self.access.roles.clone());
-        let mut settings = Settings { config_keys, roles, ..Settings::recommended() };
+        let admin::Config { config_keys, roles, owner_role, .. } = self.access.clone();
+        let owner_role = (!owner_role.is_empty()).then_some(owner_role);
+        let mut settings = Settings { config_keys, roles, owner_role, ..Settings::recommended() };
         settings.enable.extend(self.access.enable.iter().map(|sugar| match sugar {
             Sugar::ContinuationLines => "continuation-lines".to_owned(),
             Sugar::Macros => "macros".to_owned(),

@@ -436,6 +436,18 @@ mod tests {
     }
 
     #[test]
+    fn names_that_clash_with_words_of_the_language() {
+        let node = Node::new();
+        let conf = format!("{ADMIN}repo pub/CREATOR/..*\n C = @all\n RW+ = CREATOR READERS\n");
+        let (one, two, three) = (key_line(1), key_line(2), key_line(3));
+        let keys = [("keydir/alice.pub", one.as_str()), ("keydir/pub.pub", &two), ("keydir/READERS.pub", &three)];
+        let commit = node.commit(&[&keys[..], &[("conf/gitmesh.conf", conf.as_str())]].concat());
+        let warnings = checked(&node, &commit, &around()).warnings;
+        assert!(warnings.contains("W0308") && warnings.contains("conf/gitmesh.conf:3:6"), "{warnings}");
+        assert!(warnings.contains("W0309") && warnings.contains("keydir/READERS.pub"), "{warnings}");
+    }
+
+    #[test]
     fn a_copied_configuration_keeps_its_administrators() {
         let node = Node::new();
         let commit = node.commit(&[

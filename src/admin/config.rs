@@ -10,13 +10,22 @@ pub struct Config {
     pub enable: Vec<Sugar>,
     /// Names that role files may hold, besides CREATOR (gitolite: ROLES).
     pub roles: Vec<String>,
+    /// The role whose holders may do what a repository's creator may do (gitolite: OWNER_ROLENAME); empty
+    /// for none.
+    pub owner_role: String,
     pub create: AutoCreate,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let roles = crate::policy::Settings::default().roles;
-        Self { config_keys: Vec::new(), enable: Vec::new(), roles, create: AutoCreate::default() }
+        Self {
+            config_keys: Vec::new(),
+            enable: Vec::new(),
+            roles,
+            owner_role: String::new(),
+            create: AutoCreate::default(),
+        }
     }
 }
 

@@ -20,6 +20,21 @@ pub(super) fn lint(policy: &Policy, keyring: &Keyring, files: &Files, main: &str
         let help = format!("add keydir/{first}.pub, or take the name out of the rules and groups");
         at(files, main, first, found, "W0304", "user-without-key", message, &help);
     }
+    for (word, pattern) in policy.words_before_creator() {
+        if known.contains(word) {
+            let message = format!("user '{word}' can make no repository under '{pattern}'");
+            let help = format!(
+                "only the first '{word}' of a name is taken for CREATOR; give that folder or that user another name"
+            );
+            at(files, main, pattern, found, "W0308", "creator-in-path", message, &help);
+        }
+    }
+    for role in policy.roles().chain(["CREATOR"]).filter(|role| known.contains(role)) {
+        let path = format!("keydir/{role}.pub");
+        let path = if files.contains_key(&path) { path.as_str() } else { "keydir" };
+        let message = format!("user '{role}' is called like a role, and no rule can name this user");
+        found.push(warning("W0309", "user-named-like-role", path, message, "give the user another name"));
+    }
     let unread: Vec<&str> = policy.unread().into_iter().map(crate::model::RepoName::as_str).collect();
     if let Some(first) = unread.first() {
         let count = counted(unread.len(), "repository", "repositories");

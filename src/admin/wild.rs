@@ -147,11 +147,15 @@ impl Realm {
         }
     }
 
-    /// Whether the actor owns an existing repository: made it, or is the machine itself.
+    /// Whether the actor owns an existing repository: made it, holds the owners' role there, or is the machine itself.
     pub fn owns(&self, actor: &Actor, repo: &RepoName) -> bool {
         match actor {
             Actor::User { name, .. } => {
-                self.live().by_emergency(actor, repo) != Some(false) && self.store.creator(repo).as_ref() == Some(name)
+                let live = self.live();
+                let owns = |disk: Ownership| {
+                    live.policy.is_owner(&live.facts(repo, Some(&disk), name.as_str()), name.as_str())
+                };
+                live.by_emergency(actor, repo) != Some(false) && self.store.ownership(repo).is_some_and(owns)
             }
             Actor::Local => self.store.ownership(repo).is_some(),
             Actor::Node(_) => false,
@@ -304,6 +308,22 @@ mod tests {
             [("keydir/bob.pub", key_line(2)), ("keydir/carol.pub", key_line(3)), ("keydir/dave.pub", key_line(4))];
         node.commit(&keys.each_ref().map(|(path, key)| (*path, key.as_str())));
         node
+    }
+
+    #[test]
+    fn owners_by_role() {
+        let node = node("repo pub/CREATOR/..*\n C = bob\n RW+ = CREATOR\n");
+        let mut start = node.start();
+        start.settings.roles.push("OWNERS".to_owned());
+        start.settings.owner_role = Some("OWNERS".to_owned());
+        let (_activator, realm, _) = crate::admin::Activator::start(start).unwrap();
+        let (bob, carol, dave, x) = (actor(&realm, 2), actor(&realm, 3), actor(&realm, 4), repo("pub/bob/x"));
+        realm.create(&bob, &x).unwrap();
+        assert!(realm.owns(&bob, &x) && !realm.owns(&carol, &x));
+        realm.change_roles(&bob, &x, &RoleChange::Replace("OWNERS carol\n")).unwrap();
+        assert!(realm.owns(&bob, &x) && realm.owns(&carol, &x) && !realm.owns(&dave, &x));
+        assert!(realm.change_roles(&carol, &x, &RoleChange::Add { role: "READERS", member: "dave" }).unwrap());
+        assert!(!realm.owns(&carol, &repo("testing")));
     }
 
     fn denied(result: Result<bool, CreateError>) -> String {

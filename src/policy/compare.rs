@@ -175,8 +175,8 @@ impl Asking<'_> {
     fn items(&mut self) {
         let (before, after) = (rules_by_item(self.old), rules_by_item(self.new));
         let none: Vec<(u32, u32)> = Vec::new();
-        let mut items: BTreeSet<&str> = self.old.repo_items();
-        items.extend(self.new.repo_items());
+        let mut items: BTreeSet<&str> = self.old.items();
+        items.extend(self.new.items());
         for item in items {
             let find = |policy: &Policy| policy.names.find(item);
             let rules_in = |policy: &Policy, all: &'_ HashMap<u32, Vec<(u32, u32)>>| {

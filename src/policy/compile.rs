@@ -56,11 +56,13 @@ pub(super) fn compile(sources: &super::Sources, settings: &Settings) -> Compiled
     }
     let Joined { lines, files, subconfs } = joined;
     let roles = settings.roles.iter().cloned().chain(["CREATOR".to_owned()]).collect();
+    let enabled = |switch| settings.enable.contains(switch);
     let policy = Policy {
         subconfs,
         roles,
-        quote_names: settings.enable.contains("quote-names"),
-        mirror_aliases: settings.enable.contains("mirror-aliases"),
+        owner_role: settings.owner_role.clone(),
+        quote_names: enabled("quote-names"),
+        mirror_aliases: enabled("mirror-aliases"),
         ..Policy::default()
     };
     let mut builder = Builder {

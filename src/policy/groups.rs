@@ -82,6 +82,11 @@ struct Entry {
 }
 
 impl Patterns {
+    /// Every pattern's text.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.by_text.keys().map(|text| &**text)
+    }
+
     /// Compiles a pattern once; gives its place and whether it has a top-level `|`.
     fn intern(&mut self, text: &str) -> Result<(usize, bool), PatternError> {
         if let Some(at) = self.by_text.get(text) {

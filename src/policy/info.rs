@@ -75,10 +75,18 @@ impl Policy {
         found.into_iter().filter_map(told).collect()
     }
 
-    /// Names, groups and patterns of repository lines that have a rule or a config line (`list-repos`), sorted.
+    /// Everything on a repository line that has a rule or a config line.
+    pub(super) fn items(&self) -> BTreeSet<&str> {
+        let ids = self.rules_of.keys().map(|(item, _)| item).chain(self.configs_of.keys());
+        ids.map(|id| &**self.names.text(*id)).collect()
+    }
+
+    /// Names, groups and patterns of repository lines that have a rule, and names that have a config line
+    /// (`list-repos`), sorted.
     pub fn repo_items(&self) -> BTreeSet<&str> {
-        let ids = self.rules_of.keys().map(|(item, _)| *item).chain(self.configs_of.keys().copied());
-        ids.map(|id| &**self.names.text(id)).collect()
+        let ruled = self.rules_of.keys().map(|(item, _)| &**self.names.text(*item));
+        let configured = self.configs_of.keys().map(|item| &**self.names.text(*item));
+        ruled.chain(configured.filter(|item| super::names::is_plain(item))).collect()
     }
 
     /// Users, groups and roles (`@ROLE`) that have a rule (`list-users`), sorted.
@@ -104,10 +112,10 @@ impl Policy {
     /// The groups and patterns that cover a repository (`list-memberships -r`), sorted.
     pub fn names_of_repo(&self, facts: &Facts<'_>) -> BTreeSet<&str> {
         let names = self.repo_names(facts.name, facts.creator);
-        let items = self.repo_items();
-        let texts = names.ids.into_iter().map(|id| &**self.names.text(id));
+        let items = self.items();
         // A pattern without a rule and a config line is nothing that gitolite knows of.
-        let texts = texts.filter(|text| text.starts_with('@') || super::names::is_plain(text) || items.contains(text));
+        let known = |text: &&str| text.starts_with('@') || super::names::is_plain(text) || items.contains(text);
+        let texts = names.ids.into_iter().map(|id| &**self.names.text(id)).filter(known);
         texts.filter(|text| *text != "@all" && *text != facts.name).collect()
     }
 }

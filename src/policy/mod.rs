@@ -77,6 +77,8 @@ pub struct Settings {
     pub config_keys: Vec<String>,
     /// ROLES: what a role file may hold, besides CREATOR.
     pub roles: Vec<String>,
+    /// OWNER_ROLENAME: the role whose holders may do what the creator may do in commands.
+    pub owner_role: Option<String>,
     /// SAFE_CONFIG: `%KEY` in values to text.
     pub safe_config: BTreeMap<String, String>,
     /// Sugar by gitolite's names (`continuation-lines`, `macros`, `keysubdirs-as-groups`), and switches that
@@ -94,6 +96,7 @@ impl Default for Settings {
             host: None,
             config_keys: Vec::new(),
             roles: vec!["READERS".to_owned(), "WRITERS".to_owned()],
+            owner_role: None,
             safe_config: BTreeMap::new(),
             enable: BTreeSet::new(),
             key_files: Vec::new(),

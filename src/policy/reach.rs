@@ -32,6 +32,20 @@ impl Policy {
         people
     }
 
+    /// The parts of paths that stand before `CREATOR` in a pattern, each with such a pattern. In a repository's name
+    /// only the first occurrence of the creator's name is taken for `CREATOR`, so a user of that name can make nothing.
+    pub fn words_before_creator(&self) -> BTreeMap<&str, &str> {
+        let mut found: BTreeMap<&str, &str> = BTreeMap::new();
+        for pattern in self.patterns.texts() {
+            let Some((before, _)) = pattern.split_once("CREATOR") else { continue };
+            for word in before.split('/').filter(|word| !word.is_empty()) {
+                // The smallest, so that the same text always gives the same remark.
+                found.entry(word).and_modify(|known| *known = pattern.min(*known)).or_insert(pattern);
+            }
+        }
+        found
+    }
+
     /// Repositories of the configuration that no rule lets anybody read, sorted. Roles count as somebody.
     pub fn unread(&self) -> Vec<&RepoName> {
         let somebody = |user: u32| {
@@ -120,7 +134,7 @@ impl Policy {
     /// Groups that have rules or config lines as repositories, and no definition.
     fn undefined_repo_groups(&self) -> BTreeSet<&str> {
         let defined = |name: &str| name == "@all" || self.groups.contains(name);
-        self.repo_items().into_iter().filter(|item| item.starts_with('@') && !defined(item)).collect()
+        self.items().into_iter().filter(|item| item.starts_with('@') && !defined(item)).collect()
     }
 }
 

@@ -227,6 +227,7 @@ pub struct Policy {
     pub(super) roles: BTreeSet<String>,
     pub(super) repos: BTreeSet<RepoName>,
     pub(super) features: BTreeMap<&'static str, Place>,
+    pub(super) owner_role: Option<String>,
     /// Names of users go into patterns as text and not, as in gitolite, as regular expressions.
     pub(super) quote_names: bool,
     /// `config gitolite.mirror.*` means `option mirror.*`.
@@ -290,6 +291,23 @@ impl Policy {
 
     /// Adds the roles that a role file and the creator give to one of these names (section 4.5).
     pub(super) fn add_roles(&self, ids: &mut Vec<u32>, user: &str, creator: Option<&str>, file: Option<&str>) {
+        let roles = self.roles_held(ids, user, creator, file);
+        ids.extend(roles.into_iter().filter_map(|role| self.names.find(&format!("@{role}"))));
+        ids.sort_unstable();
+        ids.dedup();
+    }
+
+    /// Whether the user owns an existing repository: made it, or holds the role that the settings name for that.
+    pub fn is_owner(&self, facts: &super::Facts<'_>, user: &str) -> bool {
+        let by_role = |role: &String| {
+            let held = self.roles_held(&self.user_names(user), user, facts.creator, facts.roles);
+            held.contains(&role.as_str())
+        };
+        facts.exists && (facts.creator == Some(user) || self.owner_role.as_ref().is_some_and(by_role))
+    }
+
+    /// The roles of a user who has these names.
+    fn roles_held<'f>(&self, ids: &[u32], user: &str, creator: Option<&str>, file: Option<&'f str>) -> Vec<&'f str> {
         let has = |member: &str, ids: &[u32]| {
             member == user || member == "@all" || self.names.find(member).is_some_and(|id| ids.contains(&id))
         };
@@ -302,9 +320,7 @@ impl Policy {
                 roles.push(role);
             }
         }
-        ids.extend(roles.into_iter().filter_map(|role| self.names.find(&format!("@{role}"))));
-        ids.sort_unstable();
-        ids.dedup();
+        roles
     }
 
     /// Whether a delegated part may speak about this repository.
