@@ -263,3 +263,32 @@ fn gitolites_own_words_are_understood() {
     let log = || pair.one.gitmesh(&["mirror", "status", "all", "all"]).stdout.is_empty();
     eventually("the trouble to be over", log);
 }
+
+#[test]
+fn one_screen_tells_what_needs_attention() {
+    let world = World::new();
+    let (pair, work, bob) = running(&world);
+    let alice = world.alice();
+    eventually("all to be well", || pair.one.gitmesh(&["status"]).has("everything is in step (2 copies)"));
+    let well = alice.ssh(&pair.one, "status").succeeds();
+    well.says("everything is in step (2 copies)").says("server2").says("up, ");
+    bob.ssh(&pair.one, "status").refused_by("administrators");
+    bob.ssh(&pair.one, "events").refused_by("administrators");
+    pair.there.cut();
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    eventually("the outage to show", || pair.one.gitmesh(&["status"]).has("DOWN for "));
+    let ill = pair.one.gitmesh(&["status"]).fails();
+    ill.says("needs attention (1 of 2 copies, 0 of them held back):\ntesting\tserver2\tfailing for ");
+    let json = pair.one.gitmesh(&["status", "--json"]).fails().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let node = &json["nodes"][0];
+    assert_eq!(
+        (&json["schema"], &node["node"], &node["up"]),
+        (&"gitmesh.status/1".into(), &"server2".into(), &false.into())
+    );
+    assert_eq!((&node["generation"], &json["generation"]), (&2.into(), &2.into()));
+    assert_eq!(json["attention"][0]["state"], "failing");
+    pair.there.restore();
+    eventually("all to be well again", || pair.one.gitmesh(&["status"]).code == Some(0));
+}

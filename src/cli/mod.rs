@@ -44,6 +44,12 @@ enum Command {
     /// Who you are here and what you may do, as 'ssh git@host info'
     #[command(disable_help_flag = true)]
     Info(remote::Args),
+    /// One screen: nodes, lag, what needs attention; '--watch' goes on
+    #[command(disable_help_flag = true)]
+    Status(remote::Args),
+    /// What changes with the copies, an object a line
+    #[command(disable_help_flag = true)]
+    Events(remote::Args),
     /// Where the copies stand; 'mirror push PEER REPO' brings one up to date
     #[command(disable_help_flag = true)]
     Mirror(remote::Args),
@@ -67,6 +73,8 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Explain(args) => explain::run(&args),
             Command::Demo(args) => demo::run(args),
+            Command::Status(args) => remote::run("status", args),
+            Command::Events(args) => remote::run("events", args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),
             Command::Perms(args) => remote::run("perms", args),

@@ -23,6 +23,8 @@ const TOPICS: &[Topic] = &[
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("whoami", "the user, key and node of this connection", ""),
+    topic("status [--json] [--watch]", "one screen: nodes, lag, what needs attention; for administrators", OVERVIEW),
+    topic("events", "what changes with the copies, an object a line, until you leave; for administrators", ""),
     topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", STATUS),
     topic("mirror push [PEER] REPO [--force]", "bring copies up to date now", PUSH),
     topic("mirror pull REPO", "on a copy's node: have its master push it now", ""),
@@ -53,6 +55,11 @@ that a copy is in step, so a copy of a master that has not been heard lately is 
 const PEER: &str = "\
 For administrators. 'ping' greets a node and has it greet back, with the nodes' own keys; without a name, every node.
 Nodes are invited, joined, added and removed on the machine itself: 'gitmesh peer help'.
+";
+const OVERVIEW: &str = "\
+Each node with the generation of its configuration, how many of its copies lack something, the age of the oldest change
+that is lacking, its disk and its link; then the copies that are not in step.
+Exit code: 0 all is well, 1 something needs attention. --json is one object, schema gitmesh.status/1.
 ";
 const STATUS: &str = "\
 Columns: repository, node of the copy, how it is. A copy elsewhere of what is mastered here is known by comparing; a copy

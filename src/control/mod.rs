@@ -11,6 +11,7 @@ mod info;
 mod live;
 mod mirror;
 mod orders;
+mod overview;
 pub mod peer;
 mod perms;
 mod status;
@@ -116,6 +117,8 @@ impl Control {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
                 Err(usage) => usage,
             },
+            ["status", ref rest @ ..] => self.overview(actor, rest, live).await,
+            ["events"] => self.events(actor, live).await,
             ["whoami"] => self.whoami(actor, from),
             [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,
             ["gitmesh-mirror-digests", version] => {

@@ -97,7 +97,7 @@ impl Control {
         }
     }
 
-    fn administers(&self, actor: &Actor, what: &str) -> Result<(), Reply> {
+    pub(super) fn administers(&self, actor: &Actor, what: &str) -> Result<(), Reply> {
         if *actor == Actor::Local || self.realm.may_administer(actor) {
             return Ok(());
         }

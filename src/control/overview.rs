@@ -1,0 +1,197 @@
+//! `status`: one screen about the mesh as this node sees it; `events`: what changes, as it happens.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::status::{Copy, Which, lines};
+use super::watch::Form;
+use super::{Control, Live, Reply, help};
+use crate::mirror::{About, LinkState, Pulse};
+use crate::model::Actor;
+use crate::model::time::{in_words, rfc3339};
+
+/// Copies that need attention and are named; the rest is counted.
+const NAMED: usize = 20;
+/// A stream without news says so now and then, or its connection counts as idle.
+const TICK: Duration = Duration::from_secs(60);
+/// A user's stream ends by itself after this time.
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// Everything that the screen shows.
+struct Overview {
+    about: About,
+    nodes: Vec<(String, Pulse, Option<crate::mirror::PeerStatus>)>,
+    ill: Vec<Copy>,
+    copies: usize,
+    held: usize,
+}
+
+impl Control {
+    /// `status [--json] [--watch]`, for administrators.
+    pub(super) async fn overview(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
+        if let Err(reply) = self.administers(actor, "the state of the mesh") {
+            return reply;
+        }
+        let mut words = words.to_vec();
+        let form = Form::take(&mut words);
+        if !words.is_empty() {
+            return help::wrong(&["status"]);
+        }
+        if !form.watch {
+            return self
+                .blocking(actor, move |control, actor| match control.look_over(actor) {
+                    Ok(seen) => control.drawn(&seen, form),
+                    Err(reply) => reply,
+                })
+                .await;
+        }
+        let mut before = String::new();
+        self.watch(actor, live, form, || {
+            let drawn = self.look_over(actor).map(|seen| {
+                let key: Vec<String> =
+                    seen.ill.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
+                let links: Vec<String> =
+                    seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
+                (format!("{key:?} {links:?} {}", seen.about.generation), self.drawn(&seen, form).out)
+            });
+            let text = match drawn {
+                Ok((key, text)) if form.redraw || key != before => {
+                    before = key;
+                    Some(text)
+                }
+                _ => None,
+            };
+            std::future::ready(text)
+        })
+        .await
+    }
+
+    fn look_over(&self, actor: &Actor) -> Result<Overview, Reply> {
+        let copies = self.copies(actor, &Which::All)?;
+        let held = copies.iter().filter(|copy| matches!(copy.state, "paused" | "pending")).count();
+        let peers = self.mirror.peer_status();
+        let nodes = self.mirror.pulses().into_iter().map(|(name, pulse)| {
+            let known = peers.iter().find(|peer| peer.peer == name).cloned();
+            (name.to_string(), pulse, known)
+        });
+        let (nodes, count) = (nodes.collect(), copies.len());
+        let ill = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
+        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held })
+    }
+
+    fn drawn(&self, seen: &Overview, form: Form) -> Reply {
+        let well = seen.ill.iter().all(Copy::is_well) && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none());
+        let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
+        Reply { out, err: String::new(), code: i32::from(!well) }
+    }
+
+    fn overview_json(&self, seen: &Overview) -> String {
+        let node = |(name, pulse, known): &(String, Pulse, Option<crate::mirror::PeerStatus>)| {
+            let about = pulse.about.clone().unwrap_or_default();
+            json!({
+                "node": name, "up": pulse.failure.is_none() && pulse.answered.is_some(),
+                "rtt_seconds": pulse.answered.map(|(_, rtt)| rtt.as_secs_f64()),
+                "answered": pulse.answered.map(|(at, _)| rfc3339(at)), "heard": pulse.heard.map(rfc3339),
+                "error": pulse.failure.as_ref().map(|(_, why)| why), "generation": about.generation,
+                "software": about.software, "disk_free": about.disk_free, "disk_total": about.disk_total,
+                "copies": known.as_ref().map(|k| k.copies), "behind": known.as_ref().map(|k| k.behind),
+                "lag_seconds": known.as_ref().and_then(|k| k.oldest_lag).map(|lag| lag.as_secs()),
+            })
+        };
+        let nodes: Vec<_> = seen.nodes.iter().map(node).collect();
+        let About { generation, software, disk_free, disk_total } = &seen.about;
+        let document = json!({
+            "schema": "gitmesh.status/1", "node": self.node.name.as_str(), "time": rfc3339(SystemTime::now()),
+            "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
+            "nodes": nodes, "copies": seen.copies, "attention": seen.ill,
+        });
+        document.to_string() + "\n"
+    }
+
+    fn overview_text(&self, seen: &Overview) -> String {
+        let disk = |about: &About| match about.disk_total {
+            0 => "-".to_owned(),
+            total => format!("{} % free", u128::from(about.disk_free) * 100 / u128::from(total)),
+        };
+        let About { generation, software, .. } = &seen.about;
+        let (name, time) = (&self.node.name, rfc3339(SystemTime::now()));
+        let mut out =
+            format!("{name}  {time}  gitmesh {software}, generation {generation}, disk {}\n\n", disk(&seen.about));
+        if !seen.nodes.is_empty() {
+            out.push_str(&row(["NODE", "GENERATION", "BEHIND", "LAG", "DISK", "LINK"]));
+        }
+        for (node, pulse, known) in &seen.nodes {
+            let about = pulse.about.clone().unwrap_or_default();
+            let ago = |at: SystemTime| in_words(at.elapsed().unwrap_or_default());
+            let link = match (&pulse.failure, pulse.answered) {
+                (Some((since, why)), _) => {
+                    format!("DOWN for {}: {}", ago(*since), why.lines().next().unwrap_or_default())
+                }
+                (None, Some((at, rtt))) => format!("up, {} ms, {} ago", rtt.as_millis(), ago(at)),
+                (None, None) => "not tried yet".to_owned(),
+            };
+            let paused = known.as_ref().and_then(|k| k.paused_by.as_ref()).map(|by| format!(", paused by {by}"));
+            let waiting =
+                known.as_ref().filter(|k| matches!(k.link, LinkState::Down { .. }) && pulse.failure.is_none());
+            let waiting = waiting.map(|_| ", mirroring waits");
+            let lag = known.as_ref().and_then(|k| k.oldest_lag).map_or_else(|| "-".to_owned(), in_words);
+            let behind = known.as_ref().map_or_else(|| "-".to_owned(), |k| format!("{} of {}", k.behind, k.copies));
+            let link = format!("{link}{}{}", paused.unwrap_or_default(), waiting.unwrap_or_default());
+            let generation = if pulse.about.is_some() { about.generation.to_string() } else { "-".to_owned() };
+            out.push_str(&row([node, &generation, &behind, &lag, &disk(&about), &link]));
+        }
+        if seen.ill.is_empty() {
+            let copies = seen.copies;
+            write!(out, "\neverything is in step ({copies} copies)\n").expect("a string takes all");
+            return out;
+        }
+        write!(
+            out,
+            "\nneeds attention ({} of {} copies, {} of them held back):\n",
+            seen.ill.len(),
+            seen.copies,
+            seen.held
+        )
+        .expect("a string takes all");
+        out.push_str(&lines(&seen.ill[..seen.ill.len().min(NAMED)]));
+        if seen.ill.len() > NAMED {
+            writeln!(out, "... and {} more: mirror status", seen.ill.len() - NAMED).expect("a string takes all");
+        }
+        out
+    }
+
+    /// `events`: an object a line for each change that people are told of, from now on; for administrators.
+    pub(super) async fn events(&self, actor: &Actor, live: &Live) -> Reply {
+        if let Err(reply) = self.administers(actor, "the stream of events") {
+            return reply;
+        }
+        let mut events = self.mirror.subscribe();
+        let end = tokio::time::Instant::now() + LIFE;
+        let node = &self.node.name;
+        loop {
+            let line = tokio::select! {
+                () = live.gone() => return Reply::default(),
+                () = self.stopping.cancelled() => return Reply::fail(75, format!("{node} is stopping; ask again later")),
+                () = tokio::time::sleep_until(end), if *actor != Actor::Local => {
+                    return Reply::fail(8, "an hour has passed; ask again if you like");
+                }
+                () = tokio::time::sleep(TICK) => json!({"version": 1, "event": "tick", "node": node.as_str()}),
+                event = events.recv() => match event {
+                    Ok(notice) => notice.json(),
+                    Err(RecvError::Lagged(lost)) => json!({"version": 1, "event": "lost", "events": lost}),
+                    Err(RecvError::Closed) => return Reply::default(),
+                },
+            };
+            if !live.say(format!("{line}\n")).await {
+                return Reply::default();
+            }
+        }
+    }
+}
+
+fn row([node, generation, behind, lag, disk, link]: [&str; 6]) -> String {
+    format!("{node:<16} {generation:>10}  {behind:>12}  {lag:>7}  {disk:>10}  {link}\n")
+}
