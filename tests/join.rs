@@ -187,3 +187,38 @@ fn one_way_is_better_than_none_and_says_so() {
     two.gitmesh(&["peer", "join", &token, "--address", &address]).succeeds().says("Hello server1, I am server2");
     both_ways(&one, &[&two]);
 }
+
+#[test]
+fn doctor_finds_the_broken_pair_and_says_the_cure() {
+    let world = World::new();
+    let (one, two, three) = (world.node("server1"), world.node("server2"), world.node("server3"));
+    for (node, to) in [(&two, &one), (&three, &one), (&three, &two)] {
+        node.gitmesh(&["peer", "join", &to.token(&[])]).succeeds();
+    }
+    let well = one.gitmesh(&["doctor"]).succeeds().says("3 nodes, asked by server1").says("no problems");
+    well.does_not_say("FAILS");
+    world.alice().ssh(&three, "doctor").succeeds().says("no problems");
+    let bob = world.actor("bob");
+    world.alice().configure(&one, |c| c.key(&bob)).succeeds();
+    bob.ssh(&one, "doctor").refused_by("administrators only");
+
+    // A way between two others, which the asked node never goes itself.
+    three.gitmesh(&["peer", "remove", "server2"]).succeeds();
+    let mut last = None;
+    eventually("server1 to hear of it", || {
+        let answer = one.gitmesh(&["doctor"]);
+        let found = answer.code == Some(1) && answer.has("server2 -> server3: ");
+        last = Some(answer);
+        found
+    });
+    last.unwrap()
+        .says("FAILS")
+        .says("server2 knows server3, and server3 does not know server2")
+        .says("gitmesh peer add");
+
+    let identity = two.data().join("identity");
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
+    one.gitmesh(&["doctor", "--json"]).fails().says("is open to other users").says("chmod go=");
+    three.stop();
+    one.gitmesh(&["doctor"]).refused_by("server1 -> server3: cannot reach server3").says("start gitmesh on server3");
+}

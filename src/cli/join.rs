@@ -19,8 +19,8 @@ use super::peer::{admin_dir, given_address, is_this_machine, open, read_key, ref
 use super::{Refusal, exit};
 use crate::admin::{ADMIN_REPO, Address, DataDir, FIRST_REF, Introduction, Invitation};
 use crate::config::Config;
-use crate::control::doctor::{Moment, SKEW_MAX};
-use crate::control::peer::{Heard, JoinRequest, Joined, Unheard, call_back, greet, now_ms, told};
+use crate::control::doctor::Moment;
+use crate::control::peer::{Heard, JoinRequest, Joined, Kind, Unheard, call_back, greet, now_ms, told};
 use crate::model::HostName;
 use crate::peer::{LinkError, Links, Peer, Peers, Said, Stranger, ask_stranger};
 use crate::policy::parse_public_key;
@@ -126,7 +126,7 @@ pub(super) fn join(
     let links = Links::new(identity, table);
     let (forth, back) = runtime.block_on(prove(&links, me, node, running));
     print!("{}", proofs(me, node, &address, &joined, &forth, back.as_ref()));
-    if let Some(skew) = moment.skew_ms().filter(|skew| skew.unsigned_abs() > SKEW_MAX.as_millis() as u64) {
+    if let Some(skew) = moment.wrong_ms() {
         let (ahead, behind) = if skew > 0 { (node, me) } else { (me, node) };
         println!(
             "  the clock of {ahead} is {:.1} s ahead of that of {behind}; let both follow a time server: timedatectl set-ntp true",
@@ -201,7 +201,7 @@ async fn prove(
     loop {
         let back = call_back(links, node).await;
         // The daemon here reads the new peer in the background.
-        let early = back.as_ref().is_err_and(|unheard| unheard.refused) && began.elapsed() < SETTLE;
+        let early = back.as_ref().is_err_and(|unheard| unheard.kind == Kind::Refused) && began.elapsed() < SETTLE;
         if !early {
             return (forth, Some(back));
         }

@@ -4,6 +4,7 @@
 mod access;
 mod check;
 mod demo;
+mod doctor;
 mod explain;
 mod init;
 mod join;
@@ -33,6 +34,8 @@ enum Command {
     AddMirroringPeer(peer::Args),
     /// The other nodes: invite one, join one, add, list, show, ping, remove
     Peer(peer::PeerArgs),
+    /// What is wrong in the mesh: every pair of nodes, clocks, versions, disks, each with its cure
+    Doctor(doctor::Args),
     /// May this user do that, and which rule says so
     Access(access::Args),
     /// Check an admin repository without a server: every error and warning a push of it would get
@@ -68,6 +71,7 @@ impl Cli {
             Command::Init(args) => init::run(args),
             Command::Serve(args) => serve::run(args),
             Command::AddMirroringPeer(args) => peer::run_add(&args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Peer(args) => peer::run(args),
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),

@@ -22,6 +22,7 @@ const TOPICS: &[Topic] = &[
     topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
+    topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),
     topic("status [--json] [--watch]", "one screen: nodes, lag, what needs attention; for administrators", OVERVIEW),
     topic("events", "what changes with the copies, an object a line, until you leave; for administrators", ""),
@@ -50,6 +51,11 @@ const INFO: &str = "\
 
 A repository whose master is another node has one more column: whose copy it is and how fresh. Only the master can say
 that a copy is in step, so a copy of a master that has not been heard lately is marked so.
+";
+
+const DOCTOR: &str = "\
+For administrators. Each node is asked what it sees of the others and of itself; nothing is changed. It fails with 1 when
+somebody must act.
 ";
 
 const PEER: &str = "\

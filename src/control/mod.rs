@@ -128,6 +128,8 @@ impl Control {
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,
+            ["doctor", ref rest @ ..] => self.doctor(actor, rest).await,
+            ["gitmesh-doctor", version] => self.doctor_view(actor, version).await,
             ["peer", ref rest @ ..] => self.peer_command(actor, rest).await,
             ["mirror", ref rest @ ..] => self.mirror_command(actor, rest, live).await,
             // gitolite 2's spelling

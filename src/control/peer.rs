@@ -104,8 +104,21 @@ pub struct Heard {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unheard {
     pub why: String,
+    pub kind: Kind,
+}
+
+/// What kind of trouble it is, which decides the cure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Unreachable,
     /// The other node does not know the asking one, which may change in a moment.
-    pub refused: bool,
+    Refused,
+    WrongKey,
+    /// The nodes know each other by other names than their own.
+    Names,
+    /// Also what a later version tells apart.
+    #[serde(other)]
+    Other,
 }
 
 /// What `gitmesh-call-back` answers: the way from the asked node to the asking one.
@@ -118,11 +131,17 @@ struct CalledBack {
 
 impl Unheard {
     fn of(error: &LinkError) -> Self {
-        Self { why: error.to_string(), refused: matches!(error, LinkError::Refused { .. }) }
+        let kind = match error {
+            LinkError::Unreachable { .. } | LinkError::Timeout { .. } => Kind::Unreachable,
+            LinkError::Refused { .. } => Kind::Refused,
+            LinkError::WrongKey { .. } => Kind::WrongKey,
+            _ => Kind::Other,
+        };
+        Self { why: error.to_string(), kind }
     }
 
     fn because(why: String) -> Self {
-        Self { why, refused: false }
+        Self { why, kind: Kind::Other }
     }
 }
 
@@ -135,10 +154,11 @@ pub async fn greet(links: &Links, me: &HostName, peer: &HostName) -> Result<Hear
         return Ok(Heard { line, took_us });
     }
     let said: String = format!("{line} {}", said.err).chars().filter(|c| !c.is_control()).take(300).collect();
-    Err(Unheard::because(format!(
+    let why = format!(
         "{peer} answered '{}' and not 'Hello {me}, I am {peer}'; the names in peers/ are not the nodes' own",
         said.trim()
-    )))
+    );
+    Err(Unheard { why, kind: Kind::Names })
 }
 
 /// Asks `peer` to call this node and to report.

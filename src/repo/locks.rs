@@ -13,7 +13,14 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 /// Removes the reference and HEAD locks of the repository at `dir` that are older than ten seconds at `now`, and
 /// returns them. Call it only while no push into the repository is running.
 pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>> {
-    let mut removed = Vec::new();
+    let stale = find_stale_locks(dir, now)?;
+    stale.iter().try_for_each(std::fs::remove_file)?;
+    Ok(stale)
+}
+
+/// The locks that [`remove_stale_locks`] would remove.
+pub fn find_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>> {
+    let mut stale = Vec::new();
     let mut todo = vec![(dir.to_owned(), 0)];
     while let Some((at, depth)) = todo.pop() {
         for entry in std::fs::read_dir(&at)? {
@@ -25,13 +32,12 @@ pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf
             } else if kind.is_file() && path.extension().is_some_and(|e| e == "lock") {
                 let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
                 if age >= STALE_AFTER {
-                    std::fs::remove_file(&path)?;
-                    removed.push(path);
+                    stale.push(path);
                 }
             }
         }
     }
-    Ok(removed)
+    Ok(stale)
 }
 
 /// As [`remove_stale_locks`], of the given references, HEAD and `packed-refs` alone: a few look-ups instead of a walk.

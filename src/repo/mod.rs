@@ -10,7 +10,7 @@ mod ownership;
 mod state;
 mod store;
 
-pub use locks::{remove_stale_locks, remove_stale_locks_of};
+pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::{promise_epoch, promised_epoch};
