@@ -11,6 +11,7 @@ mod init;
 mod join;
 mod keys;
 mod transfer;
+mod travel;
 mod wild;
 
 mod access;

@@ -67,6 +67,34 @@ fn head_follows_the_master() {
 }
 
 #[test]
+fn a_detached_head_and_the_description_travel() {
+    let world = World::new();
+    let pair = pair(&world);
+    let work = world.alice().clone_of(&pair.one, "testing");
+    let first = work.commit("a", "one");
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    pair.one.git("testing", &["update-ref", "--no-deref", "HEAD", &first]).succeeds();
+    std::fs::write(pair.one.repo_dir("testing").join("description"), "Tests, and more\n").unwrap();
+    pair.one.gitmesh(&["mirror", "push", "server2", "testing"]).succeeds();
+    assert_eq!(pair.two.head("testing").trim(), first);
+    let description = || std::fs::read_to_string(pair.two.repo_dir("testing").join("description"));
+    assert_eq!(description().unwrap(), "Tests, and more\n");
+    // HEAD on what no reference leads to: the objects came with a push, or the copy says why it cannot follow.
+    let lone = work.commit("a", "alone");
+    work.push(&["HEAD:topic"]).succeeds();
+    pair.one.git("testing", &["update-ref", "--no-deref", "HEAD", &lone]).succeeds();
+    work.push(&[":topic"]).succeeds();
+    eventually("HEAD to follow", || pair.two.head("testing").trim() == lone);
+    std::fs::remove_file(pair.one.repo_dir("testing").join("description")).unwrap();
+    pair.one.git("testing", &["symbolic-ref", "HEAD", "refs/heads/main"]).succeeds();
+    pair.one.gitmesh(&["mirror", "push", "server2", "testing"]).succeeds();
+    pair.in_step("testing");
+    assert!(description().is_err(), "what is gone there is gone here");
+}
+
+#[test]
 fn a_missing_repository_is_created_where_both_sides_agree() {
     let world = World::new();
     let pair = pair(&world);
@@ -138,14 +166,16 @@ fn who_is_not_the_master_is_refused() {
     let refused = alice.ssh(&pair.one, "mirror push server2 testing").fails();
     refused.says("not the master of 'testing'");
     assert!(pair.two.refs("testing").is_empty());
-    eventually("a log line on the master", || pair.one.log().contains("not the master"));
+    eventually("the status to say so", || {
+        alice.ssh(&pair.one, "mirror status testing").stdout.contains("not the master")
+    });
     eventually("a log line on the replica", || pair.two.log().contains("not the master"));
     // By hand, with the node's key.
     let one = world.node_actor(&pair.one);
     let line = "gitmesh-mirror-receive 'testing' version=1 epoch=1";
     one.ssh(&pair.two, line).refused_by("not the master");
     one.ssh(&pair.two, &line.replace("version=1", "version=99")).refused_by("mirror protocol version 2, the master 99");
-    one.ssh(&pair.two, "gitmesh-mirror-digests version=99").refused_by("version 1");
+    one.ssh(&pair.two, "gitmesh-mirror-digests version=99").refused_by("versions 1 and 2");
     let push = alice.ssh(&pair.two, line).fails();
     push.says("only the node that is master");
 }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use crate::git::objects::{self, ObjectsError};
+use crate::git::odb;
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
-use crate::repo::{Ownership, Prepare};
+use crate::repo::{Metadata, Ownership, Prepare, WRITTEN_KEYS};
 
 use super::compile::check_accepted;
 use super::realm::{Parts, Publisher, realm};
@@ -24,8 +25,6 @@ use super::{
     newest_commit, write_whole,
 };
 
-/// Names, inside a repository, the git config keys that were written for the configuration, one a line.
-const WRITTEN_KEYS: &str = "gitmesh-config-keys";
 /// In the state directory: the last commit that was in force.
 const LAST_GOOD: &str = "last-good";
 /// In the state directory: the last commit whose effects are all on disk, so that a start need not open every repository.
@@ -285,8 +284,10 @@ fn live(
     let Checked { commit, policy, keyring, admin_alias, keys, .. } = checked;
     let generation = objects::commit_count(&start.store.admin_dir(), &commit, counted.as_ref()).unwrap_or(0);
     let (node, address, peers) = (start.node.clone(), start.address.clone(), known.peers);
+    let config_keys = start.settings.config_keys.clone();
     let policy = Arc::new(policy);
-    let parts = Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys };
+    let parts =
+        Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys, config_keys };
     Ok((Arc::new(Live::new(parts)), known.problems))
 }
 
@@ -397,7 +398,8 @@ impl Work<'_> {
         let wanted = self.live.config(repo, creator.as_ref());
         let same = matches!(self.before, Before::Live(before) if before.config(repo, creator.as_ref()) == wanted);
         if !same {
-            self.write(repo, &wanted);
+            let said = Metadata::received(&self.store.dir(repo));
+            self.write(repo, &self.live.config_with(repo, creator.as_ref(), &said));
         }
     }
 
@@ -430,7 +432,7 @@ pub(super) fn configure(dir: &Path, wanted: &BTreeMap<String, String>) -> Result
     if both != written {
         write_whole(&memory, both.as_bytes(), 0o644)?;
     }
-    let mut changed = objects::write_config(dir, &values)?;
+    let mut changed = odb::write_config(dir, &values)?;
     if remember != both {
         write_whole(&memory, remember.as_bytes(), 0o644)?;
     }
@@ -513,7 +515,7 @@ mod tests {
         assert!(!config(&node, "testing").contains("gitolite-options"));
         let dir = node.store.dir(&repo("testing"));
         assert_eq!(fs::read_to_string(dir.join("description")).unwrap(), "a test\n");
-        objects::write_config(&dir, &BTreeMap::from([("by.hand", Some("kept"))])).unwrap();
+        odb::write_config(&dir, &BTreeMap::from([("by.hand", Some("kept"))])).unwrap();
 
         node.commit_conf("repo testing\n RW = @all\n config foo.bar = two");
         assert_eq!(activator.reload(None).unwrap().configured, 1);

@@ -21,6 +21,7 @@ mod peers;
 mod plan;
 mod program;
 mod realm;
+mod received;
 mod roles;
 mod shown;
 mod summary;

@@ -37,6 +37,8 @@ pub struct Live {
     pub(super) keys: BTreeMap<String, Vec<u8>>,
     /// The admin repository's name in the rules: the old one, if only that is used there.
     pub(super) admin_alias: Option<RepoName>,
+    /// Regular expressions of the git config keys that may be set here.
+    pub(super) config_keys: Vec<String>,
     admin: RepoName,
     nodes: HashMap<Vec<u8>, HostName>,
 }
@@ -53,14 +55,41 @@ pub(super) struct Parts {
     pub commit: Oid,
     pub admin_alias: Option<RepoName>,
     pub keys: BTreeMap<String, Vec<u8>>,
+    pub config_keys: Vec<String>,
 }
 
 impl Live {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys } = parts;
+        let Parts {
+            policy,
+            keyring,
+            peers,
+            emergency,
+            node,
+            address,
+            generation,
+            commit,
+            admin_alias,
+            keys,
+            config_keys,
+        } = parts;
         let nodes = peers.values().map(|peer| (peer.key.clone(), peer.name.clone())).collect();
         let admin = admin_repo();
-        Self { policy, keyring, peers, emergency, node, address, generation, commit, keys, admin_alias, admin, nodes }
+        Self {
+            policy,
+            keyring,
+            peers,
+            emergency,
+            node,
+            address,
+            generation,
+            commit,
+            keys,
+            admin_alias,
+            config_keys,
+            admin,
+            nodes,
+        }
     }
 
     fn identify(&self, blob: &[u8]) -> Option<Actor> {

@@ -11,6 +11,7 @@ use crate::cluster::Place;
 use crate::git::objects;
 use crate::mirror::{MESSAGE_MAX, Order};
 use crate::model::{Actor, HostName, RepoName};
+use crate::repo::Metadata;
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -110,11 +111,11 @@ impl Control {
         let Actor::Node(peer) = actor else {
             return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
         };
-        if version != "version=1" {
+        if !["version=1", "version=2"].contains(&version) {
             return Reply::fail(
                 2,
                 format!(
-                    "FATAL: {} speaks mirror protocol version 1, not '{version}'; upgrade the older node",
+                    "FATAL: {} speaks mirror protocol versions 1 and 2, not '{version}'; upgrade the older node",
                     self.node.name
                 ),
             );
@@ -131,7 +132,11 @@ impl Control {
             match objects::read_refs(&dir) {
                 Ok(refs) => {
                     let owned = self.store.ownership(repo).unwrap_or_default();
-                    out.push_str(&format!("{}\t{repo}\n", owned.seal(refs.digest())));
+                    let mut digest = owned.seal(refs.digest());
+                    if version == "version=2" {
+                        digest = Metadata::received(&dir).seal(digest);
+                    }
+                    out.push_str(&format!("{digest}\t{repo}\n"));
                 }
                 // Left out, it counts as missing, and the master tries to push: the error shows there and here.
                 Err(error) => tracing::warn!(%error, %repo, "cannot read the references"),

@@ -65,18 +65,23 @@ pub enum Kind {
 pub struct RefState {
     /// The branch that HEAD names, born or unborn; `None` when HEAD is detached or names something odd.
     pub head: Option<RefName>,
+    /// The object that a detached HEAD names.
+    pub detached: Option<Oid>,
     /// Every reference, `refs/gitmesh/*` too. Symbolic ones count with the object they lead to; dangling ones and
     /// those whose name is not UTF-8 are left out, as git leaves them out of what it advertises to us.
     pub refs: BTreeMap<RefName, Oid>,
 }
 
 impl RefState {
-    /// The fingerprint by which two copies are compared: SHA-256, in hexadecimal, over `HEAD <target>\n` (if HEAD
-    /// names a branch) and `<oid> <name>\n` for each reference in byte order, without `refs/gitmesh/*`.
+    /// The fingerprint by which two copies are compared: SHA-256, in hexadecimal, over `HEAD <target>\n` (the branch, or
+    /// the object of a detached HEAD) and `<oid> <name>\n` for each reference in byte order, without `refs/gitmesh/*`.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         if let Some(head) = &self.head {
             hash.update(format!("HEAD {head}\n"));
+        }
+        if let Some(oid) = &self.detached {
+            hash.update(format!("HEAD {oid}\n"));
         }
         for (name, oid) in self.refs.iter().filter(|(name, _)| !name.is_internal()) {
             hash.update(oid.as_str());
@@ -91,7 +96,7 @@ impl RefState {
     }
 }
 
-fn open(dir: &Path) -> Result<Repository, ObjectsError> {
+pub(super) fn open(dir: &Path) -> Result<Repository, ObjectsError> {
     Ok(Repository::open_bare(dir)?)
 }
 
@@ -104,15 +109,16 @@ fn own(oid: git2::Oid) -> Oid {
     Oid::parse(&oid.to_string()).expect("git2 prints 40 hexadecimal digits")
 }
 
-fn head_branch(repo: &Repository) -> Result<Option<RefName>, ObjectsError> {
+/// The branch of HEAD, or the object of a detached one.
+fn head_of(repo: &Repository) -> Result<(Option<RefName>, Option<Oid>), ObjectsError> {
     let head = repo.find_reference("HEAD")?;
-    Ok(head.symbolic_target().ok().flatten().and_then(RefName::parse))
+    Ok((head.symbolic_target().ok().flatten().and_then(RefName::parse), head.target().map(own)))
 }
 
 /// Reads HEAD and all references. Cost grows with their number alone.
 pub fn read_refs(dir: &Path) -> Result<RefState, ObjectsError> {
     let repo = open(dir)?;
-    let head = head_branch(&repo)?;
+    let (head, detached) = head_of(&repo)?;
     let mut refs = BTreeMap::new();
     for reference in repo.references()? {
         let reference = reference?;
@@ -126,7 +132,7 @@ pub fn read_refs(dir: &Path) -> Result<RefState, ObjectsError> {
             refs.insert(name, own(oid));
         }
     }
-    Ok(RefState { head, refs })
+    Ok(RefState { head, detached, refs })
 }
 
 /// Makes HEAD name `branch`, which need not exist yet.
@@ -353,29 +359,6 @@ pub fn init_bare(dir: &Path, head: &str) -> std::io::Result<()> {
     }
     std::fs::write(dir.join("config"), "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n")?;
     std::fs::write(dir.join("HEAD"), format!("ref: refs/heads/{head}\n"))
-}
-
-/// Sets (`Some`) or removes (`None`) keys of the repository's own `config` file; `true` if one was not so before.
-///
-/// # Errors
-/// A key that git's config cannot hold (`section.name` or `section.sub.name`); earlier keys, in byte order, are written.
-pub fn write_config(dir: &Path, values: &BTreeMap<&str, Option<&str>>) -> Result<bool, ObjectsError> {
-    let mut config = git2::Config::open(&dir.join("config"))?;
-    let mut changed = false;
-    for (key, value) in values {
-        let now = match config.get_string(key) {
-            Ok(now) => Some(now),
-            Err(e) if e.code() == ErrorCode::NotFound => None,
-            Err(e) => return Err(e.into()),
-        };
-        match value {
-            Some(value) if now.as_deref() != Some(value) => config.set_str(key, value)?,
-            None if now.is_some() => config.remove_multivar(key, ".*")?,
-            _ => continue,
-        }
-        changed = true;
-    }
-    Ok(changed)
 }
 
 /// Who makes a commit in the name of gitmesh or of a user.

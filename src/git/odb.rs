@@ -1,5 +1,6 @@
 //! Which objects a repository has.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use git2::{ErrorCode, OdbLookupFlags, Repository};
@@ -57,6 +58,48 @@ pub fn create_refs(dir: &Path, refs: &[(RefName, Oid)], message: &str) -> Result
         }
     }
     Ok(())
+}
+
+/// Makes HEAD name an object and no branch.
+pub fn detach_head(dir: &Path, oid: &Oid) -> Result<(), ObjectsError> {
+    Ok(Repository::open_bare(dir)?.set_head_detached(raw(oid)?)?)
+}
+
+/// Sets (`Some`) or removes (`None`) keys of the repository's own `config` file; `true` if one was not so before.
+///
+/// # Errors
+/// A key that git's config cannot hold (`section.name` or `section.sub.name`); earlier keys, in byte order, are written.
+pub fn write_config(dir: &Path, values: &BTreeMap<&str, Option<&str>>) -> Result<bool, ObjectsError> {
+    let mut config = git2::Config::open(&dir.join("config"))?;
+    let mut changed = false;
+    for (key, value) in values {
+        let now = match config.get_string(key) {
+            Ok(now) => Some(now),
+            Err(e) if e.code() == ErrorCode::NotFound => None,
+            Err(e) => return Err(e.into()),
+        };
+        match value {
+            Some(value) if now.as_deref() != Some(value) => config.set_str(key, value)?,
+            None if now.is_some() => config.remove_multivar(key, ".*")?,
+            _ => continue,
+        }
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// The values of those of `keys` that are set in the repository's own `config` file.
+pub fn read_config(dir: &Path, keys: &[&str]) -> Result<BTreeMap<String, String>, ObjectsError> {
+    let config = git2::Config::open(&dir.join("config"))?;
+    let mut found = BTreeMap::new();
+    for key in keys {
+        match config.get_string(key) {
+            Ok(value) => drop(found.insert((*key).to_owned(), value)),
+            Err(e) if e.code() == ErrorCode::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// For each update, the reference that its name stands for, if it is a symbolic one (git-symbolic-ref(1)).

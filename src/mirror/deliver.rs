@@ -45,7 +45,8 @@ pub(super) async fn push(
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let ours = blocking_refs(dir.clone()).await.map_err(local)?;
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    let exec = send::exec_line(repo, epoch, ours.head.as_ref(), &owned, order);
+    let metadata = (inner.world.metadata)(repo);
+    let exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
     if exec.len() > MAX_LINE {
         return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
     }

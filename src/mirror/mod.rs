@@ -55,7 +55,7 @@ use crate::cluster::{Cluster, Place};
 use crate::git::process::Git;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
-use crate::repo::{Ownership, Store};
+use crate::repo::{Metadata, Ownership, Store};
 use notify::{Outbox, Way};
 use pause::Pauses;
 use queue::Queue;
@@ -174,6 +174,7 @@ struct World {
     locate: Ask<Place>,
     dir: Ask<Option<PathBuf>>,
     ownership: Ask<Option<Ownership>>,
+    metadata: Ask<Metadata>,
     list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
 }
 
@@ -212,12 +213,14 @@ impl Mirror {
         links: Links,
         state: &Path,
     ) -> std::io::Result<Self> {
+        let described = store.clone();
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
             node: cluster.host().clone(),
             locate: Box::new(move |repo| places.locate(repo)),
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
             ownership: Box::new(move |repo| owners.ownership(repo)),
+            metadata: Box::new(move |repo| described.metadata(repo)),
             list: Box::new(move || store.list()),
         };
         Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })

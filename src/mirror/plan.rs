@@ -105,19 +105,18 @@ impl Plan {
     /// push here leaves the old commits in our object database, so what is unknown was never here. `share` is the
     /// percentage of a replica's references that may vanish at once.
     pub fn obstacle(&self, known: &BTreeSet<Oid>, share: u8, order: Order) -> Option<Obstacle> {
+        let (deleted, of) = (self.updates.iter().filter(|u| u.new.is_zero()).count(), self.theirs);
+        let guarded = order < Order::Force && share < 100;
+        // Before the divergence: with the repository here its objects are gone too, and that is the news.
+        if guarded && deleted > 0 && deleted == of && deleted == self.updates.len() {
+            return Some(Obstacle::Emptied { of });
+        }
         let foreign = |u: &&RefUpdate| !u.old.is_zero() && !known.contains(&u.old);
         let foreign: Vec<_> = self.updates.iter().filter(foreign).map(|u| (u.name.clone(), u.old.clone())).collect();
         if order < Order::Repair && !foreign.is_empty() {
             return Some(Obstacle::Diverged(foreign));
         }
-        let (deleted, of) = (self.updates.iter().filter(|u| u.new.is_zero()).count(), self.theirs);
-        if order >= Order::Force || share >= 100 || deleted == 0 {
-            return None;
-        }
-        if deleted == of && deleted == self.updates.len() {
-            return Some(Obstacle::Emptied { of });
-        }
-        let too_many = deleted >= GUARD_LEAST && deleted * 100 > of * usize::from(share);
+        let too_many = guarded && deleted >= GUARD_LEAST && deleted * 100 > of * usize::from(share);
         too_many.then_some(Obstacle::Deletes { deleted, of })
     }
 
@@ -289,8 +288,10 @@ mod tests {
             let plan = plan(&state(ours), &theirs);
             for order in [Order::Usual, Order::Force] {
                 let loses = plan.replaced().any(|old| !known.contains(old));
-                let held = matches!(plan.obstacle(&known, 50, order), Some(Obstacle::Diverged(_)));
-                prop_assert_eq!(loses, held);
+                let obstacle = plan.obstacle(&known, 50, order);
+                let held = matches!(obstacle, Some(Obstacle::Diverged(_)));
+                let emptied = matches!(obstacle, Some(Obstacle::Emptied { .. }));
+                prop_assert!(held == loses || emptied && order == Order::Usual);
             }
             prop_assert_eq!(plan.obstacle(&known, 50, Order::Repair), None);
         }

@@ -17,7 +17,7 @@ use crate::git::pktline::{self, Band, Packet, PktError, Reader};
 use crate::git::process::Git;
 use crate::git::service::to_word;
 use crate::model::{Epoch, Oid, RefName, RefUpdate, RepoName};
-use crate::repo::Ownership;
+use crate::repo::{Metadata, Ownership};
 
 /// Version of the exec line that both nodes must agree on.
 const VERSION: u32 = 1;
@@ -114,18 +114,29 @@ pub struct Terms {
 /// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. Before that it takes over
 /// creator and roles; when the session has ended well it makes its HEAD name `head`. Words that an older replica does
 /// not know change nothing there.
-pub fn exec_line(repo: &RepoName, epoch: Epoch, head: Option<&RefName>, owned: &Ownership, order: Order) -> String {
+pub fn exec_line(
+    repo: &RepoName,
+    epoch: Epoch,
+    ours: &RefState,
+    owned: &Ownership,
+    metadata: &Metadata,
+    order: Order,
+) -> String {
     // A replica that does not know how to keep what it has must refuse a repair instead of overwriting.
     let (version, keep) = if order == Order::Repair { (KEEPING_VERSION, " keep=lost") } else { (VERSION, "") };
     let mut line = format!("gitmesh-mirror-receive '{repo}' version={version} epoch={epoch}{keep}");
-    if let Some(head) = head {
+    if let Some(head) = &ours.head {
         line.push_str(&format!(" head={head}"));
+    }
+    if let Some(oid) = &ours.detached {
+        line.push_str(&format!(" detached={oid}"));
     }
     if let Some(creator) = &owned.creator {
         line.push_str(&format!(" creator={creator}"));
     }
     // Also when there are none: what was taken away here must go there too.
     line.push_str(&format!(" roles={}", to_word(owned.roles.as_deref().unwrap_or_default())));
+    line.push_str(&format!(" meta={}", metadata.to_word()));
     line
 }
 
@@ -161,7 +172,7 @@ pub async fn send(
     let capabilities = theirs.negotiate(&updates, terms.manner)?;
     let (commands, theirs) = (&updates, &theirs);
     let writing = async move {
-        let written = write_push(&mut output, git, dir, commands, &capabilities, theirs).await;
+        let written = write_push(&mut output, git, dir, commands, &capabilities, theirs, ours.detached.as_ref()).await;
         // In any case, and by dropping it too: a replica that waits for the rest of a pack must see that none will
         // come.
         let ended = output.shutdown().await;
@@ -268,6 +279,7 @@ async fn write_push(
     updates: &[RefUpdate],
     capabilities: &str,
     theirs: &Advertisement,
+    detached: Option<&Oid>,
 ) -> Result<u64, SendError> {
     let mut buffer = Vec::new();
     for (n, RefUpdate { name, old, new }) in updates.iter().enumerate() {
@@ -283,7 +295,7 @@ async fn write_push(
     if updates.iter().all(|u| u.new.is_zero()) {
         return Ok(0);
     }
-    write_pack(output, git, dir, updates, theirs).await
+    write_pack(output, git, dir, updates, detached, theirs).await
 }
 
 /// Those of `oids` that are in the repository `dir`.
@@ -312,11 +324,12 @@ async fn write_pack(
     git: &Git,
     dir: &Path,
     updates: &[RefUpdate],
+    detached: Option<&Oid>,
     theirs: &Advertisement,
 ) -> Result<u64, SendError> {
     let has: HashSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
-    let wanted: BTreeSet<Oid> =
-        updates.iter().map(|u| &u.new).filter(|new| !new.is_zero() && !has.contains(new)).cloned().collect();
+    let news = updates.iter().map(|u| &u.new).filter(|new| !new.is_zero());
+    let wanted: BTreeSet<Oid> = news.chain(detached).filter(|new| !has.contains(new)).cloned().collect();
     // pack-objects stops at an exclusion it does not have; the replica may well have commits that we lack.
     let shared = present(dir, exclusions(updates, theirs)).await?;
 

@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use super::plan::{Obstacle, Order};
 use super::send::{Manner, SendError, Sent, Terms, exec_line, send};
-use crate::git::objects::read_refs;
+use crate::git::objects::{RefState, read_refs};
 use crate::git::process::Git;
-use crate::model::{Epoch, RefName, RepoName, UserName};
-use crate::repo::Ownership;
+use crate::model::{Epoch, Oid, RefName, RepoName, UserName};
+use crate::repo::{Metadata, Ownership};
 
 const USUAL: Terms = Terms { order: Order::Usual, manner: Manner::Atomic, guard_refs: 50 };
 
@@ -297,17 +297,25 @@ async fn what_is_no_advertisement_is_told() {
 
 #[test]
 fn exec_lines() {
-    let (repo, head) = (RepoName::new("docs/handbook").expect("a name"), RefName::parse("refs/heads/main"));
+    let repo = RepoName::new("docs/handbook").expect("a name");
+    let (head, nothing) = (RefName::parse("refs/heads/main"), Metadata::default());
+    let mut ours = RefState { head, ..RefState::default() };
+    let none = Ownership::default();
     assert_eq!(
-        exec_line(&repo, Epoch::FIRST, head.as_ref(), &Ownership::default(), Order::Usual),
-        "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main roles="
+        exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Usual),
+        "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main roles= meta="
     );
-    let line = |owned: &Ownership| exec_line(&repo, Epoch::FIRST, None, owned, Order::Force);
-    assert_eq!(line(&Ownership::default()), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles=");
+    (ours.head, ours.detached) = (None, Oid::parse(&"7".repeat(40)));
+    let detached = exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Usual);
+    assert!(detached.contains(&format!(" epoch=1 detached={} roles=", "7".repeat(40))), "{detached}");
+    ours.detached = None;
+    let line = |owned: &Ownership, said: &Metadata| exec_line(&repo, Epoch::FIRST, &ours, owned, said, Order::Force);
+    assert_eq!(line(&none, &nothing), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles= meta=");
     let mut owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
-    assert!(line(&owned).ends_with(" epoch=1 creator=alice roles="));
+    assert!(line(&owned, &nothing).ends_with(" epoch=1 creator=alice roles= meta="));
     owned.roles = Some("READERS bob\n".to_owned());
-    assert!(line(&owned).ends_with(" creator=alice roles=READERS%20bob%0A"));
-    let repair = exec_line(&repo, Epoch::FIRST, None, &Ownership::default(), Order::Repair);
-    assert_eq!(repair, "gitmesh-mirror-receive 'docs/handbook' version=2 epoch=1 keep=lost roles=");
+    let said = Metadata { description: "a b".to_owned(), settings: [("x.y".to_owned(), "z".to_owned())].into() };
+    assert!(line(&owned, &said).ends_with(" creator=alice roles=READERS%20bob%0A meta=description:a%20b,x.y:z"));
+    let repair = exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Repair);
+    assert_eq!(repair, "gitmesh-mirror-receive 'docs/handbook' version=2 epoch=1 keep=lost roles= meta=");
 }

@@ -41,8 +41,10 @@ fn replica(root: PathBuf, pushes: Arc<AtomicUsize>) -> Command {
         let (root, pushes) = (root.clone(), pushes.clone());
         Box::pin(async move {
             let mut writer = channel.make_writer();
-            if exec == "gitmesh-mirror-digests version=1" {
-                if root.join("old").exists() {
+            if exec.starts_with("gitmesh-mirror-digests version=") {
+                let version = exec.rsplit('=').next();
+                let asked = if root.join("v1").exists() { "1" } else { "2" };
+                if root.join("old").exists() || version != Some(asked) {
                     drop(channel.make_writer_ext(Some(1)).write_all(b"version 1 is not spoken here").await);
                     return 2;
                 }
@@ -131,6 +133,7 @@ impl Mesh {
             }),
             dir: Box::new(move |repo| Some(bare(&root, repo.as_str())).filter(|dir| dir.exists())),
             ownership: Box::new(|_| None),
+            metadata: Box::new(|_| Metadata::default()),
             list: Box::new(move || {
                 let entries = std::fs::read_dir(&listed)?.map(|e| e.map(|e| e.file_name().into_string().unwrap()));
                 entries.map(|name| Ok(repo(name?.trim_end_matches(".git")))).collect()

@@ -110,9 +110,9 @@ impl Inner {
             let verdict = match &theirs {
                 Err(error) => Verdict::Failed(error.clone()),
                 Ok(theirs) => {
-                    let shown = match theirs.get(repo) {
+                    let shown = match theirs.of.get(repo) {
                         None => Shown::Missing,
-                        Some(digest) if equals(self, repo, digest).await => Shown::Equal,
+                        Some(digest) if equals(self, repo, digest, theirs.version).await => Shown::Equal,
                         Some(_) => Shown::Differs,
                     };
                     self.compared(&self.lane(peer), repo, shown, began);

@@ -20,7 +20,7 @@ use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
 
 /// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there.
-const DIGESTS: &str = "gitmesh-mirror-digests version=1";
+const DIGESTS: &str = "gitmesh-mirror-digests version=";
 /// Longest line of that answer, in bytes: 64 digits, a tab and a name.
 const DIGEST_LINE_MAX: usize = 64 + 1 + RepoName::MAX + 1;
 /// How long running pushes may go on when the node stops. What is cut off is found again by the next comparison.
@@ -215,9 +215,9 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
         if (inner.world.dir)(repo).is_none() {
             continue;
         }
-        let shown = match theirs.get(repo) {
+        let shown = match theirs.of.get(repo) {
             None => Shown::Missing,
-            Some(digest) if equals(inner, repo, digest).await => Shown::Equal,
+            Some(digest) if equals(inner, repo, digest, theirs.version).await => Shown::Equal,
             Some(_) => Shown::Differs,
         };
         inner.compared(lane, repo, shown, began);
@@ -225,17 +225,34 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
     Ok(())
 }
 
-/// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
-/// this repository alone.
-pub(super) async fn equals(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
-    let Some(dir) = (inner.world.dir)(repo) else { return false };
-    let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    blocking_refs(dir).await.is_ok_and(|ours| owned.seal(ours.digest()) == *digest)
+/// What a peer says of its copies.
+pub(super) struct Digests {
+    /// 1 covers references, HEAD, creator and roles; 2 description and settings too.
+    pub version: u32,
+    pub of: BTreeMap<RepoName, String>,
 }
 
-/// The peer's digest of each repository whose master we are in its view.
-pub(super) async fn digests(inner: &Inner, peer: &HostName) -> Result<BTreeMap<RepoName, String>, MirrorError> {
-    let mut pipe = inner.links.run(peer, DIGESTS).await?;
+/// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
+/// this repository alone.
+pub(super) async fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
+    let Some(dir) = (inner.world.dir)(repo) else { return false };
+    let owned = (inner.world.ownership)(repo).unwrap_or_default();
+    let Ok(ours) = blocking_refs(dir).await else { return false };
+    let ours = owned.seal(ours.digest());
+    digest == if version == 1 { ours } else { (inner.world.metadata)(repo).seal(ours) }
+}
+
+/// The peer's digest of each repository whose master we are in its view. A peer of an older version is asked again in
+/// its own; what that does not cover is sent to it with the next push.
+pub(super) async fn digests(inner: &Inner, peer: &HostName) -> Result<Digests, MirrorError> {
+    match digests_of(inner, peer, 2).await {
+        Err(MirrorError::Remote { exit: 2, .. }) => digests_of(inner, peer, 1).await,
+        answer => answer,
+    }
+}
+
+async fn digests_of(inner: &Inner, peer: &HostName, version: u32) -> Result<Digests, MirrorError> {
+    let mut pipe = inner.links.run(peer, &format!("{DIGESTS}{version}")).await?;
     let mut found = BTreeMap::new();
     let mut reader = BufReader::new(&mut pipe.reader);
     let mut line = Vec::new();
@@ -259,6 +276,6 @@ pub(super) async fn digests(inner: &Inner, peer: &HostName) -> Result<BTreeMap<R
     check(peer, finished)?;
     match broken {
         Some(why) => Err(LinkError::Closed { peer: peer.clone(), why }.into()),
-        None => Ok(found),
+        None => Ok(Digests { version, of: found }),
     }
 }

@@ -53,6 +53,7 @@ pub use info::Rights;
 pub use key::{KeyProblem, PublicKey, parse_public_key};
 pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
 pub use mirror::{How, Mirror, Mode};
+pub use pattern::key_matches;
 pub use rules::{Op, Place, Policy, Target};
 pub use template::{TEMPLATE_CREATOR, Template};
 pub use virtual_ref::{Branch, Counted, Virtual};

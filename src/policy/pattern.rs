@@ -146,7 +146,7 @@ fn engine(rust: &str) -> Result<Matcher, PatternError> {
 }
 
 /// Whether a regular expression of the server's own settings (GIT_CONFIG_KEYS) matches the whole text, ignoring case.
-pub(super) fn key_matches(pattern: &str, key: &str) -> bool {
+pub fn key_matches(pattern: &str, key: &str) -> bool {
     let regex = RegexBuilder::new(&format!("^(?:{pattern})$"))
         .unicode(false)
         .case_insensitive(true)

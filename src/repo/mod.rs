@@ -6,12 +6,14 @@
 
 mod locks;
 mod lost;
+mod metadata;
 mod ownership;
 mod state;
 mod store;
 
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
+pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Space, Store};

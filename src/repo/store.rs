@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
 use crate::git::objects;
 use crate::model::{RepoName, UserName};
@@ -74,6 +75,20 @@ impl Store {
         self.open_as_daemon(&name).map(|dir| Repo { name, dir })
     }
 
+    /// Why an existing repository cannot be served: one that was put on the disk by hand may have a format that we do
+    /// not read. What it keeps, as a clause.
+    pub fn unread_format(&self, name: &RepoName) -> Option<&'static str> {
+        let config = std::fs::read_to_string(self.dir(name).join("config")).ok()?.to_ascii_lowercase();
+        let has = |key: &str, value: &str| {
+            let mut pairs = config.lines().filter_map(|line| line.split_once('='));
+            pairs.any(|(k, v)| k.trim() == key && v.trim().trim_matches('"') == value)
+        };
+        if has("objectformat", "sha256") {
+            return Some("keeps its objects by SHA-256");
+        }
+        has("refstorage", "reftable").then_some("keeps its references in the reftable format")
+    }
+
     /// The directory of a repository, for the daemon's own work. Each call site is one to audit: no grant is shown.
     pub fn open_as_daemon(&self, name: &RepoName) -> Option<PathBuf> {
         let dir = self.dir(name);
@@ -87,6 +102,11 @@ impl Store {
     /// Whose an existing repository is, and who has which role in it; `None` when there is no such repository.
     pub fn ownership(&self, name: &RepoName) -> Option<Ownership> {
         self.open_as_daemon(name).map(|dir| Ownership::read(&dir))
+    }
+
+    /// The description and settings of an existing repository that is mastered here.
+    pub fn metadata(&self, name: &RepoName) -> Metadata {
+        self.open_as_daemon(name).map(|dir| Metadata::read(&dir)).unwrap_or_default()
     }
 
     /// Who made a repository; `None` for one that the configuration names, and for one that is not there.

@@ -1,8 +1,8 @@
 //! An exec line becomes a git session, a mirror push or a command.
 
 use crate::git::service::{self, BadPath, Exec, ExecError, Service, from_word, repo_of_path};
-use crate::model::{Epoch, RefName, RepoName, UserName, Voucher};
-use crate::transfer::MirrorPush;
+use crate::model::{Epoch, Oid, RefName, RepoName, UserName, Voucher};
+use crate::transfer::{Metadata, MirrorPush};
 
 /// The mirror protocol this node speaks; 2 is 1 with the word `keep`, which an older node must not pass over.
 const MIRROR_VERSIONS: [&str; 2] = ["1", "2"];
@@ -64,6 +64,12 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     let epoch = value("epoch").and_then(Epoch::parse).ok_or("the mirror push names no epoch")?;
     let head =
         value("head").map(|h| RefName::parse(h).ok_or("the mirror push's HEAD is no reference name")).transpose()?;
+    let detached = value("detached")
+        .map(|oid| Oid::parse(oid).ok_or("the mirror push's detached HEAD is no object id"))
+        .transpose()?;
+    let metadata = value("meta")
+        .map(|meta| Metadata::from_word(meta).ok_or("the mirror push's description and settings are not encoded"))
+        .transpose()?;
     let creator = value("creator")
         .map(|c| UserName::new(c).map_err(|e| format!("the mirror push's creator: {e}")))
         .transpose()?;
@@ -73,7 +79,7 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
         Some("lost") => true,
         Some(other) => return Err(format!("the mirror push asks to keep {other:?}, which this node cannot")),
     };
-    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, creator, roles, keep }))
+    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, detached, creator, roles, metadata, keep }))
 }
 
 /// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.

@@ -25,7 +25,7 @@ use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
 use crate::git::process::Git;
 use crate::git::service::Service;
-use crate::git::{objects, pktline};
+use crate::git::{objects, odb, pktline};
 use crate::mirror::Mirror;
 use crate::model::{Actor, HostName, RepoName};
 use crate::peer::Links;
@@ -34,7 +34,7 @@ use crate::repo::{self, Ownership, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use replicas::Patience;
-pub use request::{Input, MirrorPush, Output, Request, Streams, Via};
+pub use request::{Input, Metadata, MirrorPush, Output, Request, Streams, Via};
 
 /// How long a session waits for a free git process before it is told to come back.
 const QUEUE: Duration = Duration::from_secs(30);
@@ -234,6 +234,11 @@ impl Transfer {
                 // Only now: a master of the past gives no roles either.
                 let taken = self.blocking(take_over(self.realm.clone(), repo.clone(), owned)).await?;
                 taken.map_err(|e| self.internal(&e))?;
+                if let Some(said) = push.metadata.clone() {
+                    let (realm, name) = (self.realm.clone(), repo.clone());
+                    let taken = self.blocking(move || realm.take_metadata(&name, &said)).await?;
+                    taken.map_err(|e| self.internal(&e))?;
+                }
                 Ok(open)
             }
             Err(promised) => Err(format!(
@@ -246,6 +251,13 @@ impl Transfer {
 
     fn open(&self, grant: &Grant) -> Result<Repo, Refusal> {
         let name = grant.repo();
+        if let Some(what) = self.store.unread_format(name) {
+            tracing::warn!(repo = %name, "{what}, which gitmesh does not read");
+            return Err(format!(
+                "'{name}' {what}, which this server does not read\nhelp: an administrator can make it anew and push into it from a clone in the usual format"
+            )
+            .into());
+        }
         self.store.open(grant).ok_or_else(|| {
             Refusal(format!("'{name}' is configured but not on this server's disk\nhelp: an administrator can make it by pushing gitmesh-admin again"))
         })
@@ -290,14 +302,17 @@ impl Transfer {
             sweep_locks(repo).await;
         }
         if code == 0
-            && let Some(head) = request.mirror.as_ref().and_then(|m| m.head.clone())
+            && let Some(push) = &request.mirror
+            && let Err(why) = copy_head(repo, push).await
         {
-            let dir = repo.dir().to_owned();
-            let set = tokio::task::spawn_blocking(move || objects::set_head(&dir, &head)).await;
-            if let Err(error) = set.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string())) {
-                self.internal(&error);
-                return Ok(1);
+            tracing::warn!(repo = %repo.name, why, "HEAD does not follow the master's");
+            let text = format!("HEAD of '{}' cannot follow its master's: {why}\n", repo.name);
+            if let Err(error) = streams.errors.write_all(text.as_bytes()).await {
+                tracing::debug!(%error, "the master left before its answer");
             }
+            return Ok(1);
+        }
+        if code == 0 && request.mirror.as_ref().is_some_and(|push| push.head.is_some() || push.detached.is_some()) {
             self.follow_head(repo).await;
         }
         if code == 0
@@ -325,6 +340,23 @@ impl Transfer {
             tracing::error!(error, "the new configuration is not in force; the old one stays");
         }
     }
+}
+
+/// HEAD is no reference of git's push protocol, so it comes beside it, and is set once what it names is there.
+async fn copy_head(repo: &Repo, push: &MirrorPush) -> Result<(), String> {
+    let (dir, head, detached) = (repo.dir().to_owned(), push.head.clone(), push.detached.clone());
+    let set = tokio::task::spawn_blocking(move || match (head, detached) {
+        (Some(branch), _) => objects::set_head(&dir, &branch),
+        (None, Some(oid)) => odb::detach_head(&dir, &oid),
+        (None, None) => Ok(()),
+    });
+    let set = set.await.map_err(|error| error.to_string())?;
+    set.map_err(|error| match &push.detached {
+        Some(oid) => {
+            format!("it is detached at {oid}, which no reference there leads to ({error}); let it name a branch")
+        }
+        None => error.to_string(),
+    })
 }
 
 async fn sweep_locks(repo: &Repo) {

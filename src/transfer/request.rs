@@ -3,7 +3,8 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::git::service::Service;
-use crate::model::{Actor, Epoch, HostName, RefName, RepoName, UserName};
+use crate::model::{Actor, Epoch, HostName, Oid, RefName, RepoName, UserName};
+pub use crate::repo::Metadata;
 
 /// One git session as a door has understood it.
 #[derive(Debug, Clone)]
@@ -35,10 +36,14 @@ pub struct MirrorPush {
     pub epoch: Epoch,
     /// The master's HEAD, when it is a branch.
     pub head: Option<RefName>,
+    /// The object of the master's HEAD, when it is detached.
+    pub detached: Option<Oid>,
     /// Who made the repository there, when it was a user.
     pub creator: Option<UserName>,
     /// The master's role file; `None` leaves ours as it is.
     pub roles: Option<String>,
+    /// The master's description and settings; `None` leaves ours as they are.
+    pub metadata: Option<Metadata>,
     /// What is overwritten here is kept under `refs/gitmesh/lost/` first.
     pub keep: bool,
 }

@@ -1,0 +1,136 @@
+//! What travels between nodes, and what waits for a person: each failure of a forerunner that mirrored blindly.
+
+use crate::world::{Pair, World, eventually};
+
+const CONF: &str = "\
+repo testing
+    RW+ = @all
+    option mirror.master = server1
+    option mirror.copies = server2
+";
+
+/// A pair whose repository has `tags` tags on one commit, in step.
+fn pair_with_tags(world: &World, tags: usize) -> (Pair, crate::world::Checkout) {
+    let pair = world.pair_with(CONF);
+    let work = world.alice().clone_of(&pair.one, "testing");
+    work.commit("a", "one");
+    work.many_refs("refs/tags/v", tags);
+    work.push(&["-q", "HEAD:main", "refs/tags/*:refs/tags/*"]).succeeds();
+    pair.in_step("testing");
+    (pair, work)
+}
+
+#[test]
+fn a_mass_deletion_is_not_mirrored_until_a_person_says_so() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 20);
+    // A script gone wild on the master itself, as a broken disk or a wrong restore would do.
+    let all = pair.one.git("testing", &["for-each-ref", "--format=%(refname)", "refs/tags"]).succeeds().stdout;
+    for name in all.lines().take(15) {
+        pair.one.git("testing", &["update-ref", "-d", name]).succeeds();
+    }
+    let push = |more: &[&str]| pair.one.gitmesh(&[&["mirror", "push", "server2", "testing"], more].concat());
+    push(&[]).refused_by("this would delete 15 of the replica's 21 references");
+    assert_eq!(pair.two.refs("testing").len(), 21);
+    let alice = world.alice();
+    alice.ssh(&pair.one, "mirror status testing").says("this would delete 15");
+    // What lands meanwhile waits with it, and nothing is lost on the master.
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    let bob = world.actor("bob");
+    let let_in = alice.configure(&pair.one, |c| {
+        c.key(&bob);
+        c.conf(CONF);
+    });
+    let_in.succeeds();
+    bob.ssh(&pair.one, "mirror push server2 testing --force").refused_by("is for administrators");
+    push(&["--force"]).succeeds();
+    pair.in_step("testing");
+    assert_eq!(pair.two.refs("testing").len(), 6);
+}
+
+#[test]
+fn an_emptied_repository_does_not_empty_its_copy() {
+    let world = World::new();
+    let (pair, _work) = pair_with_tags(&world, 2);
+    let before = pair.two.refs("testing");
+    // The disk came back empty: the configuration makes the repository anew at the next start.
+    pair.one.stop();
+    std::fs::remove_dir_all(pair.one.repo_dir("testing")).unwrap();
+    std::fs::remove_file(pair.one.data().join("state/applied")).unwrap();
+    pair.one.start();
+    let held = pair.one.gitmesh(&["mirror", "push", "server2", "testing"]);
+    held.refused_by("there is no reference here any more, and the replica has 3");
+    assert_eq!(pair.two.refs("testing"), before);
+}
+
+#[test]
+fn commits_made_on_a_copy_are_not_overwritten_silently() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 1);
+    // Somebody wrote there by hand, past everything; and the master goes on.
+    let tree = pair.two.git("testing", &["rev-parse", "main^{tree}"]).succeeds().stdout;
+    let author = ["-c", "user.name=eve", "-c", "user.email=eve@example.org"];
+    let by_hand = [&author[..], &["commit-tree", "-m", "by hand", "-p", "main", tree.trim()]].concat();
+    let lost = pair.two.git("testing", &by_hand).succeeds().stdout.trim().to_owned();
+    pair.two.git("testing", &["update-ref", "refs/heads/main", &lost]).succeeds();
+    work.commit("a", "two");
+    let pushed = work.oid("HEAD");
+    work.push(&["HEAD:main"]).succeeds();
+    let alice = world.alice();
+    eventually("the divergence to be seen", || {
+        alice.ssh(&pair.one, "mirror status testing").stdout.contains("diverged")
+    });
+    assert_eq!(pair.two.refs("testing")["refs/heads/main"], lost);
+    pair.one.gitmesh(&["mirror", "push", "server2", "testing", "--force"]).refused_by("this node has never had");
+    pair.one.gitmesh(&["mirror", "repair", "server2", "testing"]).succeeds();
+    assert_eq!(pair.two.refs("testing")["refs/heads/main"], pushed);
+    let kept = pair.two.git("testing", &["for-each-ref", "--format=%(refname) %(objectname)", "refs/gitmesh"]);
+    let kept = kept.succeeds().stdout;
+    let kept = kept.trim();
+    assert!(
+        kept.starts_with("refs/gitmesh/lost/server2/2") && kept.ends_with(&format!("Z/heads/main {lost}")),
+        "{kept}"
+    );
+    eventually("the copy to be in step", || alice.ssh(&pair.one, "mirror status testing").stdout.contains("in step"));
+    pair.two.is_sound("testing");
+    // A forced push on the master is no divergence.
+    work.git(&["commit", "-q", "--amend", "-m", "rewritten"]).succeeds();
+    work.push(&["+HEAD:main"]).succeeds();
+    let rewritten = work.oid("HEAD");
+    eventually("the rewritten branch", || pair.two.refs("testing")["refs/heads/main"] == rewritten);
+}
+
+#[test]
+fn a_refused_reference_is_never_seen_as_success() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 1);
+    // The copy's own git cannot lock one name. A lock of the future is never old enough to be swept away.
+    let blocked = pair.two.repo_dir("testing").join("refs/heads/blocked.lock");
+    let lock = std::fs::File::create(&blocked).unwrap();
+    lock.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(3600)).unwrap();
+    work.commit("a", "two");
+    work.push(&["HEAD:main", "HEAD:blocked"]).succeeds();
+    eventually("what can be made equal to arrive", || {
+        pair.two.refs("testing").get("refs/heads/main") == Some(&work.oid("HEAD"))
+    });
+    let failed = pair.one.gitmesh(&["mirror", "push", "server2", "testing"]).fails();
+    failed.says("FAILED").says("refs/heads/blocked");
+    std::fs::remove_file(&blocked).unwrap();
+    pair.in_step("testing");
+}
+
+#[test]
+fn a_repository_in_a_format_that_is_not_read_is_refused_in_words() {
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice();
+    alice.configure(&node, |c| c.conf("repo testing\n    RW+ = @all\n")).succeeds();
+    let dir = node.repo_dir("testing");
+    std::fs::remove_dir_all(&dir).unwrap();
+    let path = dir.display().to_string();
+    let mut made = world.command("git");
+    made.args(["init", "-q", "--bare", "--object-format=sha256", &path]);
+    assert!(made.status().unwrap().success());
+    alice.ls_remote(&node, "testing").refused_by("'testing' keeps its objects by SHA-256");
+}
