@@ -23,6 +23,7 @@ mod naive;
 mod rules;
 mod vref;
 
+mod alarms;
 mod forward;
 mod mirror;
 mod options;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{ADMIN_REPO, Access, Look, ProgramCall};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
-use crate::model::{Actor, HostName, PushId, RefName, RefUpdate, RepoName};
+use crate::model::{Actor, Epoch, HostName, PushId, RefName, RefUpdate, RepoName};
 use crate::repo;
 
 use super::program::Told;
@@ -35,6 +35,8 @@ pub(super) struct InFlight {
     pub(super) repo: RepoName,
     /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
     mirror: bool,
+    /// Of a master's push, the mastership that it was made under.
+    epoch: Option<Epoch>,
     /// The node that vouches for the actor.
     via: Option<HostName>,
     /// What it overwrites is kept first.
@@ -84,8 +86,9 @@ impl Pushes {
         let (actor, mirror) = (request.actor.clone(), request.mirror.is_some());
         let via = request.via.as_ref().map(|via| via.node.clone());
         let keep = request.mirror.as_ref().is_some_and(|push| push.keep);
-        self.lock()
-            .insert(id.clone(), InFlight { actor, repo, mirror, via, keep, session: rand::random(), live: None });
+        let epoch = request.mirror.as_ref().map(|push| push.epoch);
+        let session = rand::random();
+        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, epoch, via, keep, session, live: None });
         Entry { id, table: self.clone() }
     }
 
@@ -133,6 +136,7 @@ impl Transfer {
                 actor: Actor::Local,
                 repo,
                 mirror: false,
+                epoch: None,
                 via: None,
                 keep: false,
                 session,
@@ -167,6 +171,7 @@ impl Transfer {
                 push.actor
             ));
         }
+        still_master(&push, dir)?;
         self.clear_locks(id, &push.repo, updates);
         let mut verdicts = if push.mirror {
             let text = if push.keep { self.keep(&push.repo, dir, updates)? } else { String::new() };
@@ -304,6 +309,19 @@ impl Transfer {
         let (told, patience) = self.told_of_replicas(&push.repo, options);
         text.push_str(&told);
         Ok((text, patience))
+    }
+}
+
+/// A master's push was let in under its epoch; while its pack came, a newer master may have been promised.
+fn still_master(push: &InFlight, dir: &Path) -> Result<(), String> {
+    let Some(epoch) = push.epoch else { return Ok(()) };
+    match repo::promised_epoch(dir) {
+        Ok(promised) if promised <= epoch => Ok(()),
+        Ok(promised) => Err(format!("epoch {epoch} of '{}' is over: {promised} has been promised here", push.repo)),
+        Err(error) => {
+            tracing::error!(%error, repo = %push.repo, "cannot read which epoch was promised");
+            Err("which master is the newest cannot be read here; tell an administrator".to_owned())
+        }
     }
 }
 

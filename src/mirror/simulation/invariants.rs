@@ -1,0 +1,89 @@
+//! What must hold after each step of a simulation, whatever happens.
+
+use super::super::Notice;
+use super::super::notice::Kind;
+use super::super::state::State;
+use super::{Sim, WORKERS};
+use crate::model::{Epoch, HostName, RepoName};
+
+impl Sim {
+    pub(super) fn no_acknowledged_update_is_lost(&self) {
+        for ((repo, name), value) in &self.acknowledged {
+            assert_eq!(self.repos[repo].get(name), value.as_ref(), "seed {}: on the master's disk", self.seed);
+        }
+    }
+
+    pub(super) fn no_value_comes_from_nowhere(&self) {
+        for (peer, replica) in &self.replicas {
+            for oid in replica.repos.values().flat_map(std::collections::BTreeMap::values) {
+                let known = self.history.contains(oid) || self.foreign.contains(oid);
+                assert!(known, "seed {}: {peer} has {oid}", self.seed);
+            }
+        }
+    }
+
+    /// Whatever differs is queued, or running, or about to be compared; unless it is paused, waits for a person, or
+    /// happened behind our back (that is found by the comparison every so often).
+    pub(super) fn no_work_is_forgotten(&self) {
+        for (peer, replica) in &self.replicas {
+            let queue = &self.queues[peer];
+            for (repo, refs) in &self.repos {
+                let equal = replica.repos.get(repo) == Some(refs);
+                let excused = self.pauses.of(repo, peer).is_some()
+                    || self.behind_our_back.contains_key(&(repo.clone(), peer.clone()))
+                    || matches!(self.board.state(repo, peer, self.now()), State::Diverged { .. });
+                let planned = queue.is_known(repo) || queue.scan_is_due();
+                let shown = self.board.list_of(repo, self.now());
+                assert!(
+                    equal || excused || planned,
+                    "seed {} at {}: {repo} on {peer}: {refs:?}, there {:?}: {shown:?}",
+                    self.seed,
+                    self.ms,
+                    replica.repos.get(repo)
+                );
+            }
+            let (queued, running) = queue.length();
+            let stuck = queued > 0 && running == 0 && queue.next_try(WORKERS).is_none();
+            assert!(!stuck, "seed {} at {}: the queue of {peer} is stuck: {queue:?}", self.seed, self.ms);
+        }
+    }
+
+    pub(super) fn the_queue_is_bounded(&self) {
+        for queue in self.queues.values() {
+            let (queued, running) = queue.length();
+            assert!(queued <= self.repos.len() && running <= WORKERS, "seed {}: {queue:?}", self.seed);
+        }
+    }
+
+    pub(super) fn a_copy_in_step_is_equal(&self) {
+        for status in self.board.list(self.now()) {
+            let pair = (status.repo.clone(), status.peer.clone());
+            if status.state == State::InStep && !self.behind_our_back.contains_key(&pair) {
+                let there = self.replicas[&status.peer].repos.get(&status.repo);
+                assert_eq!(there, Some(&self.repos[&status.repo]), "seed {} at {}: {status:?}", self.seed, self.ms);
+            }
+        }
+    }
+
+    pub(super) fn a_change_is_told_once(&mut self, notice: &Notice) {
+        let seed = self.seed;
+        match notice.kind {
+            Kind::PeerDown => assert_ne!(self.told.insert(notice.peer.clone(), true), Some(true), "seed {seed}"),
+            Kind::PeerBack => assert_eq!(self.told.insert(notice.peer.clone(), false), Some(true), "seed {seed}"),
+            kind => {
+                assert_eq!(notice.copies, notice.repos.len(), "so few are all named");
+                for repo in &notice.repos {
+                    let pair = (repo.clone(), notice.peer.clone());
+                    let before = self.told_pairs.insert(pair, kind);
+                    assert_ne!(before, Some(kind), "seed {seed} at {}: {notice:?} again", self.ms);
+                    assert!(kind != Kind::Recovered || before.is_some(), "seed {seed}: recovered from nothing");
+                }
+            }
+        }
+    }
+
+    pub(super) fn no_lower_epoch_is_accepted(&self, (repo, peer): (&RepoName, &HostName), epoch: Epoch) {
+        let highest = self.opened.get(&(repo.clone(), peer.clone()));
+        assert!(highest.is_none_or(|highest| epoch >= *highest), "seed {}: {repo} on {peer}", self.seed);
+    }
+}
