@@ -2,8 +2,9 @@
 
 use super::super::Notice;
 use super::super::notice::Kind;
+use super::super::plan::Order;
 use super::super::state::State;
-use super::{Sim, WORKERS};
+use super::{Sim, TIMEOUT_MS, WORKERS};
 use crate::model::{Epoch, HostName, RepoName};
 
 impl Sim {
@@ -85,5 +86,37 @@ impl Sim {
     pub(super) fn no_lower_epoch_is_accepted(&self, (repo, peer): (&RepoName, &HostName), epoch: Epoch) {
         let highest = self.opened.get(&(repo.clone(), peer.clone()));
         assert!(highest.is_none_or(|highest| epoch >= *highest), "seed {}: {repo} on {peer}", self.seed);
+    }
+
+    /// All links heal, people do what they were asked to, and nothing else happens: the copies become equal.
+    pub(super) fn the_replicas_converge(&mut self) {
+        self.calm = true;
+        for peer in self.peers() {
+            self.heal(&peer);
+            self.resume(&peer);
+        }
+        // What was sent before may still do harm; the comparison after it finds that.
+        self.ms += TIMEOUT_MS;
+        self.step();
+        self.look_around();
+        for _ in 0..20_000 {
+            self.step();
+            for peer in self.peers() {
+                for repo in self.repos.clone().keys() {
+                    if matches!(self.board.state(repo, &peer, self.now()), State::Diverged { .. }) {
+                        let queue = self.queues.get_mut(&peer).expect("ours");
+                        if !queue.is_known(repo) {
+                            queue.ask(repo, Order::Repair).expect("room");
+                        }
+                    }
+                }
+            }
+            let equal = self.replicas.values().all(|replica| replica.repos == self.repos);
+            let known = self.board.list(self.now()).iter().all(|status| status.state == State::InStep);
+            if equal && known {
+                return;
+            }
+        }
+        panic!("seed {}: not equal: {:#?}\n{:#?}", self.seed, self.board.list(self.now()), self.queues);
     }
 }

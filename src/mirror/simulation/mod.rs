@@ -20,7 +20,7 @@ use super::plan::{Order, plan};
 use super::queue::{Backoff, Queue, Work};
 use super::send::SendError;
 use super::settle::{Attempt, Shown, compared, settle, settle_scan};
-use super::state::{Input, Moment, State};
+use super::state::{Input, Moment};
 use super::status::{Assigned, Board};
 use super::{MirrorError, Report};
 use crate::git::objects::RefState;
@@ -564,38 +564,6 @@ impl Sim {
         self.no_work_is_forgotten();
         self.the_queue_is_bounded();
         self.a_copy_in_step_is_equal();
-    }
-
-    /// All links heal, people do what they were asked to, and nothing else happens: the copies become equal.
-    fn the_replicas_converge(&mut self) {
-        self.calm = true;
-        for peer in self.peers() {
-            self.heal(&peer);
-            self.resume(&peer);
-        }
-        // What was sent before may still do harm; the comparison after it finds that.
-        self.ms += TIMEOUT_MS;
-        self.step();
-        self.look_around();
-        for _ in 0..20_000 {
-            self.step();
-            for peer in self.peers() {
-                for repo in self.repos.clone().keys() {
-                    if matches!(self.board.state(repo, &peer, self.now()), State::Diverged { .. }) {
-                        let queue = self.queues.get_mut(&peer).expect("ours");
-                        if !queue.is_known(repo) {
-                            queue.ask(repo, Order::Repair).expect("room");
-                        }
-                    }
-                }
-            }
-            let equal = self.replicas.values().all(|replica| replica.repos == self.repos);
-            let known = self.board.list(self.now()).iter().all(|status| status.state == State::InStep);
-            if equal && known {
-                return;
-            }
-        }
-        panic!("seed {}: not equal: {:#?}\n{:#?}", self.seed, self.board.list(self.now()), self.queues);
     }
 }
 
