@@ -359,6 +359,8 @@ fn a_mirrored_configuration_is_changed_through_any_node() {
     let bob = world.actor("bob");
     let conf = format!("{MIRRORED_ADMIN}{CONF}");
     let pair = world.pair_with(&conf);
+    // server2 gives up the history of its own.
+    pair.one.gitmesh(&["mirror", "repair", "server2", "gitmesh-admin"]).succeeds();
     pair.in_step("gitmesh-admin");
     let alice = world.alice();
     let told = alice.configure(&pair.two, |c| (c.conf(&format!("{conf}repo new\n    RW = bob\n")), c.key(&bob)).0);

@@ -27,7 +27,7 @@ fn all_spellings_are_the_same() {
     let pair = world.pair_with(&conf);
     let alice = world.alice();
     let info = alice.ssh(&pair.two, "info").succeeds().stdout;
-    let copies: Vec<&str> = info.lines().filter_map(|l| l.strip_suffix("\tcopy of server1")).collect();
+    let copies: Vec<&str> = info.lines().filter(|l| l.contains("\tcopy of server1")).collect();
     let names: Vec<&str> = copies.iter().filter_map(|l| l.split('\t').nth(1)).collect();
     let wanted = [
         "config/gitmesh",
@@ -71,6 +71,8 @@ repo testing
     work.commit("a", "a");
     work.push(&["HEAD:main"]).succeeds();
     pair.in_step("testing");
+    // server2 has a history of its own, which is not overwritten without an order.
+    pair.one.gitmesh(&["mirror", "repair", "server2", "gitmesh-admin"]).succeeds();
     // The configuration of server1 has taken the place of server2's own, and every change of it arrives.
     pair.in_step("gitmesh-admin");
     let bob = world.actor("bob");
