@@ -16,6 +16,9 @@ use crate::model::RepoName;
 const RIGHTS: [(Op, &str); 4] =
     [(Op::Read, "read"), (Op::Write, "write"), (Op::Force, "rewind"), (Op::CreateRepo, "create")];
 
+/// Pairs of a repository and a user that are looked at for each that may be asked about.
+const LOOKS: usize = 100;
+
 /// The same change of rights for these users in these repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shift {
@@ -44,7 +47,15 @@ pub struct Comparison {
 /// Compares with at most `budget` questions (a repository and a user each; two walks a question).
 pub fn compare(old: &Policy, new: &Policy, budget: usize) -> Comparison {
     let (added, removed) = lines(old, new);
-    let mut asking = Asking { old, new, budget, cut: false, asked: BTreeSet::new(), changes: BTreeMap::new() };
+    let mut asking = Asking {
+        old,
+        new,
+        budget,
+        cut: false,
+        looks: LOOKS * budget,
+        asked: BTreeSet::new(),
+        changes: BTreeMap::new(),
+    };
     asking.items();
     asking.groups();
     let cut = asking.cut;
@@ -86,6 +97,8 @@ struct Asking<'p> {
     new: &'p Policy,
     budget: usize,
     cut: bool,
+    /// Pairs that may still be looked at, asked about or not.
+    looks: usize,
     asked: BTreeSet<(String, String)>,
     /// User and repository.
     changes: BTreeMap<(String, String), Change>,
@@ -101,13 +114,32 @@ fn rules_by_item(policy: &Policy) -> HashMap<u32, Vec<(u32, u32)>> {
     items
 }
 
+/// The rules of each user, in their order.
+fn by_user(rules: &[(u32, u32)]) -> HashMap<u32, Vec<(u32, u32)>> {
+    let mut users: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+    rules.iter().for_each(|rule| users.entry(rule.1).or_default().push(*rule));
+    users
+}
+
+/// Items by the users that their rules name, and users by the items.
+type Pairs = (HashMap<u32, Vec<u32>>, HashMap<u32, Vec<u32>>);
+
+fn pairs(policy: &Policy) -> Pairs {
+    let (mut items, mut users): Pairs = Pairs::default();
+    for &(item, user) in policy.rules_of.keys() {
+        items.entry(user).or_default().push(item);
+        users.entry(item).or_default().push(user);
+    }
+    (items, users)
+}
+
 /// Options that change decisions.
 const SWITCHES: [&str; 4] = ["deny-rules", "CREATE_IS_C", "DELETE_IS_D", "MERGE_CHECK"];
 
 impl Policy {
-    fn hash_rules(&self, rules: &[(u32, u32)], only: Option<u32>) -> u64 {
+    fn hash_rules(&self, rules: &[(u32, u32)]) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for (rule, user) in rules.iter().filter(|(_, user)| only.is_none_or(|only| only == *user)) {
+        for (rule, user) in rules {
             let rule = &self.rules[*rule as usize];
             let text = &*self.refexes[rule.refex as usize].text;
             (&**self.names.text(*user), format!("{:?}", rule.perm), text, rule.subconf).hash(&mut hasher);
@@ -178,6 +210,9 @@ impl Asking<'_> {
         let mut items: BTreeSet<&str> = self.old.items();
         items.extend(self.new.items());
         for item in items {
+            if self.cut {
+                return;
+            }
             let find = |policy: &Policy| policy.names.find(item);
             let rules_in = |policy: &Policy, all: &'_ HashMap<u32, Vec<(u32, u32)>>| {
                 find(policy).and_then(|id| all.get(&id)).unwrap_or(&none).clone()
@@ -188,7 +223,7 @@ impl Asking<'_> {
             let empty = DefaultHasher::new().finish();
             let switches =
                 (switch_was != switch_is) && !(switch_was.min(switch_is) == 0 && switch_was.max(switch_is) == empty);
-            if !switches && self.old.hash_rules(&was, None) == self.new.hash_rules(&is, None) {
+            if !switches && self.old.hash_rules(&was) == self.new.hash_rules(&is) {
                 continue;
             }
             let users = self.changed_users(&was, &is, switches);
@@ -203,14 +238,12 @@ impl Asking<'_> {
         };
         let mut users = names_in(self.old, was);
         users.extend(names_in(self.new, is));
-        let hash = |policy: &Policy, rules: &[(u32, u32)], user: &str| {
-            policy.names.find(user).map(|id| policy.hash_rules(rules, Some(id)))
+        let (mine_was, mine_is) = (by_user(was), by_user(is));
+        let hash = |policy: &Policy, rules: &HashMap<u32, Vec<(u32, u32)>>, user: &str| {
+            let rules = policy.names.find(user).and_then(|id| rules.get(&id));
+            policy.hash_rules(rules.map_or(&[], Vec::as_slice))
         };
-        let empty = Some(DefaultHasher::new().finish());
-        let differs = |user: &String| {
-            let (a, b) = (hash(self.old, was, user).or(empty), hash(self.new, is, user).or(empty));
-            a != b
-        };
+        let differs = |user: &String| hash(self.old, &mine_was, user) != hash(self.new, &mine_is, user);
         let changed: BTreeSet<String> = users.iter().filter(|user| differs(user)).cloned().collect();
         if all || changed.is_empty() { users } else { changed }
     }
@@ -219,7 +252,11 @@ impl Asking<'_> {
     fn groups(&mut self) {
         let mut groups: BTreeSet<&str> = self.old.groups.names().collect();
         groups.extend(self.new.groups.names());
+        let pairs = [(self.old, pairs(self.old)), (self.new, pairs(self.new))];
         for group in groups {
+            if self.cut {
+                return;
+            }
             let (was, is) = (self.old.members_by_name(group), self.new.members_by_name(group));
             if was == is {
                 continue;
@@ -227,16 +264,13 @@ impl Asking<'_> {
             let moved: BTreeSet<String> = was.symmetric_difference(&is).map(|m| (*m).to_owned()).collect();
             let mut items: BTreeSet<String> = BTreeSet::new();
             let mut users: BTreeSet<String> = BTreeSet::new();
-            for policy in [self.old, self.new] {
+            for (policy, (items_of, users_of)) in &pairs {
                 let Some(id) = policy.names.find(group) else { continue };
-                for (item, user) in policy.rules_of.keys() {
-                    if *user == id {
-                        items.insert(policy.names.text(*item).to_string());
-                    }
-                    if *item == id {
-                        users.insert(policy.names.text(*user).to_string());
-                    }
-                }
+                let texts = |ids: Option<&Vec<u32>>| -> Vec<String> {
+                    ids.into_iter().flatten().map(|id| policy.names.text(*id).to_string()).collect()
+                };
+                items.extend(texts(items_of.get(&id)));
+                users.extend(texts(users_of.get(&id)));
             }
             for item in items {
                 self.ask_all(&item, &moved);
@@ -274,6 +308,8 @@ impl Asking<'_> {
 
     /// False when there are no questions left.
     fn ask(&mut self, subject: &str, user: &str) -> bool {
+        let Some(looks) = self.looks.checked_sub(1) else { return false };
+        self.looks = looks;
         let plain = RepoName::new(subject).ok().filter(|_| names::is_plain(subject));
         let known = |policy: &Policy| plain.as_ref().is_some_and(|name| policy.repos.contains(name));
         // Repositories that come or go are told as such.

@@ -2,20 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Severity};
 use super::include::{Files, Joined};
 use super::lexer::{Line, Word};
 use super::lint::Lints;
 use super::parser::{Statement, parse};
-use super::pattern::PatternError;
+use super::pattern::{KeyPatterns, PatternError};
 use super::rules::{Place, Policy};
 use super::{Compiled, Settings, include, names, reach, sugar, template};
 use crate::model::{NameError, RepoName};
 
-/// More table entries than this (repositories times users of one line add up quickly) are refused.
-const ENTRIES_MAX: usize = 5_000_000;
-/// A member that is copied from one group into another weighs as much as this many table entries.
-const COPY_WEIGHT: usize = 5;
+/// More table entries than this (repositories times users of one line add up quickly) are refused. What else takes
+/// memory is weighed in entries of about fifty bytes.
+const ENTRIES_MAX: usize = 10_000_000;
+/// A member of a group, written or copied from another group.
+const MEMBER_WEIGHT: usize = 5;
+/// A name that was not seen before.
+const NAME_WEIGHT: usize = 3;
+/// Bytes of compiled patterns that weigh as much as an entry.
+const ENTRY_BYTES: usize = 50;
+/// Comparisons of repositories with patterns that one look at every repository may take.
+const COMPARISONS_MAX: usize = 200_000_000;
+/// Names of groups that are looked at, all together, to guess what misspelt ones mean.
+const GUESSES_MAX: usize = 2_000_000;
 
 /// What the lines up to here were about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +42,9 @@ pub(super) struct Builder<'s, 'x> {
     pub(super) policy: Policy,
     pub(super) lints: Lints,
     pub(super) refex_ids: HashMap<String, Option<u32>>,
+    /// About how many bytes the compiled refexes take.
+    pub(super) refex_bytes: usize,
+    pub(super) key_patterns: KeyPatterns,
     pub(super) keys: HashMap<String, bool>,
     pub(super) repolist: Vec<u32>,
     block: Block,
@@ -46,6 +58,7 @@ pub(super) struct Builder<'s, 'x> {
     pub(super) repo_line: usize,
     pub(super) dropped: BTreeMap<u32, (BTreeSet<String>, usize)>,
     pub(super) too_large: bool,
+    guesses: usize,
 }
 
 /// Compiles the configuration. With any error there is no policy.
@@ -71,6 +84,8 @@ pub(super) fn compile(sources: &super::Sources, settings: &Settings) -> Compiled
         policy,
         lints: Lints::default(),
         refex_ids: HashMap::new(),
+        refex_bytes: 0,
+        key_patterns: KeyPatterns::new(&settings.config_keys),
         keys: HashMap::new(),
         repolist: Vec::new(),
         block: Block::Before,
@@ -81,10 +96,12 @@ pub(super) fn compile(sources: &super::Sources, settings: &Settings) -> Compiled
         repo_line: 0,
         dropped: BTreeMap::new(),
         too_large: false,
+        guesses: GUESSES_MAX,
     };
     builder.policy.names.id("@all");
     for (index, line) in lines.iter().enumerate() {
         builder.line(index, line);
+        builder.check_entries(line);
         if builder.too_large {
             break;
         }
@@ -149,11 +166,17 @@ impl Builder<'_, '_> {
     }
 
     pub(super) fn undefined(&mut self, line: &Line, word: Word<'_>) {
-        let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
+        let near = self.near_group(word.text);
         let help = near.unwrap_or_else(|| format!("define it above this line: {} = alice bob", word.text));
         let remark = self.remark("undefined-group", line, Some(word), format!("group '{}' is not defined", word.text));
         remark.label = "used here; nothing above defines it".into();
         remark.help = Some(help);
+    }
+
+    /// The group that was meant, perhaps; no guess when there have been too many.
+    pub(super) fn near_group(&mut self, word: &str) -> Option<String> {
+        self.guesses = self.guesses.checked_sub(self.policy.groups.count())?;
+        nearest(word, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"))
     }
 
     fn group(&mut self, line: &Line, name: Word<'_>, members: &[Word<'_>]) {
@@ -179,7 +202,7 @@ impl Builder<'_, '_> {
                 }
                 let inner = self.policy.groups.get(member.text);
                 let copied: Vec<Box<str>> = inner.into_iter().flat_map(BTreeMap::keys).cloned().collect();
-                self.entries += copied.len() * COPY_WEIGHT;
+                self.entries += copied.len() * MEMBER_WEIGHT;
                 self.check_entries(line);
                 if self.too_large {
                     return;
@@ -189,10 +212,11 @@ impl Builder<'_, '_> {
                 }
             } else if member.text == "@all" || names::is_pattern(member.text) {
                 if !names::is_plain(member.text) && member.text != "@all" {
-                    let checked = self.policy.patterns.add_member(member.text, id);
-                    self.pattern_checked(line, *member, &checked.map(|()| false));
+                    let checked = self.policy.patterns.check(member.text);
+                    self.pattern_checked(line, *member, &checked);
                 }
-                self.policy.groups.add(name.text, id, member.text, from_main);
+                self.entries += MEMBER_WEIGHT;
+                self.add_member(name.text, id, member.text, from_main);
             } else {
                 let message = format!("'{}' cannot be in a group", member.text);
                 let remark = self.remark("bad-group-member", line, Some(*member), message);
@@ -202,15 +226,17 @@ impl Builder<'_, '_> {
     }
 
     fn add_member(&mut self, group: &str, id: u32, text: &str, from_main: bool) {
-        if !names::is_plain(text) && text != "@all" {
-            // It compiled when it was first seen.
+        let new = self.policy.groups.add(group, id, text, from_main);
+        if new && !names::is_plain(text) && text != "@all" {
+            // What is wrong with it was said when it was first seen.
             let _ = self.policy.patterns.add_member(text, id);
         }
-        self.policy.groups.add(group, id, text, from_main);
     }
 
     pub(super) fn check_entries(&mut self, line: &Line) {
-        if self.entries > ENTRIES_MAX && !self.too_large {
+        let names = self.policy.names.count() * NAME_WEIGHT;
+        let patterns = (self.policy.patterns.bytes() + self.refex_bytes) / ENTRY_BYTES;
+        if self.entries + names + patterns > ENTRIES_MAX && !self.too_large {
             self.too_large = true;
             let message = format!("the configuration makes more than {ENTRIES_MAX} table entries");
             let remark = self.remark("too-large", line, None, message);
@@ -249,6 +275,11 @@ impl Builder<'_, '_> {
             if line.subconf != 0 && !self.part_may(line.subconf, &item) {
                 if let Some(members) = self.policy.groups.get(&item) {
                     let members: Vec<String> = members.keys().map(|m| m.to_string()).collect();
+                    self.entries += members.len();
+                    self.check_entries(line);
+                    if self.too_large {
+                        return;
+                    }
                     queue.extend(members.into_iter().rev().map(|m| (word, m)));
                     let message = format!("'{item}' is not of this part; its members are tried one by one");
                     self.remark("subconf-expanding-group", line, Some(word), message);
@@ -321,8 +352,19 @@ impl Builder<'_, '_> {
         }
         self.policy.files = self.files.list.iter().map(|(path, _)| path.clone()).collect();
         self.collect_repos(lines);
-        if self.files.errors == 0 {
-            template::read(&mut self.policy, sources, self.settings);
+        if self.files.errors == 0 && !template::read(&mut self.policy, sources, self.settings) {
+            let message = "the template-data blocks say too much".to_owned();
+            let remark = Diagnostic::new("too-large", &format!("conf/{}", sources.main), message);
+            self.files.push(remark.help("name fewer repositories in each line of them"));
+        }
+        if self.policy.repos.len().saturating_mul(self.policy.patterns.widest()) > COMPARISONS_MAX {
+            let message = format!(
+                "{} repositories would be compared with {} patterns each, which takes too long",
+                self.policy.repos.len(),
+                self.policy.patterns.widest()
+            );
+            let remark = Diagnostic::new("too-large", &format!("conf/{}", sources.main), message);
+            self.files.push(remark.help("let patterns start with literal text: docs/..* and not [d]ocs/..*"));
         }
         self.lint_finish();
         if self.files.errors == 0 {
@@ -359,7 +401,9 @@ impl Builder<'_, '_> {
             Ok(repo) => {
                 self.policy.repos.insert(repo);
                 if name.ends_with(".+") {
-                    let word = super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name);
+                    let kept = self.files.keeps(line, Severity::Warning);
+                    let mut words = super::lexer::words(if kept { &line.text } else { "" }, 0).into_iter();
+                    let word = words.find(|w| w.text == name);
                     let message = format!("'{name}' is the name of one repository, not a pattern");
                     let help = "'.' and '+' are letters of names; a pattern for anything is '..*'";
                     self.remark("repo-plus", line, word, message).help = Some(help.into());
@@ -375,7 +419,9 @@ impl Builder<'_, '_> {
             // gitolite would make it; a server cannot.
             _ => "repo-not-made",
         };
-        let word = super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name);
+        let severity = if class == "repo-not-made" { Severity::Warning } else { Severity::Error };
+        let kept = self.files.keeps(line, severity);
+        let word = kept.then(|| super::lexer::words(&line.text, 0).into_iter().find(|w| w.text == name)).flatten();
         self.remark(class, line, word, format!("'{name}' cannot be a repository: {problem}"));
     }
 }

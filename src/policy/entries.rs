@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::compile::{Builder, nearest};
+use super::compile::Builder;
 use super::lexer::{Line, Word};
 use super::names;
 use super::parser::{Config, OPTION_PREFIX, Spelling};
-use super::pattern::{Pattern, key_matches};
+use super::pattern::{Matcher, Pattern};
 use super::rules::{ConfigEntry, Perm, Refex, Rule, USER_MARK, Written};
 
 impl Builder<'_, '_> {
@@ -113,6 +113,7 @@ impl Builder<'_, '_> {
             Ok((matcher, alternation)) => {
                 self.lint_refex(line, word, text, alternation);
                 let matcher = if text.contains(USER_MARK) { None } else { Some(matcher) };
+                self.refex_bytes += matcher.as_ref().map_or(0, Matcher::bytes);
                 self.policy.refexes.push(Refex { text: text.into(), matcher });
                 u32::try_from(self.policy.refexes.len() - 1).ok()
             }
@@ -142,7 +143,7 @@ impl Builder<'_, '_> {
         }
         if word.text.starts_with('@') && bare != "all" && !self.policy.groups.contains(word.text) {
             self.lints.undeclared.push((word.text.to_owned(), self.files.remarks.len()));
-            let near = nearest(word.text, self.policy.groups.names()).map(|name| format!("did you mean '{name}'?"));
+            let near = self.near_group(word.text);
             let message = format!("group '{}' is not defined so far", word.text);
             self.remark("undeclared-group", line, Some(word), message).help = near;
         }
@@ -220,7 +221,7 @@ impl Builder<'_, '_> {
         if let Some(known) = self.keys.get(key) {
             return *known;
         }
-        let allowed = self.settings.config_keys.iter().any(|pattern| key_matches(pattern, key));
+        let allowed = self.key_patterns.matches(key);
         self.keys.insert(key.to_owned(), allowed);
         allowed
     }

@@ -6,21 +6,27 @@ use std::collections::BTreeMap;
 const ALTERNATIVES_MAX: usize = 1000;
 
 /// The files that a pattern names, sorted without regard to case. A name without wildcards is given back whether it
-/// exists or not, so that the caller can say that it does not.
-pub(super) fn expand(pattern: &str, files: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+/// exists or not, so that the caller can say that it does not. Each file that is looked at costs one of `steps`; none
+/// when they do not suffice.
+pub(super) fn expand(pattern: &str, files: &BTreeMap<String, Vec<u8>>, steps: &mut usize) -> Option<Vec<String>> {
     let mut found = Vec::new();
     for one in braces(pattern) {
+        *steps = steps.checked_sub(1)?;
         if !one.contains(['*', '?', '[']) {
             found.push(one.replace('\\', ""));
             continue;
         }
         let start = &one[..one.find(['*', '?', '[', '\\']).unwrap_or(one.len())];
         let near = files.range(start.to_owned()..).map(|(path, _)| path).take_while(|path| path.starts_with(start));
-        let mut hits: Vec<&String> = near.filter(|path| path_matches(&one, path)).collect();
+        let mut hits: Vec<&String> = Vec::new();
+        for path in near {
+            *steps = steps.checked_sub(1)?;
+            hits.extend(path_matches(&one, path).then_some(path));
+        }
         hits.sort_by_key(|path| (path.to_ascii_lowercase(), path.as_str().to_owned()));
         found.extend(hits.into_iter().cloned());
     }
-    found
+    Some(found)
 }
 
 /// Multiplies `{a,b}` out.
@@ -137,7 +143,9 @@ mod tests {
             ("{e,d", vec!["{e,d"]),
             ("*/*/*.conf", vec!["d/s/y.conf"]),
         ] {
-            assert_eq!(expand(pattern, &files), want, "{pattern}");
+            let want: Vec<String> = want.into_iter().map(str::to_owned).collect();
+            assert_eq!(expand(pattern, &files, &mut 100), Some(want), "{pattern}");
         }
+        assert_eq!(expand("d/*", &files, &mut 3), None);
     }
 }

@@ -1,7 +1,8 @@
 //! Groups and repository patterns: who is in what, by hash for plain names and by literal prefix for patterns.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
+use super::names;
 use super::pattern::{Matcher, Pattern, PatternError};
 
 /// Groups by number of their name; members as text, nested groups already copied in.
@@ -12,6 +13,8 @@ pub(super) struct Groups {
     by_name: HashMap<Box<str>, u32>,
     /// Member text to groups.
     of: HashMap<Box<str>, Vec<u32>>,
+    /// Group to those members that are patterns and that the main configuration put in first.
+    main_patterns: HashMap<u32, Vec<Box<str>>>,
 }
 
 impl Groups {
@@ -23,6 +26,10 @@ impl Groups {
         self.by_name.contains_key(name)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(|name| &**name)
     }
@@ -31,16 +38,21 @@ impl Groups {
         self.members.get(&id).into_iter().flat_map(|members| members.keys().map(|m| &**m))
     }
 
-    /// Adds a member to the group `name` (with its `@`) whose number is `id`.
-    pub(super) fn add(&mut self, name: &str, id: u32, member: &str, from_main: bool) {
+    /// Adds a member to the group `name` (with its `@`) whose number is `id`; false when it was there.
+    pub(super) fn add(&mut self, name: &str, id: u32, member: &str, from_main: bool) -> bool {
         if !self.by_name.contains_key(name) {
             self.by_name.insert(name.into(), id);
         }
         let members = self.members.entry(id).or_default();
-        if !members.contains_key(member) {
+        let new = !members.contains_key(member);
+        if new {
+            if from_main && !names::is_plain(member) {
+                self.main_patterns.entry(id).or_default().push(member.into());
+            }
             members.insert(member.into(), from_main);
             self.of.entry(member.into()).or_default().push(id);
         }
+        new
     }
 
     /// The groups that have this text as a member.
@@ -56,9 +68,10 @@ impl Groups {
         patterns: &Patterns,
         mut names: impl Iterator<Item = &'n str>,
     ) -> bool {
-        let Some(members) = self.get(&format!("@{part}")) else { return false };
-        let own = |member: &str| members.get(member).copied().unwrap_or(false);
-        names.any(|name| own(name) || members.iter().any(|(m, main)| *main && patterns.member_matches(m, name)))
+        let Some(id) = self.by_name.get(format!("@{part}").as_str()) else { return false };
+        let own = |name: &str| self.members.get(id).is_some_and(|members| members.get(name) == Some(&true));
+        let shaped = self.main_patterns.get(id).map_or(&[][..], Vec::as_slice);
+        names.any(|name| own(name) || shaped.iter().any(|member| patterns.member_matches(member, name)))
     }
 }
 
@@ -69,7 +82,10 @@ pub(super) struct Patterns {
     by_text: HashMap<Box<str>, u32>,
     /// Literal prefix to the patterns that start with it; few of them share more than a prefix.
     by_prefix: HashMap<Box<str>, Vec<u32>>,
-    prefix_lengths: BTreeSet<usize>,
+    /// Length of a prefix to the most patterns that share one of that length.
+    prefix_lengths: BTreeMap<usize, usize>,
+    /// About how many bytes the compiled programs take.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -96,8 +112,11 @@ impl Patterns {
         let matcher = pattern.to_whole()?;
         let prefix = pattern.literal_prefix();
         let at = u32::try_from(self.list.len()).expect("the configuration is limited to 64 MiB");
-        self.prefix_lengths.insert(prefix.len());
-        self.by_prefix.entry(prefix.into()).or_default().push(at);
+        let most = self.prefix_lengths.entry(prefix.len()).or_default();
+        let sharing = self.by_prefix.entry(prefix.into()).or_default();
+        sharing.push(at);
+        *most = sharing.len().max(*most);
+        self.bytes += matcher.bytes();
         self.by_text.insert(text.into(), at);
         self.list.push(Entry { matcher, item: None, groups: Vec::new() });
         Ok((at as usize, pattern.alternation))
@@ -110,13 +129,26 @@ impl Patterns {
         Ok(alternation)
     }
 
-    /// A pattern that is a member of a group.
+    /// A pattern that has become a member of a group, which it was not before.
     pub(super) fn add_member(&mut self, text: &str, group: u32) -> Result<(), PatternError> {
         let (at, _) = self.intern(text)?;
-        if !self.list[at].groups.contains(&group) {
-            self.list[at].groups.push(group);
-        }
+        self.list[at].groups.push(group);
         Ok(())
+    }
+
+    /// Whether it can be compiled; then it is.
+    pub(super) fn check(&mut self, text: &str) -> Result<bool, PatternError> {
+        self.intern(text).map(|_| false)
+    }
+
+    /// About how many bytes the compiled programs take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The most patterns that one name may have to be compared with.
+    pub(super) fn widest(&self) -> usize {
+        self.prefix_lengths.values().sum()
     }
 
     /// Adds what covers this text: items of repository lines, and groups by a member that is a pattern.
@@ -129,7 +161,7 @@ impl Patterns {
         if let Some(at) = self.by_text.get(text) {
             take(&self.list[*at as usize]);
         }
-        for &length in self.prefix_lengths.iter().take_while(|length| **length <= text.len()) {
+        for &length in self.prefix_lengths.keys().take_while(|length| **length <= text.len()) {
             let candidates = text.get(..length).and_then(|prefix| self.by_prefix.get(prefix));
             for entry in candidates.into_iter().flatten().map(|at| &self.list[*at as usize]) {
                 if entry.matcher.is_match(text) {

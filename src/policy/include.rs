@@ -4,16 +4,27 @@
 //! line, not a line of its own, so nothing written inside a part can end it.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Severity};
 use super::glob;
 use super::lexer::{Line, Origin, clean, locate};
 use super::{Settings, Sources};
 
 /// More than this many bytes of configuration are refused.
 const BYTES_MAX: usize = 64 << 20;
+/// A longer line is refused: the place of each remark is found by reading its line again.
+pub(super) const LINE_BYTES_MAX: usize = 4 << 20;
+/// More lines than this that hold something are refused; each takes about a hundred bytes while it is compiled.
+const LINES_MAX: usize = 2_000_000;
+/// A longer name of an included file is refused; no path of an operating system is.
+const GLOB_BYTES_MAX: usize = 4096;
+/// Files compared with, or found by, the patterns of all include lines together.
+const GLOB_STEPS_MAX: usize = 10_000_000;
 /// Errors, and warnings, beyond this number are dropped, so that a file of rubbish does not fill the memory.
 const REMARKS_MAX: usize = 1000;
+/// The same for one line, so that the cost of a long line of rubbish stays linear.
+const LINE_REMARKS_MAX: usize = 20;
 
 /// The joined text and the remarks so far.
 #[derive(Debug)]
@@ -32,6 +43,8 @@ pub(super) struct Files<'s> {
     pub(super) remarks: Vec<Diagnostic>,
     pub(super) errors: usize,
     warnings: usize,
+    /// The line of the newest remark (file and number), and the remarks about it.
+    newest: ((u32, u32), usize),
     spilt: Option<Diagnostic>,
 }
 
@@ -44,9 +57,26 @@ impl Files<'_> {
         part: Option<std::ops::Range<usize>>,
         message: String,
     ) -> &mut Diagnostic {
-        let (path, bytes) = &self.list[line.origin.file as usize];
+        let (ref path, bytes) = self.list[line.origin.file as usize];
+        let remark = Diagnostic::new(class, path, message);
+        if !self.keeps(line, remark.severity) {
+            let count = if remark.is_error() { &mut self.errors } else { &mut self.warnings };
+            *count += 1;
+            return self.spilt.insert(remark);
+        }
+        self.newest.1 += 1;
         let span = locate(bytes, line.origin, &line.text, part);
-        self.push(Diagnostic::new(class, path, message).at(span, line.origin.line))
+        self.push(remark.at(span, line.origin.line))
+    }
+
+    /// Whether one more remark about this line would be kept; if not, its place need not be looked for.
+    pub(super) fn keeps(&mut self, line: &Line, severity: Severity) -> bool {
+        let place = (line.origin.file, line.origin.line);
+        if self.newest.0 != place {
+            self.newest = (place, 0);
+        }
+        let count = if severity == Severity::Error { self.errors } else { self.warnings };
+        self.newest.1 < LINE_REMARKS_MAX && count < REMARKS_MAX
     }
 
     /// Remarks beyond the limit of their kind are counted, not kept.
@@ -77,7 +107,7 @@ enum Work {
         path: String,
         subconf: Option<Option<String>>,
         current: u32,
-        from: Line,
+        from: Rc<Line>,
     },
     /// A delegated part ends.
     Leave,
@@ -90,9 +120,13 @@ struct Joiner<'s, 'x> {
     stack: Vec<Work>,
     seen: HashSet<String>,
     renamed: HashMap<(u32, String), String>,
+    /// The delegated parts by name.
+    parts: HashMap<String, u32>,
     segment: u32,
     block: Option<Line>,
     bytes: usize,
+    /// What is left of [`GLOB_STEPS_MAX`].
+    glob_steps: usize,
 }
 
 /// Reads the main file and everything it includes.
@@ -105,9 +139,11 @@ pub(super) fn join<'s>(sources: &'s Sources, settings: &Settings) -> Joined<'s> 
         stack: Vec::new(),
         seen: HashSet::new(),
         renamed: HashMap::new(),
+        parts: HashMap::new(),
         segment: 0,
         block: None,
         bytes: 0,
+        glob_steps: GLOB_STEPS_MAX,
     };
     joiner.run();
     joiner.joined
@@ -178,6 +214,10 @@ impl<'s> Joiner<'s, '_> {
             let end = bytes[start..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| start + n);
             frame.at = end + 1;
             frame.line += 1;
+            if end - start > LINE_BYTES_MAX || self.joined.lines.len() >= LINES_MAX {
+                self.too_large(&frame, start..end);
+                return;
+            }
             let mut text = clean(&bytes[start..end]);
             if text.is_empty() {
                 continue;
@@ -192,6 +232,7 @@ impl<'s> Joiner<'s, '_> {
             self.rename_groups(&mut line);
             if let Some(found) = self.include_line(&line) {
                 self.stack.push(Work::Read(frame));
+                let line = Rc::new(line);
                 let open =
                     |path| Work::Open { path, subconf: found.subconf.clone(), current: subconf, from: line.clone() };
                 self.stack.extend(found.paths.into_iter().rev().map(open));
@@ -201,19 +242,36 @@ impl<'s> Joiner<'s, '_> {
         }
     }
 
+    /// The rest of the text is not read.
+    fn too_large(&mut self, frame: &Frame, line: std::ops::Range<usize>) {
+        self.stack.clear();
+        let message = if line.len() > LINE_BYTES_MAX {
+            format!("this line is longer than {} MiB", LINE_BYTES_MAX >> 20)
+        } else {
+            format!("the configuration has more than {LINES_MAX} lines")
+        };
+        let path = self.joined.files.list[frame.file as usize].0.clone();
+        let remark = Diagnostic::new("too-large", &path, message).at(line.start..line.start, frame.line);
+        let help = "a group can be defined by several lines, and repositories and users named by their groups";
+        self.joined.files.push(remark.help(help));
+    }
+
     /// `%HOSTNAME`, unless a word character follows.
     fn expand_host(&self, text: &mut String) {
         let Some(host) = &self.settings.host else { return };
         let word = "%HOSTNAME";
-        let mut from = 0;
-        while let Some(found) = text[from..].find(word) {
-            let (start, end) = (from + found, from + found + word.len());
-            from = end;
-            if !text[end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
-                text.replace_range(start..end, host.as_str());
-                from = start + host.as_str().len();
-            }
+        if !text.contains(word) {
+            return;
         }
+        let (mut done, mut rest) = (String::with_capacity(text.len()), text.as_str());
+        while let Some((before, after)) = rest.split_once(word) {
+            let longer = after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            done.push_str(before);
+            done.push_str(if longer { word } else { host.as_str() });
+            rest = after;
+        }
+        done.push_str(rest);
+        *text = done;
     }
 
     /// Blocks of text that are not for the server. They are skipped before includes are looked at.
@@ -295,12 +353,22 @@ impl<'s> Joiner<'s, '_> {
             return none;
         }
         let Some(pattern) = self.inside(glob, line) else { return none };
-        let paths = glob::expand(&pattern, &self.sources.files);
+        let Some(paths) = glob::expand(&pattern, &self.sources.files, &mut self.glob_steps) else {
+            let message = "the include lines name too many files".to_owned();
+            let remark = self.joined.files.remark("too-large", line, None, message);
+            remark.help = Some("include a folder once: include \"parts/*.conf\"".into());
+            return none;
+        };
         Some(Include { paths, subconf: is_subconf.then(|| name.map(str::to_owned)) })
     }
 
     /// gitolite would follow `/etc/x.conf`, `~/x.conf` and `../x.conf`; only the pushed commit counts here.
     fn inside(&mut self, glob: &str, line: &Line) -> Option<String> {
+        if glob.len() > GLOB_BYTES_MAX {
+            let message = format!("the name of a file is longer than {GLOB_BYTES_MAX} bytes");
+            self.joined.files.remark("too-large", line, None, message);
+            return None;
+        }
         let outside = glob.starts_with(['/', '~']) || glob.split('/').any(|p| p == "..");
         if outside {
             let message = format!("'{glob}' is outside of conf/");
@@ -353,12 +421,11 @@ impl<'s> Joiner<'s, '_> {
             if !self.good_part_name(&name, from) {
                 return;
             }
-            let known = self.joined.subconfs.iter().position(|s| *s == name);
-            let index = known.unwrap_or_else(|| {
+            let next = u32::try_from(self.joined.subconfs.len()).unwrap_or(u32::MAX);
+            part = *self.parts.entry(name.clone()).or_insert(next);
+            if part == next {
                 self.joined.subconfs.push(name);
-                self.joined.subconfs.len() - 1
-            });
-            part = u32::try_from(index).unwrap_or(u32::MAX);
+            }
             self.segment += 1;
             self.stack.push(Work::Leave);
         }

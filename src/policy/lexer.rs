@@ -41,16 +41,22 @@ pub(super) fn clean(raw: &[u8]) -> String {
 /// when the line was rewritten (macros, `%HOSTNAME`, delegated group names).
 pub(super) fn locate(file: &[u8], origin: Origin, text: &str, part: Option<Range<usize>>) -> Range<usize> {
     let raw = file.get(origin.start..origin.end).unwrap_or_default();
-    let (mut bytes, mut map) = (Vec::new(), Vec::new());
+    let part = part.filter(|part| !part.is_empty());
+    let (mut length, mut same) = (0, true);
+    // The places of the first and the last byte, of the line and of the part.
+    let (mut line, mut found) = ((None, None), (None, None));
     each_clean_byte(raw, |b, at| {
-        bytes.push(b);
-        map.push(at);
+        same &= text.as_bytes().get(length) == Some(&b);
+        line = (line.0.or(Some(at)), Some(at));
+        if let Some(part) = part.as_ref().filter(|part| part.contains(&length)) {
+            found.0 = found.0.filter(|_| length > part.start).or(Some(at));
+            found.1 = Some(at).filter(|_| length + 1 == part.end);
+        }
+        length += 1;
     });
-    let part = match part {
-        Some(part) if bytes == text.as_bytes() && !part.is_empty() && part.end <= map.len() => part,
-        _ => 0..map.len(),
-    };
-    match (map.get(part.start), part.end.checked_sub(1).and_then(|i| map.get(i))) {
+    same &= length == text.len();
+    let place = if same && found.1.is_some() { found } else { line };
+    match place {
         (Some(first), Some(last)) => origin.start + first..origin.start + last + 1,
         _ => origin.start..origin.end.min(file.len()),
     }

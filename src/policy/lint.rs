@@ -37,7 +37,9 @@ impl Lints {
             if is_set(value) {
                 self.deny_rules.extend(repos);
             } else {
-                self.deny_rules.retain(|repo| !repos.contains(repo));
+                for repo in repos {
+                    self.deny_rules.remove(repo);
+                }
             }
         }
     }

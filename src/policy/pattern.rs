@@ -42,7 +42,14 @@ pub(super) enum Matcher {
     /// The prefix and at least one more byte.
     Longer(Box<str>),
     Exact(Box<str>),
-    Engine(Box<Regex>),
+    Engine(Box<Engine>),
+}
+
+/// A compiled program, and about how many bytes it takes.
+#[derive(Debug, Clone)]
+pub(super) struct Engine {
+    regex: Regex,
+    bytes: usize,
 }
 
 impl Matcher {
@@ -55,8 +62,13 @@ impl Matcher {
             Self::Prefix(p) => text.starts_with(p.as_bytes()),
             Self::Longer(p) => text.len() > p.len() && text.starts_with(p.as_bytes()),
             Self::Exact(p) => text == p.as_bytes(),
-            Self::Engine(regex) => regex.is_match(text),
+            Self::Engine(engine) => engine.regex.is_match(text),
         }
+    }
+
+    /// About how many bytes it takes beyond its text.
+    pub(super) fn bytes(&self) -> usize {
+        if let Self::Engine(engine) = self { engine.bytes } else { 0 }
     }
 }
 
@@ -136,23 +148,45 @@ impl Pattern {
     }
 }
 
+/// The crate does not tell what a program takes, so the smallest limit that suffices stands for it; real rules fit
+/// into the first.
+const PROGRAM_BYTES: [usize; 3] = [PROGRAM_BYTES_MAX >> 6, PROGRAM_BYTES_MAX >> 3, PROGRAM_BYTES_MAX];
+
 fn engine(rust: &str) -> Result<Matcher, PatternError> {
-    let built = RegexBuilder::new(rust).unicode(false).size_limit(PROGRAM_BYTES_MAX).nest_limit(NEST_MAX).build();
-    match built {
-        Ok(regex) => Ok(Matcher::Engine(Box::new(regex))),
-        Err(regex::Error::CompiledTooBig(_)) => Err(invalid("it needs too much memory (large repetitions?)")),
-        Err(e) => Err(PatternError::Invalid(e.to_string().lines().last().unwrap_or_default().to_owned())),
+    for bytes in PROGRAM_BYTES {
+        let built = RegexBuilder::new(rust).unicode(false).size_limit(bytes).nest_limit(NEST_MAX).build();
+        match built {
+            Ok(regex) => return Ok(Matcher::Engine(Box::new(Engine { regex, bytes }))),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(e) => return Err(PatternError::Invalid(e.to_string().lines().last().unwrap_or_default().to_owned())),
+        }
     }
+    Err(invalid("it needs too much memory (large repetitions?)"))
 }
 
 /// Whether a regular expression of the server's own settings (GIT_CONFIG_KEYS) matches the whole text, ignoring case.
 pub fn key_matches(pattern: &str, key: &str) -> bool {
-    let regex = RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .unicode(false)
-        .case_insensitive(true)
-        .size_limit(PROGRAM_BYTES_MAX)
-        .build();
-    regex.is_ok_and(|r| r.is_match(key.as_bytes()))
+    KeyPatterns::new(std::slice::from_ref(&pattern.to_owned())).matches(key)
+}
+
+/// Regular expressions of the server's own settings (GIT_CONFIG_KEYS), compiled once.
+#[derive(Debug)]
+pub(super) struct KeyPatterns(Vec<Regex>);
+
+impl KeyPatterns {
+    /// What is no regular expression allows nothing.
+    pub(super) fn new(patterns: &[String]) -> Self {
+        let build = |pattern: &String| {
+            let mut builder = RegexBuilder::new(&format!("^(?:{pattern})$"));
+            builder.unicode(false).case_insensitive(true).size_limit(PROGRAM_BYTES_MAX).build().ok()
+        };
+        Self(patterns.iter().filter_map(build).collect())
+    }
+
+    /// Whether one of them matches the whole text, ignoring case.
+    pub(super) fn matches(&self, key: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.is_match(key.as_bytes()))
+    }
 }
 
 struct Reader<'t> {

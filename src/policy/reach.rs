@@ -1,7 +1,8 @@
 //! What the finished tables show that no single line does: rules that never decide, groups that are nobody's,
 //! repositories that nobody can read. Each is legal and surely not meant.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use super::diagnostic::Diagnostic;
 use super::include::Files;
@@ -12,6 +13,8 @@ use crate::model::RepoName;
 const COMPARED: usize = 32;
 /// Remarks of each kind.
 const REMARKS: usize = 50;
+/// Lists of rules, and rules in them, that are looked at for remarks; beyond that nothing more is remarked.
+const LOOKS_MAX: usize = 20_000_000;
 /// Names that are no person's: gitolite's own readers, and the creator.
 const NO_PERSON: [&str; 3] = ["gitweb", "daemon", "CREATOR"];
 
@@ -68,6 +71,7 @@ impl Policy {
         let all = self.names.find("@all");
         // Per statement: whether each of its entries is covered, and by what.
         let mut covered: BTreeMap<u32, Option<u32>> = BTreeMap::new();
+        let mut looks = LOOKS_MAX;
         for (&(item, user), ids) in &self.rules_of {
             let name = &**self.names.text(user);
             let wider = || {
@@ -84,6 +88,10 @@ impl Policy {
                 let same = ids[..at].iter().take(COMPARED);
                 let mut by = same.copied().find(|early| self.covers(&self.rules[*early as usize], rule));
                 if by.is_none() && rule.perm == Perm::Deny {
+                    let Some(left) = looks.checked_sub(COMPARED * (2 * self.groups.holding(name).count() + 2)) else {
+                        return Vec::new();
+                    };
+                    looks = left;
                     let lists = wider().filter_map(|key| self.rules_of.get(&key));
                     let early = lists.flat_map(|list| list.iter().take(COMPARED)).copied().filter(|id| *id < late);
                     by = early.into_iter().find(|early| self.covers(&self.rules[*early as usize], rule));
@@ -140,53 +148,81 @@ impl Policy {
 
 /// Adds the remarks about a configuration that has no error.
 pub(super) fn lint(policy: &Policy, files: &mut Files<'_>) {
-    for (late, early) in policy.never_deciding().into_iter().take(REMARKS) {
+    let never: Vec<(u32, u32)> = policy.never_deciding().into_iter().take(REMARKS).collect();
+    let places = places(policy, files, never.iter().map(|(late, _)| *late).collect());
+    for (late, early) in never {
         let deny = policy.written[late as usize].text.starts_with("- ");
         let message = format!("this rule never decides: {} always does before it", policy.place(early));
         let help = if deny { "put the '-' rule above the one that allows" } else { "it can be left out" };
-        place(files, policy, late, Diagnostic::new("rule-never-decides", "", message).help(help));
+        let Some((file, span)) = places.get(&late) else { continue };
+        let remark = Diagnostic::new("rule-never-decides", file, message).help(help);
+        files.push(remark.at(span.clone(), policy.written[late as usize].line));
     }
-    for group in policy.undefined_repo_groups().into_iter().take(REMARKS) {
-        let Some(file) = files.list.first().map(|(path, _)| path.clone()) else { return };
+    let Some(main) = files.list.first().map(|(path, _)| path.clone()) else { return };
+    let undefined: Vec<&str> = policy.undefined_repo_groups().into_iter().take(REMARKS).collect();
+    let found = find_words(&files.list, &undefined);
+    for group in undefined {
         let message = format!("group '{group}' on a 'repo' line is not defined anywhere, so this is no repository");
-        let remark = Diagnostic::new("undefined-repo-group", &file, message);
-        let remark = match find_word(&files.list, group) {
-            Some((path, span, line)) => Diagnostic { file: path, ..remark }.at(span, line),
+        let remark = Diagnostic::new("undefined-repo-group", &main, message);
+        let remark = match found.get(group) {
+            Some((path, span, line)) => Diagnostic { file: path.clone(), ..remark }.at(span.clone(), *line),
             None => remark,
         };
         files.push(remark.help(format!("define it: {group} = docs/a docs/b")));
     }
 }
 
-/// Notes a remark about a whole statement.
-fn place(files: &mut Files<'_>, policy: &Policy, statement: u32, remark: Diagnostic) {
-    let written = &policy.written[statement as usize];
-    let Some((path, bytes)) = files.list.get(written.file as usize) else { return };
-    let line = bytes.split(|b| *b == b'\n').nth((written.line as usize).saturating_sub(1)).unwrap_or_default();
-    let start = line.as_ptr() as usize - bytes.as_ptr() as usize;
-    let blank = line.len() - line.trim_ascii_start().len();
-    let end = line.iter().position(|b| *b == b'#').map_or(line, |at| &line[..at]).trim_ascii_end().len();
-    let remark = Diagnostic { file: path.clone(), ..remark };
-    files.push(remark.at(start + blank..start + end.max(blank), written.line));
+/// Where whole statements stand, without blanks and comments; each file is read once.
+fn places(policy: &Policy, files: &Files<'_>, wanted: Vec<u32>) -> HashMap<u32, (String, Range<usize>)> {
+    let mut by_file: BTreeMap<u32, BTreeMap<u32, Vec<u32>>> = BTreeMap::new();
+    for statement in wanted {
+        let written = &policy.written[statement as usize];
+        by_file.entry(written.file).or_default().entry(written.line).or_default().push(statement);
+    }
+    let mut found = HashMap::new();
+    for (file, lines) in by_file {
+        let Some((path, bytes)) = files.list.get(file as usize) else { continue };
+        let mut start = 0;
+        for (number, line) in (1_u32..).zip(bytes.split(|b| *b == b'\n')) {
+            for statement in lines.get(&number).into_iter().flatten() {
+                let blank = line.len() - line.trim_ascii_start().len();
+                let used = line.iter().position(|b| *b == b'#').map_or(line, |at| &line[..at]);
+                let end = used.trim_ascii_end().len().max(blank);
+                found.insert(*statement, (path.clone(), start + blank..start + end));
+            }
+            start += line.len() + 1;
+        }
+    }
+    found
 }
 
-type Found = (String, std::ops::Range<usize>, u32);
+type Found = (String, Range<usize>, u32);
 
 /// The first place where a word stands by itself, outside of comments.
 pub(super) fn find_word<T: AsRef<[u8]>>(files: &[(String, T)], word: &str) -> Option<Found> {
-    files.iter().find_map(|(path, bytes)| {
+    find_words(files, &[word]).remove(word)
+}
+
+/// The same for several words, in one reading.
+fn find_words<'w, T: AsRef<[u8]>>(files: &[(String, T)], words: &[&'w str]) -> HashMap<&'w str, Found> {
+    let mut wanted: HashMap<&[u8], &'w str> = words.iter().map(|word| (word.as_bytes(), *word)).collect();
+    let mut found = HashMap::new();
+    for (path, bytes) in files {
         let mut start = 0;
         for (line, text) in (1_u32..).zip(bytes.as_ref().split(|b| *b == b'\n')) {
+            if wanted.is_empty() {
+                return found;
+            }
             let used = text.iter().position(|b| *b == b'#').map_or(text, |at| &text[..at]);
             let mut at = start;
             for part in used.split(|b| b.is_ascii_whitespace() || *b == b'=') {
-                if part == word.as_bytes() {
-                    return Some((path.clone(), at..at + part.len(), line));
+                if let Some(word) = wanted.remove(part) {
+                    found.insert(word, (path.clone(), at..at + part.len(), line));
                 }
                 at += part.len() + 1;
             }
             start += text.len() + 1;
         }
-        None
-    })
+    }
+    found
 }

@@ -198,6 +198,10 @@ impl Names {
         self.text(id).clone()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.texts.len()
+    }
+
     pub(super) fn find(&self, text: &str) -> Option<u32> {
         self.ids.get(text).copied()
     }

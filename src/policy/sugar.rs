@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use super::include::Joined;
+use super::include::{Joined, LINE_BYTES_MAX};
 use super::lexer::{Line, Origin, clean};
 use super::{Settings, keyring};
 
-/// What one call of a macro may grow to, and how often macros may be called.
-const EXPANSION_BYTES_MAX: usize = 1 << 20;
+/// What the calls of macros may grow to, all together, and how often macros may be called.
+const EXPANSION_BYTES_MAX: usize = 32 << 20;
 const CALLS_MAX: usize = 100_000;
 
 /// Applies what the settings switch on, in gitolite's order, whatever the order there.
@@ -24,14 +24,21 @@ pub(super) fn apply(joined: &mut Joined<'_>, settings: &Settings) {
     }
 }
 
-/// A line that ends in a backslash takes the next one. Without a next one it is dropped, as in gitolite.
+/// A line that ends in a backslash takes the next one, up to the length that a line may have. Without a next one it
+/// is dropped, as in gitolite.
 fn join_continued(joined: &mut Joined<'_>) {
     let lines = std::mem::take(&mut joined.lines);
     let mut open: Option<Line> = None;
     for line in lines {
         let mut whole = match open.take() {
-            Some(start) if start.segment == line.segment => {
-                Line { text: format!("{}{}", start.text, line.text), ..start }
+            Some(mut start) if start.segment == line.segment => {
+                if start.text.len() + line.text.len() > LINE_BYTES_MAX {
+                    let message = "this line and what continues it are too long".to_owned();
+                    joined.files.remark("too-large", &start, None, message);
+                    return;
+                }
+                start.text.push_str(&line.text);
+                start
             }
             Some(start) => {
                 dropped(joined, &start);
@@ -116,7 +123,7 @@ fn macros(joined: &mut Joined<'_>) {
         }
         bodies.insert((line.subconf, name.to_owned()), body);
     }
-    let mut calls = 0;
+    let (mut calls, mut room) = (0, EXPANSION_BYTES_MAX);
     for line in rest {
         let first = &line.text[..word_len(&line.text)];
         let body = bodies.get(&(line.subconf, first.to_owned())).or_else(|| bodies.get(&(0, first.to_owned())));
@@ -129,7 +136,7 @@ fn macros(joined: &mut Joined<'_>) {
             joined.files.remark("too-large", &line, None, "macros are called too often".to_owned());
             return;
         }
-        match expand(body, first, &line.text) {
+        match expand(body, first, &line.text, &mut room) {
             Ok(texts) => {
                 let cleaned = texts.iter().map(|t| clean(t.as_bytes())).filter(|t| !t.is_empty());
                 joined.lines.extend(cleaned.map(|text| Line { text, ..line.clone() }));
@@ -144,8 +151,9 @@ fn macros(joined: &mut Joined<'_>) {
                 joined.files.remark("macro-arguments", &line, None, message);
             }
             Err(Misuse::TooLong) => {
-                let message = format!("macro '{first}' expands to too much text");
+                let message = format!("macros such as '{first}' expand to too much text");
                 joined.files.remark("too-large", &line, None, message);
+                return;
             }
         }
     }
@@ -162,10 +170,11 @@ enum Misuse {
     TooLong,
 }
 
-fn expand(body: &[String], name: &str, call: &str) -> Result<Vec<String>, Misuse> {
+/// `room` is what may still be written; each line counts for what keeping it costs, too.
+fn expand(body: &[String], name: &str, call: &str, room: &mut usize) -> Result<Vec<String>, Misuse> {
+    const LINE_COST: usize = 100;
     let arguments = shell_words(call).filter(|words| words.first().is_some_and(|first| first == name));
     let arguments = arguments.ok_or(Misuse::Unreadable)?;
-    let mut size = 0;
     let mut done = Vec::with_capacity(body.len());
     for line in body {
         let mut text = String::new();
@@ -183,12 +192,12 @@ fn expand(body: &[String], name: &str, call: &str) -> Result<Vec<String>, Misuse
                 text.push_str(argument.ok_or(Misuse::Missing(n))?);
             }
             rest = &after[digits..];
-            if size + text.len() > EXPANSION_BYTES_MAX {
+            if text.len() > *room {
                 return Err(Misuse::TooLong);
             }
         }
         text.push_str(rest);
-        size += text.len();
+        *room = room.checked_sub(text.len() + LINE_COST).ok_or(Misuse::TooLong)?;
         done.push(text);
     }
     Ok(done)

@@ -18,9 +18,13 @@ pub struct Template {
 /// Repositories that come from a template belong to this user.
 pub const TEMPLATE_CREATOR: &str = "gitolite-admin";
 
-/// Reads the blocks of every file, included or not. Role groups that no rule names have no effect.
-pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) {
-    let mut found = Found::new();
+/// More words (of each line once for each repository of its block) are refused.
+const WORDS_MAX: usize = 5_000_000;
+
+/// Reads the blocks of every file, included or not; false when they say more than a policy may hold. Role groups that
+/// no rule names have no effect.
+pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) -> bool {
+    let (mut found, mut words) = (Found::new(), WORDS_MAX);
     for (path, bytes) in &sources.files {
         if !path.ends_with("conf") {
             continue;
@@ -43,7 +47,9 @@ pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) 
                         held.pop();
                         continue;
                     }
-                    block_line(policy, &std::mem::take(&mut held), &mut current, &mut found);
+                    let line = std::mem::take(&mut held);
+                    let Some(left) = block_line(policy, &line, &mut current, &mut found, words) else { return false };
+                    words = left;
                 }
             }
         }
@@ -55,30 +61,44 @@ pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) 
         policy.repos.insert(repo.clone());
         policy.templates.insert(repo, Template { groups, roles });
     }
+    true
 }
 
 /// Rule groups, and role to members, of each repository.
 type Found = BTreeMap<RepoName, (BTreeSet<String>, BTreeMap<String, String>)>;
 
-fn block_line(policy: &Policy, line: &str, current: &mut Vec<RepoName>, found: &mut Found) {
+/// Gives what is left of `words`, or none when they do not suffice.
+fn block_line(
+    policy: &Policy,
+    line: &str,
+    current: &mut Vec<RepoName>,
+    found: &mut Found,
+    words: usize,
+) -> Option<usize> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b" \t_.@/=-".contains(&b);
     if !line.bytes().all(good) {
-        return;
+        return Some(words);
     }
     let line = line.trim();
-    let Some((left, right)) = line.split_once('=') else { return };
+    let Some((left, right)) = line.split_once('=') else { return Some(words) };
     let left = left.trim();
     if let Some(items) = left.strip_prefix("repo ") {
         current.clear();
         for item in items.split_whitespace() {
             let members = policy.members(item);
             let names = if item.starts_with('@') { members } else { vec![item] };
+            if current.len() + names.len() > words {
+                return None;
+            }
             current.extend(names.into_iter().filter(|n| names::is_plain(n)).filter_map(|n| RepoName::new(n).ok()));
         }
+        let words = words.checked_sub(current.len() * (right.split_whitespace().count() + 1))?;
         for repo in current.iter() {
             found.entry(repo.clone()).or_default().0.extend(right.split_whitespace().map(str::to_owned));
         }
+        Some(words)
     } else {
+        let words = words.checked_sub(current.len() * (right.split_whitespace().count() + 1))?;
         for repo in current.iter() {
             let members = found.entry(repo.clone()).or_default().1.entry(left.to_owned()).or_default();
             for word in right.split_whitespace() {
@@ -86,6 +106,7 @@ fn block_line(policy: &Policy, line: &str, current: &mut Vec<RepoName>, found: &
                 members.push_str(word);
             }
         }
+        Some(words)
     }
 }
 
