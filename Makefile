@@ -23,7 +23,7 @@ build: deps ## the optimised binary, target/release/gitmesh
 bench: build ## the benchmark table, side by side with gitolite and sshd (as root; see BENCHMARKS.md)
 	scripts/bench
 
-fuzz: ## random configurations for a minute (FUZZ_SECONDS=N); needs cargo-fuzz and a nightly compiler
+fuzz: ## random input for every parser for a minute (FUZZ_SECONDS=N); installs cargo-fuzz and a nightly compiler
 	@scripts/fuzz
 
 deps:

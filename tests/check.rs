@@ -24,6 +24,18 @@ fn gitmesh(dir: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gitmesh")).args(words).current_dir(dir).output().unwrap()
 }
 
+/// A public key of Ed25519's form; whether anybody holds the other half is no matter here.
+fn key(byte: u8) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let blob = [b"\0\0\0\x0bssh-ed25519\0\0\0\x20".as_slice(), &[byte; 32]].concat();
+    let mut text = String::from("ssh-ed25519 ");
+    for chunk in blob.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        (0..4).for_each(|at| text.push(char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize])));
+    }
+    text + "\n"
+}
+
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
@@ -51,6 +63,35 @@ fn what_is_legal_and_surely_wrong() {
     let output = gitmesh(dir.path(), &["check"]);
     assert_eq!(output.status.code(), Some(0));
     insta::assert_snapshot!(stdout(&output));
+}
+
+/// What is wrong with keys, line ends and copies, each by its code and its file.
+#[test]
+fn keys_line_ends_and_copies() {
+    // 1,024 bits, which ssh-keygen made.
+    let weak = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC9G63M1KhcJtFqTIoUfqKqwo3ubT2bIQtEwT28yEbWdO05xjWq35NDJLqYtvfDGQ6iVYMpf8M71R9mwl8dfQOrb2pfmtfxKGpukk61pf9HiVAysPMwbzI4gm109W9SBafkfFQ+ttRYjkIuqHgqzv+Pac3XC/AQdar0T95r3oLJgw== weak";
+    let conf = "\u{feff}repo gitmesh-admin\r\n    RW+ = alice\r\nrepo docs\r\n    RW+ = alice\r\n    \
+                option mirror.master = server1\r\n    option mirror.copies = server2 server3\r\n";
+    let dir = folder(conf);
+    write(dir.path(), &[("keydir/server-server2.pub", &key(2)), ("keydir/alice@home.pub", &key(3))]);
+    let output = gitmesh(dir.path(), &["check", "--node", "server1"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for words in ["[W0120]", "[W0126]", "[W0303]: 'docs' has a copy on 'server3', which is no known peer"] {
+        assert!(text.contains(words), "no {words}: {text}");
+    }
+    assert!(!text.contains("'server2'"), "a peer by its key file is known: {text}");
+    let with_options = format!("# mine\r\nfrom=\"10.0.0.1\",no-pty {KEY}\r\n\r\n{}", key(4));
+    let good = ("keydir/alice.pub", with_options.as_str());
+    write(dir.path(), &[good, ("keydir/bob.pub", KEY), ("keydir/carol.pub", weak), ("keydir/dave.pub", &key(3))]);
+    let output = gitmesh(dir.path(), &["check"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for (code, file) in [("E0144", "keydir/bob.pub"), ("E0143", "keydir/carol.pub"), ("W0142", "keydir/alice.pub")] {
+        let told = text.split("\n\n").any(|remark| remark.contains(code) && remark.contains(file));
+        assert!(told, "no {code} about {file}: {text}");
+    }
+    assert!(text.contains("an RSA key of 1024 bits is too weak"), "{text}");
 }
 
 #[test]

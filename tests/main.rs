@@ -16,10 +16,13 @@ mod wild;
 
 mod access;
 mod admin;
+mod ask;
 mod bad_conf;
 mod bad_keys;
 mod check;
+mod hostile;
 mod naive;
+mod refusals;
 mod rules;
 mod vref;
 

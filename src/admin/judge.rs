@@ -161,6 +161,7 @@ fn refused(
         (Op::Delete, _) => ("deletes a reference", "RWD"),
         (Op::Force, Kind::Delete) => ("deletes a reference", "RW+"),
         (Op::Force, Kind::FastForward) => ("changes a tag", "RW+"),
+        (Op::Force, _) if name.as_str().starts_with("refs/tags/") => ("changes a tag", "RW+"),
         (Op::Force, _) => ("rewinds a reference; pull first, unless that is meant", "RW+"),
         (Op::ForceMerge, _) => ("rewinds a reference and brings a merge", "RW+M"),
         (Op::WriteMerge, _) => ("brings a merge", "RWM"),

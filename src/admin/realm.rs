@@ -164,7 +164,10 @@ impl Live {
             Access::Write => Op::Write,
         };
         let name = actor.to_string();
-        self.policy.decide(&self.facts(repo, disk, &name), &name, op, Target::Any)
+        // What the configuration names is there, if only on other nodes: then `refuse_here` says where.
+        let elsewhere = disk.is_none() && self.policy.is_named(self.in_rules(repo));
+        let facts = if elsewhere { self.facts_of(repo, None) } else { self.facts(repo, disk, &name) };
+        self.policy.decide(&facts, &name, op, Target::Any)
     }
 
     /// The place of a repository as seen from this node.

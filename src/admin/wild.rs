@@ -46,6 +46,17 @@ impl Realm {
         self.creator_of_new(&self.live(), actor, repo).map(drop)
     }
 
+    /// What they may make, and not by a clone or a push alone: the server's settings want the command.
+    pub fn refuse_auto_create(&self, actor: &Actor, repo: &RepoName) -> Denial {
+        Denial {
+            first: format!("FATAL: autocreate denied: '{repo}' does not exist"),
+            you: Some(you(actor)),
+            rule: None,
+            help: format!("check its name; or make it: {} create {repo}", self.live().address.ssh()),
+            code: Denial::AUTO_CREATE,
+        }
+    }
+
     /// Makes a repository for the actor, who becomes its creator, with the default roles and git config of the
     /// configuration. `false` if it came into being at the same moment by somebody else.
     pub fn create(&self, actor: &Actor, repo: &RepoName) -> Result<bool, CreateError> {

@@ -18,7 +18,7 @@ const fn topic(usage: &'static str, what: &'static str, more: &'static str) -> T
 const TOPICS: &[Topic] = &[
     topic("create REPO", "make a repository where a C stands in 'info'; a clone or push does so too", ""),
     topic("help [COMMAND]", "this list, or the story of one command", ""),
-    topic("info [-lc] [-ld] [-p] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
+    topic("info [-lc] [-ld] [-p] [-json] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
     topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
@@ -47,6 +47,9 @@ const INFO: &str = "\
   -lc      show who made each repository
   -ld      show each repository's description
   -p       leave out the patterns of repositories that you may make
+  -json    one object, schema gitmesh.info/1: gitolite's GL_USER, USER, git_version, gitolite_version and repos (name
+           to perms {R, W, C: 1}, creator with -lc, description with -ld), and gitmesh's node, version, and copy_of
+           and freshness for a copy; also spelt --json
   PATTERN  an unanchored regular expression on the names
 
 A repository whose master is another node has one more column: whose copy it is and how fresh. Only the master can say

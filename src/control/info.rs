@@ -1,4 +1,9 @@
-//! `info`: who you are here, and what you may do. gitolite's shape, since scripts read it.
+//! `info`: who you are here, and what you may do. gitolite's shape, since scripts read it; its `-json` too, with the
+//! same keys and a few of ours.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 
 use super::{Control, Reply, help};
 use crate::cluster::Place;
@@ -10,6 +15,7 @@ pub(super) struct Options {
     creators: bool,
     descriptions: bool,
     no_patterns: bool,
+    json: bool,
     pattern: Option<String>,
 }
 
@@ -21,6 +27,7 @@ impl Options {
                 "-lc" => options.creators = true,
                 "-ld" => options.descriptions = true,
                 "-p" => options.no_patterns = true,
+                "-json" | "--json" => options.json = true,
                 word if word.starts_with('-') || options.pattern.is_some() => return Err(help::wrong(&["info"])),
                 word => options.pattern = Some(word.to_owned()),
             }
@@ -32,11 +39,83 @@ impl Options {
 /// One repository's line.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
-    rights: &'static str,
+    rights: Rights,
     name: String,
     creator: Option<String>,
     description: Option<String>,
-    note: Option<String>,
+    note: Option<Note>,
+}
+
+/// What the actor may do, or is, in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    User {
+        read: bool,
+        write: bool,
+    },
+    /// A peer's part.
+    Peer(&'static str),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Note {
+    CopyOf { master: HostName, freshness: String },
+    Elsewhere,
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CopyOf { master, freshness } => write!(f, "copy of {master}, {freshness}"),
+            Self::Elsewhere => f.write_str("mirrored, but not here"),
+        }
+    }
+}
+
+impl Rights {
+    fn column(self) -> &'static str {
+        match self {
+            Self::User { read: true, write: true } => " R W",
+            Self::User { read: true, write: false } => " R  ",
+            Self::User { read: false, write: true } => "   W",
+            Self::User { .. } => "    ",
+            Self::Peer("master") => " master ",
+            Self::Peer(_) => " replica",
+        }
+    }
+}
+
+/// `info -json`. gitolite's keys have no schema and must keep their names; ours stand beside them.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    #[serde(rename = "GL_USER")]
+    gl_user: String,
+    #[serde(rename = "USER")]
+    user: String,
+    gitolite_version: String,
+    git_version: &'a str,
+    node: &'a str,
+    version: &'static str,
+    repos: BTreeMap<&'a str, Entry<'a>>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    /// The letters that are granted, each 1, as in gitolite; a right that lacks is absent.
+    perms: BTreeMap<&'static str, u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    creator: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy_of: Option<&'a str>,
+    /// Of a copy, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freshness: Option<&'a str>,
+    /// A peer's part in it: master or replica.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
 }
 
 impl Control {
@@ -69,43 +148,83 @@ impl Control {
             Err(reply) => return reply,
         };
         repos.retain(|r| wanted(r.as_str()));
-        let mut out = format!("{}\n", self.greeting(actor));
-        if !options.no_patterns {
-            for (name, rights) in self.realm.pattern_rights(actor).into_iter().filter(|(name, _)| wanted(name)) {
-                let field = |(may, letter)| if may { letter } else { "  " };
-                let fields: String = rights.into_iter().zip([" R", " W", " C"]).map(field).collect();
-                out.push_str(&format!("{fields}\t{name}\n"));
-            }
-        }
+        let patterns = if options.no_patterns { Vec::new() } else { self.realm.pattern_rights(actor) };
+        let patterns: Vec<_> = patterns.into_iter().filter(|(name, _)| wanted(name)).collect();
         let rows: Vec<Row> = repos.iter().filter_map(|repo| self.row(actor, repo, options)).collect();
+        if options.json {
+            return Reply::done(self.report(actor, &patterns, &rows));
+        }
+        let mut out = format!("{}\n", self.greeting(actor));
+        for (name, rights) in patterns {
+            let field = |(may, letter)| if may { letter } else { "  " };
+            let fields: String = rights.into_iter().zip([" R", " W", " C"]).map(field).collect();
+            out.push_str(&format!("{fields}\t{name}\n"));
+        }
         out.push_str(&table(&rows));
         Reply::done(out)
+    }
+
+    fn report(&self, actor: &Actor, patterns: &[(String, [bool; 3])], rows: &[Row]) -> String {
+        let granted = |rights: &[bool]| -> BTreeMap<&'static str, u8> {
+            rights.iter().zip(["R", "W", "C"]).filter(|(may, _)| **may).map(|(_, letter)| (letter, 1)).collect()
+        };
+        let mut repos: BTreeMap<&str, Entry<'_>> =
+            patterns.iter().map(|(name, rights)| (name.as_str(), Entry::new(granted(rights)))).collect();
+        for row in rows {
+            let (perms, role) = match row.rights {
+                Rights::User { read, write } => (granted(&[read, write]), None),
+                Rights::Peer(role) => (BTreeMap::new(), Some(role)),
+            };
+            let (copy_of, freshness) = match &row.note {
+                Some(Note::CopyOf { master, freshness }) => (Some(master.as_str()), Some(freshness.as_str())),
+                _ => (None, None),
+            };
+            let (creator, description) = (row.creator.as_deref(), row.description.as_deref());
+            repos.insert(&row.name, Entry { creator, description, copy_of, freshness, role, ..Entry::new(perms) });
+        }
+        let (node, version) = (&self.node, env!("CARGO_PKG_VERSION"));
+        let report = Report {
+            schema: "gitmesh.info/1",
+            gl_user: actor.to_string(),
+            user: format!("{}@{}", node.user, node.name),
+            gitolite_version: format!("gitmesh {version}"),
+            git_version: &node.git_version,
+            node: node.name.as_str(),
+            version,
+            repos,
+        };
+        serde_json::to_string_pretty(&report).expect("texts and numbers can always be written") + "\n"
     }
 
     fn row(&self, actor: &Actor, repo: &RepoName, options: &Options) -> Option<Row> {
         let place = self.cluster.locate(repo);
         let (rights, note) = if let Actor::Node(peer) = actor {
-            (role_of(peer, &place)?, None)
+            (Rights::Peer(role_of(peer, &place)?), None)
         } else {
-            let rights = match self.realm.rights(actor, repo) {
-                (true, true) => " R W",
-                (true, false) => " R  ",
-                (false, true) => "   W",
-                (false, false) => return None,
-            };
+            let (read, write) = self.realm.rights(actor, repo);
+            if !read && !write {
+                return None;
+            }
             let note = match place {
                 Place::There { master, .. } => {
-                    Some(format!("copy of {master}, {}", self.mirror.freshness(repo, &master)))
+                    let freshness = self.mirror.freshness(repo, &master).to_string();
+                    Some(Note::CopyOf { master, freshness })
                 }
                 Place::Here { .. } => None,
-                Place::Elsewhere => Some("mirrored, but not here".to_owned()),
+                Place::Elsewhere => Some(Note::Elsewhere),
             };
-            (rights, note)
+            (Rights::User { read, write }, note)
         };
         let creator = || self.realm.creator(repo).map_or_else(String::new, |creator| creator.to_string());
         let creator = options.creators.then(creator);
         let description = options.descriptions.then(|| self.realm.description(repo));
         Some(Row { rights, name: repo.to_string(), creator, description, note })
+    }
+}
+
+impl Entry<'_> {
+    fn new(perms: BTreeMap<&'static str, u8>) -> Self {
+        Self { perms, creator: None, description: None, copy_of: None, freshness: None, role: None }
     }
 }
 
@@ -116,11 +235,12 @@ fn table(rows: &[Row]) -> String {
     let creators = width(|row| row.creator.as_ref().filter(|_| row.description.is_some()).map_or(0, String::len));
     let mut out = String::new();
     for Row { rights, name, creator, description, note } in rows {
-        out.push_str(&format!("{rights}\t{name:names$}"));
+        out.push_str(&format!("{}\t{name:names$}", rights.column()));
         if let Some(creator) = creator {
             out.push_str(&format!("\t{creator:creators$}"));
         }
-        for column in [description, note].into_iter().flatten() {
+        let note = note.as_ref().map(ToString::to_string);
+        for column in description.iter().chain(&note) {
             out.push_str(&format!("\t{column}"));
         }
         out.push('\n');
@@ -131,8 +251,8 @@ fn table(rows: &[Row]) -> String {
 /// The part a peer has in a repository of ours.
 fn role_of(peer: &HostName, place: &Place) -> Option<&'static str> {
     match place {
-        Place::There { master, .. } if master == peer => Some(" master "),
-        place if place.replica(peer).is_some() => Some(" replica"),
+        Place::There { master, .. } if master == peer => Some("master"),
+        place if place.replica(peer).is_some() => Some("replica"),
         _ => None,
     }
 }
@@ -143,7 +263,13 @@ mod tests {
 
     fn row(name: &str, creator: Option<&str>, description: Option<&str>) -> Row {
         let (creator, description) = (creator.map(str::to_owned), description.map(str::to_owned));
-        Row { rights: " R W", name: name.to_owned(), creator, description, note: None }
+        Row {
+            rights: Rights::User { read: true, write: true },
+            name: name.to_owned(),
+            creator,
+            description,
+            note: None,
+        }
     }
 
     #[test]
@@ -152,8 +278,9 @@ mod tests {
         assert_eq!(table(&[row("a", Some("u1"), None), row("bcd", Some(""), None)]), " R W\ta  \tu1\n R W\tbcd\t\n");
         let both = [row("a", Some("u1"), Some("x y")), row("bcd", Some(""), Some(""))];
         assert_eq!(table(&both), " R W\ta  \tu1\tx y\n R W\tbcd\t  \t\n");
-        let copy = Row { note: Some("copy of server1".to_owned()), ..row("a", None, None) };
-        assert_eq!(table(&[copy]), " R W\ta\tcopy of server1\n");
+        let of = |master| Note::CopyOf { master, freshness: "in step".to_owned() };
+        let copy = Row { note: HostName::new("server1").ok().map(of), ..row("a", None, None) };
+        assert_eq!(table(&[copy]), " R W\ta\tcopy of server1, in step\n");
     }
 
     #[test]

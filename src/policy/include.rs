@@ -20,7 +20,7 @@ const LINES_MAX: usize = 2_000_000;
 /// A longer name of an included file is refused; no path of an operating system is.
 const GLOB_BYTES_MAX: usize = 4096;
 /// Files compared with, or found by, the patterns of all include lines together.
-const GLOB_STEPS_MAX: usize = 10_000_000;
+const GLOB_STEPS_MAX: usize = 2_000_000;
 /// Errors, and warnings, beyond this number are dropped, so that a file of rubbish does not fill the memory.
 const REMARKS_MAX: usize = 1000;
 /// The same for one line, so that the cost of a long line of rubbish stays linear.

@@ -34,6 +34,8 @@ mod names;
 mod options;
 mod parser;
 mod pattern;
+#[cfg(test)]
+mod print;
 mod reach;
 mod rules;
 mod sugar;

@@ -166,7 +166,7 @@ fn engine(rust: &str) -> Result<Matcher, PatternError> {
 
 /// Whether a regular expression of the server's own settings (GIT_CONFIG_KEYS) matches the whole text, ignoring case.
 pub fn key_matches(pattern: &str, key: &str) -> bool {
-    KeyPatterns::new(std::slice::from_ref(&pattern.to_owned())).matches(key)
+    KeyPatterns::new(&[pattern.to_owned()]).matches(key)
 }
 
 /// Regular expressions of the server's own settings (GIT_CONFIG_KEYS), compiled once.

@@ -173,12 +173,7 @@ impl Transfer {
             AutoCreate::Command => false,
         };
         if !wanted {
-            let ssh = self.realm.live().address.ssh();
-            let code = Denial::AUTO_CREATE;
-            return Err(format!(
-                "FATAL: autocreate denied: '{repo}' does not exist\n  help: check its name; or make it: {ssh} create {repo} [{code}]"
-            )
-            .into());
+            return Err(self.realm.refuse_auto_create(actor, repo).into());
         }
         let (realm, actor, name) = (self.realm.clone(), actor.clone(), repo.clone());
         match self.blocking(move || realm.create(&actor, &name)).await? {

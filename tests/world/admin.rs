@@ -8,6 +8,7 @@ use super::{Actor, Answer, Checkout, Node};
 /// The admin repository's files, to be changed.
 pub struct Configuration {
     dir: PathBuf,
+    submodules: Vec<String>,
 }
 
 impl Configuration {
@@ -21,8 +22,13 @@ impl Configuration {
         }
         actor.try_clone(&actor.url(node, "gitmesh-admin"), &into).succeeds();
         let checkout = Checkout::new(actor, &dir);
-        change(&mut Self { dir });
+        let mut files = Self { dir, submodules: Vec::new() };
+        change(&mut files);
         checkout.git(&["add", "-A"]).succeeds();
+        for path in files.submodules {
+            let entry = format!("160000,{},{path}", checkout.oid("HEAD"));
+            checkout.git(&["update-index", "--add", "--cacheinfo", &entry]).succeeds();
+        }
         checkout.git(&["commit", "-q", "--allow-empty", "-m", "change the configuration"]).succeeds();
         checkout.push(&["HEAD:main"])
     }
@@ -46,6 +52,11 @@ impl Configuration {
         let path = self.dir.join(path);
         fs::create_dir_all(path.parent().expect("inside")).expect("writable");
         fs::write(path, contents).expect("writable");
+    }
+
+    /// An entry of a submodule, which `git add` alone would not make.
+    pub fn submodule(&mut self, path: &str) {
+        self.submodules.push(path.to_owned());
     }
 
     pub fn remove(&mut self, path: &str) {
