@@ -87,3 +87,18 @@ fn nothing_is_forwarded() {
     assert!(target.accept().is_err(), "nobody may have reached the target");
     node.gitmesh(&["info"]).succeeds();
 }
+
+#[test]
+fn ciphers_are_those_that_the_machine_is_quick_at() {
+    let world = World::new();
+    let _node = world.node("server1");
+    let verbose =
+        |cipher: &[&str]| world.alice().ssh_with(&[&["-v"], cipher, &["git@server1", "info"]].concat()).succeeds();
+    // Whoever insists on ChaCha20 gets it.
+    let insists = ["-c", "chacha20-poly1305@openssh.com"];
+    verbose(&insists).says("kex: server->client cipher: chacha20-poly1305@openssh.com");
+    let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if machine.lines().any(|line| line.starts_with("flags") && line.contains(" aes ") && line.contains(" pclmulqdq ")) {
+        verbose(&[]).says("kex: server->client cipher: aes128-gcm@openssh.com");
+    }
+}

@@ -8,6 +8,7 @@
 mod alive;
 mod command;
 mod config;
+mod hello;
 mod places;
 mod quickack;
 mod session;
@@ -41,6 +42,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(20);
 /// A channel's window: what a client may send ahead of us, 8 MiB, so that a push fills a long link.
 const WINDOW: u32 = 8 << 20;
+/// How we introduce ourselves (RFC 4253, section 4.2).
+const IDENTIFICATION: &str = concat!("SSH-2.0-gitmesh_", env!("CARGO_PKG_VERSION"));
 /// The largest payload of one packet, just under what fits in a TCP segment's 64 KiB.
 const PACKET: u32 = 65_535;
 
@@ -106,11 +109,16 @@ pub(super) struct Shared {
 pub(super) struct Settings {
     config: Config,
     russh: Arc<server::Config>,
+    /// The same with AES-GCM alone; see `hello`.
+    russh_gcm: Arc<server::Config>,
 }
 
 impl Settings {
     fn new(config: Config, identity: &PrivateKey) -> Arc<Self> {
-        Arc::new(Self { russh: Arc::new(protocol(&config, identity.clone())), config })
+        let made = |ciphers: &[cipher::Name]| Arc::new(protocol(&config, identity.clone(), ciphers));
+        let russh = made(&[cipher::AES_256_GCM, cipher::AES_128_GCM, cipher::CHACHA20_POLY1305]);
+        let russh_gcm = made(&[cipher::AES_256_GCM, cipher::AES_128_GCM]);
+        Arc::new(Self { russh, russh_gcm, config })
     }
 }
 
@@ -231,8 +239,13 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
     let session = session::Session::new(shared.clone(), from, seat.clone(), gone.clone());
     let _tells_its_sessions = gone.drop_guard();
     let stream = quickack::Quickack::new(stream, seat.clone());
+    let running = async {
+        let (stream, gcm) = hello::Hello::say(stream, IDENTIFICATION).await?;
+        let config = if gcm { &settings.russh_gcm } else { &settings.russh };
+        server::run_stream(config.clone(), stream, session).await
+    };
     let running = tokio::select! {
-        running = server::run_stream(settings.russh.clone(), stream, session) => running,
+        running = running => running,
         () = seat.evicted() => return,
         () = tokio::time::sleep(settings.config.auth_timeout) => return,
     };
@@ -287,7 +300,7 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, ha
 }
 
 /// The protocol's settings: key exchange and ciphers of today only, and no artificial waiting.
-fn protocol(config: &Config, identity: PrivateKey) -> server::Config {
+fn protocol(config: &Config, identity: PrivateKey, ciphers: &[cipher::Name]) -> server::Config {
     let p256 = Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 };
     let keys = vec![
         Algorithm::Ed25519,
@@ -305,9 +318,8 @@ fn protocol(config: &Config, identity: PrivateKey) -> server::Config {
         kex::EXTENSION_SUPPORT_AS_SERVER,
         kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
     ];
-    let ciphers = vec![cipher::AES_256_GCM, cipher::AES_128_GCM, cipher::CHACHA20_POLY1305];
     server::Config {
-        server_id: russh::SshId::Standard(concat!("SSH-2.0-gitmesh_", env!("CARGO_PKG_VERSION")).into()),
+        server_id: russh::SshId::Standard(IDENTIFICATION.into()),
         methods: MethodSet::from(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive][..]),
         // A public key is no secret that could be guessed bit by bit; waiting would cost each client that has
         // several keys a second a key.
@@ -327,7 +339,7 @@ fn protocol(config: &Config, identity: PrivateKey) -> server::Config {
         preferred: Preferred {
             kex: Cow::Owned(kex),
             key: Cow::Owned(keys),
-            cipher: Cow::Owned(ciphers),
+            cipher: Cow::Owned(ciphers.to_vec()),
             // Packs are compressed already.
             compression: Cow::Owned(vec![compression::NONE]),
             ..Preferred::DEFAULT
