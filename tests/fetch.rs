@@ -8,13 +8,16 @@ const CONF: &str = "repo testing\n    RW+ = @all\n";
 fn same_as_git(world: &World, node: &Node, what: &[&str]) -> String {
     let alice = world.alice();
     let (url, path) = (alice.url(node, "testing"), node.repo_dir("testing").display().to_string());
-    let ask = |place: &str| {
-        let mut words = vec!["-c", "protocol.version=2", "ls-remote", "--symref", place];
+    let ask = |place: &str, version: &str| {
+        let mut words = vec!["-c", version, "ls-remote", "--symref", place];
         words.extend_from_slice(what);
         alice.git(&words).succeeds().stdout
     };
-    let (served, expected) = (ask(&url), ask(&path));
-    assert_eq!(served, expected, "ls-remote {what:?}");
+    let mut served = String::new();
+    for version in ["protocol.version=0", "protocol.version=1", "protocol.version=2"] {
+        served = ask(&url, version);
+        assert_eq!(served, ask(&path, version), "ls-remote {what:?} with {version}");
+    }
     served
 }
 
@@ -96,6 +99,14 @@ fn clones_of_one_state_share_a_pack() {
     alice.git(&["-C", "at-once-0", "pull", "-q"]).succeeds();
     alice.try_clone(&url, "later").succeeds();
     assert_eq!([alice.checkout("at-once-0").oid("HEAD"), alice.checkout("later").oid("HEAD")], [next.clone(), next]);
+    let first = alice.git(&["-c", "protocol.version=0", "clone", "-q", &url, "first"]);
+    first.succeeds();
+    alice.checkout("first").git(&["fsck", "--strict"]).succeeds();
+    let old = |words: &[&str]| alice.git(&[&["-c", "protocol.version=0"], words].concat()).succeeds();
+    old(&["clone", "-q", "--depth", "1", &url, "shallow"]);
+    old(&["-C", "shallow", "fetch", "-q", "--unshallow"]);
+    old(&["-C", "at-once-1", "pull", "-q"]);
+    assert_eq!(alice.checkout("at-once-1").oid("HEAD"), work.oid("HEAD"));
     alice.git(&["clone", "-q", "--no-tags", "--single-branch", &url, "narrow"]).succeeds();
     alice.git(&["clone", "-q", "--bare", "--progress", &url, "bare.git"]).succeeds();
 }

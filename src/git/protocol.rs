@@ -1,7 +1,8 @@
-//! Protocol version 2 as the serving side sees it (gitprotocol-v2(5)): what is offered, and what a client asks.
+//! Fetching as the serving side sees it: what is offered, and what a client asks, in protocol version 2
+//! (gitprotocol-v2(5)) and in the first one (gitprotocol-pack(5)).
 //!
 //! Only what is asked often is taken apart: listing references, and a clone's fetch. For everything else the request
-//! is handed to git as it came, since version 2 is stateless: each request stands alone.
+//! is handed to git as it came.
 
 use super::pktline::{self, Packet};
 use super::refs::{Head, Hex, Peeled, Reference};
@@ -31,10 +32,23 @@ pub fn advertisement() -> Vec<u8> {
     out
 }
 
-/// Whether the value of `GIT_PROTOCOL` asks for version 2; the highest version named counts.
-pub fn asks_for_version_2(protocol: Option<&str>) -> bool {
+/// What the value of `GIT_PROTOCOL` asks for; the highest version named counts.
+pub fn version(protocol: Option<&str>) -> Version {
     let versions = protocol.unwrap_or_default().split(':').filter_map(|word| word.strip_prefix("version="));
-    versions.filter_map(|version| version.parse::<u32>().ok()).max() == Some(2)
+    match versions.map(|version| version.parse::<u32>().unwrap_or(u32::MAX)).max() {
+        None | Some(0) => Version::First,
+        Some(2) => Version::Second,
+        Some(_) => Version::Other,
+    }
+}
+
+/// A version of the protocol that a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    First,
+    Second,
+    /// Left to git.
+    Other,
 }
 
 /// Whether a repository is one that we serve like git would. `config` is its own configuration, `settings` the file
@@ -148,6 +162,92 @@ fn clone(arguments: &[&[u8]]) -> Option<Asked> {
     (done && !asked.wants.is_empty()).then_some(Asked::Clone(asked))
 }
 
+/// Takes apart the wants of a client that speaks the first version, their flush included. `None` for those that only
+/// git can answer; it is a clone's if the next line is [`is_done`].
+pub fn parse_first(wants: &[u8]) -> Option<Clone> {
+    let mut asked = Clone { progress: true, ..Clone::default() };
+    let (mut at, mut banded) = (0, false);
+    while let Ok(Some((packet, length))) = pktline::decode(&wants[at..]) {
+        at += length;
+        if packet == Packet::Flush {
+            break;
+        }
+        let text = std::str::from_utf8(packet.text()?.strip_prefix(b"want ")?).ok()?;
+        let (oid, capabilities) = text.split_once(' ').unwrap_or((text, ""));
+        asked.wants.push(Oid::parse(oid).filter(|oid| oid.as_str().len() == 40)?);
+        for capability in capabilities.split_ascii_whitespace() {
+            match capability {
+                "side-band-64k" => banded = true,
+                "ofs-delta" => asked.ofs_delta = true,
+                "include-tag" => asked.include_tag = true,
+                "no-progress" => asked.progress = false,
+                "thin-pack" | "multi_ack" | "multi_ack_detailed" | "object-format=sha1" => {}
+                other if other.starts_with("agent=") => {}
+                _ => return None,
+            }
+        }
+    }
+    (at == wants.len() && banded && !asked.wants.is_empty()).then_some(asked)
+}
+
+/// Whether this line, right after the wants, says that the client has nothing.
+pub fn is_done(packet: Packet<'_>) -> bool {
+    packet.text() == Some(b"done")
+}
+
+/// Writes the advertisement of the first version, reference by reference.
+#[derive(Default)]
+pub struct FirstAdvertisement {
+    /// What HEAD names, for the capability `symref`.
+    head: Option<Vec<u8>>,
+    begun: bool,
+}
+
+impl FirstAdvertisement {
+    pub fn head(&mut self, out: &mut Vec<u8>, head: &Head) {
+        if let Head::Branch(name, Some(_)) = head {
+            self.head = Some(name.clone());
+        }
+        if let Head::Detached(oid) | Head::Branch(_, Some(oid)) = head {
+            self.line(out, oid, b"HEAD");
+        }
+    }
+
+    pub fn reference(&mut self, out: &mut Vec<u8>, reference: &Reference) {
+        self.line(out, &reference.oid, &reference.name);
+        if let Peeled::To(oid) = reference.peeled {
+            self.line(out, &oid, &[&reference.name, &b"^{}"[..]].concat());
+        }
+    }
+
+    /// The end; a repository without references says at least what it can do.
+    pub fn end(&mut self, out: &mut Vec<u8>) {
+        if !self.begun {
+            self.line(out, &[b'0'; 40], b"capabilities^{}");
+        }
+        out.extend_from_slice(pktline::FLUSH);
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>, oid: &Hex, name: &[u8]) {
+        let mut line = [&oid[..], b" ", name].concat();
+        if !std::mem::replace(&mut self.begun, true) {
+            line.extend_from_slice(
+                b"\0multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not \
+                deepen-relative no-progress include-tag multi_ack_detailed",
+            );
+            if let Some(head) = &self.head {
+                line.extend_from_slice(b" symref=HEAD:");
+                line.extend_from_slice(head);
+            }
+            line.extend_from_slice(
+                concat!(" object-format=sha1 filter agent=gitmesh/", env!("CARGO_PKG_VERSION")).as_bytes(),
+            );
+        }
+        line.push(b'\n');
+        pktline::encode(out, &line);
+    }
+}
+
 impl LsRefs {
     /// Whether HEAD is asked for.
     pub fn head(&self) -> bool {
@@ -252,15 +352,29 @@ mod tests {
     #[test]
     fn versions() {
         for (protocol, expected) in [
-            (Some("version=2"), true),
-            (Some("version=1:version=2"), true),
-            (Some("side=x:version=2"), true),
-            (Some("version=1"), false),
-            (Some("version=3:version=2"), false),
-            (Some(""), false),
-            (None, false),
+            (Some("version=2"), Version::Second),
+            (Some("version=1:version=2"), Version::Second),
+            (Some("side=x:version=2"), Version::Second),
+            (Some("version=1"), Version::Other),
+            (Some("version=3:version=2"), Version::Other),
+            (Some("version=x"), Version::Other),
+            (Some("version=0"), Version::First),
+            (Some(""), Version::First),
+            (None, Version::First),
         ] {
-            assert_eq!(asks_for_version_2(protocol), expected, "{protocol:?}");
+            assert_eq!(version(protocol), expected, "{protocol:?}");
+        }
+    }
+
+    #[test]
+    fn a_clone_in_the_first_version() {
+        let want = format!("want {} side-band-64k ofs-delta agent=git/2 no-progress\n", "a".repeat(40));
+        let more = format!("want {}\n", "b".repeat(40));
+        let asked = parse_first(&request(&[&want, &more])).expect("a clone");
+        assert!(is_done(Packet::Data(b"done\n")) && !is_done(Packet::Data(b"have x")) && !is_done(Packet::Flush));
+        assert_eq!((asked.wants.len(), asked.progress, asked.ofs_delta, asked.include_tag), (2, false, true, false));
+        for lines in [&[&more[..]][..], &[&want, "deepen 1"], &[&want.replace("ofs-delta", "filter")], &[]] {
+            assert_eq!(parse_first(&request(lines)), None, "{lines:?}");
         }
     }
 

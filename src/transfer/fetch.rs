@@ -1,9 +1,10 @@
-//! Fetches in protocol version 2 (gitprotocol-v2(5)): what is asked most is answered here, the rest by git.
+//! Fetches: what is asked most is answered here, the rest by git.
 //!
 //! Listing references costs no process. A clone's pack comes from git-pack-objects(1) itself, without git-upload-pack
-//! between it and us, and clones of one state share it (`git::packs`). Each other request is handed to a git of its own,
-//! which is how version 2 is meant to be served. Older protocols, archives and repositories with settings of their own
-//! about the protocol are served by git alone.
+//! between it and us, and clones of one state share it (`git::packs`). In protocol version 2 (gitprotocol-v2(5)) each
+//! other request is handed to a git of its own, which is how that version is meant to be served; in the first
+//! (gitprotocol-pack(5)) git takes over the conversation. Archives and repositories with settings of their own about
+//! the protocol are served by git alone.
 
 use std::io;
 use std::path::Path;
@@ -20,8 +21,9 @@ use crate::git::odb::{self, Peeler};
 use crate::git::packs::{Key, Pack, Use};
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::Serving;
-use crate::git::protocol::{self, Asked, Clone, LsRefs};
-use crate::git::refs::{Peeled, Snapshot, minimal};
+use crate::git::protocol::{self, Asked, Clone, FirstAdvertisement, LsRefs, Version};
+use crate::git::refs::{Head, Peeled, Reference, Snapshot, minimal};
+use crate::git::service::Service;
 use crate::repo::Repo;
 
 /// A request that is longer is not collected but streamed to git; ten thousand `have` lines fit.
@@ -59,7 +61,7 @@ impl From<io::Error> for Stop {
 impl Transfer {
     /// Whether [`Transfer::fetch`] may serve this session.
     pub(super) async fn fetches_here(&self, request: &Request, repo: &Repo) -> bool {
-        if !protocol::asks_for_version_2(request.protocol.as_deref()) {
+        if protocol::version(request.protocol.as_deref()) == Version::Other {
             return false;
         }
         let (dir, settings) = (repo.dir().to_owned(), self.git.settings().to_owned());
@@ -81,7 +83,11 @@ impl Transfer {
     ) -> Result<u32, Refusal> {
         let Streams { input, output, errors } = streams;
         let mut session = Session { transfer: self, request, repo, input: Reader::new(input), output, errors };
-        match session.run().await {
+        let ran = match protocol::version(request.protocol.as_deref()) {
+            Version::First => session.run_first().await,
+            _ => session.run().await,
+        };
+        match ran {
             Ok(code) => Ok(code),
             Err(Stop::Client(why)) => {
                 tracing::debug!(why, repo = %repo.name, "the client left in the middle of a fetch");
@@ -102,6 +108,49 @@ struct Session<'a, R, W, E> {
 }
 
 impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
+    /// The first version: one advertisement, one request.
+    async fn run_first(&mut self) -> Result<u32, Stop> {
+        let advertised = self.pieces(|dir, send| {
+            let mut advertisement = FirstAdvertisement::default();
+            let listed = list(dir, &[], send, |out, item| match item {
+                Item::Head(head) => advertisement.head(out, head),
+                Item::Reference(reference) => advertisement.reference(out, reference),
+                Item::End => advertisement.end(out),
+            });
+            listed.map(drop)
+        });
+        if !advertised.await? {
+            let git = self.transfer.git.serve(Service::UploadPack, self.repo.dir(), &[], &[]);
+            let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
+            return self.converse(git.map_err(|error| self.internal(&error))?, &[], More::ToEnd).await;
+        }
+        let mut asked = Vec::new();
+        let whole = self.read_request(&mut asked).await?;
+        if asked.is_empty() {
+            return Ok(0);
+        }
+        // A client that asks for less than everything waits for an answer before it says more.
+        let clone = if whole { protocol::parse_first(&asked) } else { None };
+        if let Some(clone) = clone
+            && let Some(next) = self.input.next().await?
+        {
+            let done = protocol::is_done(next);
+            append(&mut asked, next);
+            if done && let Some(code) = self.clone(clone, b"0008NAK\n").await? {
+                return Ok(code);
+            }
+        }
+        let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
+        let git = self.transfer.git.serve(Service::UploadPack, self.repo.dir(), &[], &[]);
+        let mut git = git.map_err(|error| self.internal(&error))?;
+        // What it advertises, the client knows from us; it says no more before it is asked.
+        if let Some(stdout) = &mut git.child.stdout {
+            let mut advertised = Reader::new(stdout);
+            while !matches!(advertised.next().await?, None | Some(Packet::Flush)) {}
+        }
+        self.converse(git, &asked, More::ToEnd).await
+    }
+
     async fn run(&mut self) -> Result<u32, Stop> {
         self.output.write_all(&protocol::advertisement()).await?;
         loop {
@@ -115,7 +164,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                     true => 0,
                     false => self.by_git(&asked, whole).await?,
                 },
-                Asked::Clone(clone) => match self.clone(clone).await? {
+                Asked::Clone(clone) => match self.clone(clone, PACKFILE).await? {
                     Some(code) => code,
                     None => self.by_git(&asked, whole).await?,
                 },
@@ -148,10 +197,26 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
 
     /// Lists references; false, with nothing said yet, when only git can.
     async fn ls_refs(&mut self, asked: LsRefs) -> Result<bool, Stop> {
+        self.pieces(move |dir, send| {
+            list(dir, &asked.prefixes, send, |out, item| match item {
+                Item::Head(head) if asked.head() => asked.write_head(out, head),
+                Item::Head(_) => {}
+                Item::Reference(reference) => asked.write(out, reference),
+                Item::End => out.extend_from_slice(pktline::FLUSH),
+            })
+        })
+        .await
+    }
+
+    /// Sends what `make` makes piece by piece; false when it failed with nothing said yet.
+    async fn pieces(
+        &mut self,
+        make: impl FnOnce(&Path, &mut dyn FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> + Send + 'static,
+    ) -> Result<bool, Stop> {
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(PIECES);
         let dir = self.repo.dir().to_owned();
         let listing = tokio::task::spawn_blocking(move || {
-            list(&dir, &asked, |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
+            make(&dir, &mut |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
         });
         let mut said = false;
         while let Some(piece) = pieces.recv().await {
@@ -164,7 +229,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 tracing::debug!(%error, repo = %self.repo.name, "references are listed by git");
                 Ok(false)
             }
-            Err(error) => Err(Stop::Ours(Refusal(self.transfer.internal(&error)))),
+            Err(error) => Err(self.internal(&error)),
         }
     }
 
@@ -172,7 +237,12 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     async fn by_git(&mut self, asked: &[u8], whole: bool) -> Result<u32, Stop> {
         let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
         let protocol = self.request.protocol.as_deref().unwrap_or_default();
-        let mut git = self.transfer.git.answer(self.repo.dir(), protocol).map_err(|error| self.internal(&error))?;
+        let git = self.transfer.git.answer(self.repo.dir(), protocol).map_err(|error| self.internal(&error))?;
+        self.converse(git, asked, if whole { More::Nothing } else { More::ToFlush }).await
+    }
+
+    /// Gives git what has been read and what follows, and the client what git says, until git ends.
+    async fn converse(&mut self, mut git: Serving, asked: &[u8], more: More) -> Result<u32, Stop> {
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
             (git.child.stdin.take(), git.child.stdout.take(), git.child.stderr.take())
         else {
@@ -183,16 +253,21 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             // A git that has ended needs no more of the request; what it said tells why.
             let mut listens = stdin.write_all(asked).await.is_ok();
             let mut packets = Vec::new();
-            let mut ended = whole;
-            while !ended {
+            let mut ended = more == More::Nothing;
+            while listens && !ended {
                 let Some(packet) = input.next().await? else { break };
-                ended = append(&mut packets, packet);
-                if ended || packets.len() >= CHUNK {
-                    listens = listens && stdin.write_all(&packets).await.is_ok();
+                let flush = append(&mut packets, packet);
+                ended = flush && more == More::ToFlush;
+                if flush || more == More::ToEnd || packets.len() >= CHUNK {
+                    listens = stdin.write_all(&packets).await.is_ok();
                     packets.clear();
                 }
             }
             drop(stdin);
+            if more == More::ToEnd {
+                // Only git's end ends the conversation.
+                std::future::pending::<()>().await;
+            }
             Ok::<_, Stop>(())
         };
         let from_git = async {
@@ -206,17 +281,24 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             }
         };
         let messages = async { tokio::io::copy(&mut stderr, errors).await.map(drop).map_err(Stop::from) };
-        tokio::try_join!(to_git, from_git, messages)?;
+        if more == More::ToEnd {
+            tokio::select! {
+                asked = to_git => asked?,
+                said = async { tokio::try_join!(from_git, messages) } => drop(said?),
+            }
+        } else {
+            tokio::try_join!(to_git, from_git, messages)?;
+        }
         Ok(exit_code(git.child.wait().await?))
     }
 
     /// Sends everything that the wants reach; `None`, with nothing said yet, when git has to say why it cannot be.
-    async fn clone(&mut self, asked: Clone) -> Result<Option<u32>, Stop> {
+    async fn clone(&mut self, asked: Clone, head: &[u8]) -> Result<Option<u32>, Stop> {
         let (dir, name) = (self.repo.dir().to_owned(), self.repo.name.clone());
         let looking = tokio::task::spawn_blocking(move || look(&dir, name.as_str(), asked));
         let looked = looking.await.map_err(|error| self.internal(&error))?;
         let Ok(Some(Looked { asked, key, expected })) = looked else { return Ok(None) };
-        self.output.write_all(PACKFILE).await?;
+        self.output.write_all(head).await?;
         let sent = match self.transfer.packs.request(key, expected) {
             Use::Read(pack) => self.send_shared(pack).await?,
             Use::Fill(filling, pack) => {
@@ -342,15 +424,34 @@ async fn feed(git: &mut Serving, input: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Hands the listing of a repository to `send`, in pieces; the last one ends with the flush. Blocks.
-fn list(dir: &Path, asked: &LsRefs, mut send: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
-    let prefixes = minimal(&asked.prefixes);
+/// How much of what the client still says is for git.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum More {
+    Nothing,
+    ToFlush,
+    ToEnd,
+}
+
+/// A step of a listing.
+enum Item<'a> {
+    Head(&'a Head),
+    Reference(&'a Reference),
+    End,
+}
+
+/// Lists the references below the prefixes, HEAD first, and hands what `write` makes of them to `send` in pieces.
+/// Blocks.
+fn list(
+    dir: &Path,
+    prefixes: &[Vec<u8>],
+    send: &mut dyn FnMut(Vec<u8>) -> io::Result<()>,
+    mut write: impl FnMut(&mut Vec<u8>, Item<'_>),
+) -> io::Result<()> {
+    let prefixes = minimal(prefixes);
     let snapshot = Snapshot::read(dir, &prefixes)?;
     let mut out = Vec::new();
-    if asked.head()
-        && let Some(head) = snapshot.head()?
-    {
-        asked.write_head(&mut out, &head);
+    if let Some(head) = snapshot.head()? {
+        write(&mut out, Item::Head(&head));
     }
     let mut peeler = None;
     snapshot.list(&prefixes, |mut reference| {
@@ -359,17 +460,17 @@ fn list(dir: &Path, asked: &LsRefs, mut send: impl FnMut(Vec<u8>) -> io::Result<
             return Ok(());
         }
         // git lets nothing but commits into refs/heads.
-        if asked.peel && reference.peeled == Peeled::Unknown && !reference.name.starts_with(b"refs/heads/") {
+        if reference.peeled == Peeled::Unknown && !reference.name.starts_with(b"refs/heads/") {
             if peeler.is_none() {
                 peeler = Some(Peeler::open(dir).map_err(io::Error::other)?);
             }
             let peeled = peeler.as_ref().and_then(|peeler| peeler.peel(&reference.oid));
             reference.peeled = peeled.map_or(Peeled::Itself, Peeled::To);
         }
-        asked.write(&mut out, &reference);
+        write(&mut out, Item::Reference(&reference));
         if out.len() >= CHUNK { send(std::mem::take(&mut out)) } else { Ok(()) }
     })?;
-    out.extend_from_slice(pktline::FLUSH);
+    write(&mut out, Item::End);
     send(out)
 }
 
