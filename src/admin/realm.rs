@@ -131,7 +131,7 @@ impl Live {
     }
 
     /// A repository on disk, as far as its creator tells what is configured for it.
-    fn facts_of<'a>(&'a self, repo: &'a RepoName, creator: Option<&'a UserName>) -> Facts<'a> {
+    pub(super) fn facts_of<'a>(&'a self, repo: &'a RepoName, creator: Option<&'a UserName>) -> Facts<'a> {
         Facts { creator: creator.map(UserName::as_str), ..Facts::existing(self.in_rules(repo)) }
     }
 
@@ -173,11 +173,6 @@ impl Live {
     /// The place of a repository as seen from this node.
     pub fn place(&self, repo: &RepoName, creator: Option<&UserName>) -> Mirror {
         self.policy.mirror(&self.facts_of(repo, creator), &self.node)
-    }
-
-    /// git config and options of a repository, by full key.
-    pub fn config(&self, repo: &RepoName, creator: Option<&UserName>) -> BTreeMap<String, String> {
-        self.policy.config(&self.facts_of(repo, creator))
     }
 
     /// Repositories that the configuration names, by the names they have on disk.

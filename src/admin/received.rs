@@ -18,6 +18,11 @@ use super::realm::Live;
 const DESCRIPTION: &str = "gitweb.description";
 
 impl Live {
+    /// git config and options of a repository, by full key.
+    pub fn config(&self, repo: &RepoName, creator: Option<&UserName>) -> BTreeMap<String, String> {
+        self.policy.config(&self.facts_of(repo, creator))
+    }
+
     /// git config of a repository here by full key, with what its master has said if it is a copy.
     pub(super) fn config_with(
         &self,
