@@ -171,6 +171,11 @@ fn config_and_options() {
     --> conf/gitmesh.conf
      |
     help: letters, digits and '-_.' make a node's name; blanks stand between several
+
+    warning[W0307]: 'testing' has copies and no master, so nobody can write to it
+    --> conf/gitmesh.conf
+     |
+    help: add: option mirror.master = NODE
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
 }

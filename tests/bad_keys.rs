@@ -124,8 +124,11 @@ fn keys_of_somebody_else() {
     insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &own)), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0305]: the key of user 'bob' is the identity of node 'server1'
-    --> keydir/bob.pub:1
-     |
+     --> keydir/bob.pub:1:1
+      |
+    1 | ssh-ed25519 AAAAKEY server1
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
     help: give 'bob' a key of their own; whoever holds this one counts as the node
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
@@ -135,8 +138,11 @@ fn keys_of_somebody_else() {
     insta::assert_snapshot!(refused(&world, &node, |c| c.file("keydir/bob.pub", &peer)), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0305]: the key of user 'bob' is the identity of node 'server2'
-    --> keydir/bob.pub:1
-     |
+     --> keydir/bob.pub:1:1
+      |
+    1 | ssh-ed25519 AAAAKEY server2
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
     help: give 'bob' a key of their own; whoever holds this one counts as the node
      ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
     "#);
