@@ -5,7 +5,7 @@
 //! right that was taken away is gone at once; then missing repositories are created and git's config is written,
 //! where they differ from before only.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,8 +104,8 @@ pub enum ReloadError {
 pub struct Applied {
     pub generation: u64,
     pub created: Vec<RepoName>,
-    /// Repositories whose git config or description was written.
-    pub configured: usize,
+    /// Existing repositories whose git config, description or roles were written.
+    pub configured: Vec<RepoName>,
     /// What could not be done, one sentence each, for the operator; it is tried again by the next activation.
     pub problems: Vec<String>,
 }
@@ -354,18 +354,16 @@ impl Work<'_> {
         };
         let here = |repo: &&&RepoName| live.place(repo, None).mode != Mode::NotHere;
         let wanted: Vec<&RepoName> = missing.iter().filter(here).copied().collect();
-        let (configured, troubles) = (Cell::new(0), RefCell::new(Vec::new()));
+        let troubles = RefCell::new(Vec::new());
         let made = self.store.create_all(&wanted, &|repo, dir| {
             let owned = owned(repo);
             owned.write(dir)?;
-            match configure(dir, &live.config(repo, owned.creator.as_ref())) {
-                Ok(changed) => configured.set(configured.get() + usize::from(changed)),
+            if let Err(error) = configure(dir, &live.config(repo, owned.creator.as_ref())) {
                 // A setting that git does not accept is no reason to be without the repository.
-                Err(error) => troubles.borrow_mut().push(format!("configure repository {repo}: {error}")),
+                troubles.borrow_mut().push(format!("configure repository {repo}: {error}"));
             }
             Ok(())
         });
-        self.applied.configured += configured.get();
         self.applied.problems.extend(troubles.into_inner());
         for (repo, made) in wanted.into_iter().zip(made) {
             match made {
@@ -382,8 +380,10 @@ impl Work<'_> {
             let roles = Some(template.roles.clone());
             if roles != disk.roles && self.live.place(repo, disk.creator.as_ref()).mode != Mode::NotHere {
                 let written = Ownership { creator: None, roles }.write(&self.store.dir(repo));
-                let problem = written.err().map(|error| format!("write the roles of {repo}: {error}"));
-                self.applied.problems.extend(problem);
+                match written {
+                    Ok(()) => self.applied.configured.push(repo.clone()),
+                    Err(error) => self.applied.problems.push(format!("write the roles of {repo}: {error}")),
+                }
             }
         }
         self.configure(repo);
@@ -405,7 +405,7 @@ impl Work<'_> {
 
     fn write(&mut self, repo: &RepoName, wanted: &BTreeMap<String, String>) {
         match configure(&self.store.dir(repo), wanted) {
-            Ok(changed) => self.applied.configured += usize::from(changed),
+            Ok(changed) => self.applied.configured.extend(changed.then(|| repo.clone())),
             Err(error) => self.applied.problems.push(format!("configure repository {repo}: {error}")),
         }
     }
@@ -510,7 +510,7 @@ mod tests {
     fn git_config_is_written_and_taken_back() {
         let node = Node::with("repo testing\n RW = @all\n config foo.bar = one\n desc = a test\n option x = y");
         let (mut activator, _, applied) = node.run();
-        assert_eq!(applied.configured, 1);
+        assert_eq!(applied.configured, [], "it was made so");
         assert!(config(&node, "testing").contains("foo.bar=one\n"));
         assert!(!config(&node, "testing").contains("gitolite-options"));
         let dir = node.store.dir(&repo("testing"));
@@ -518,13 +518,13 @@ mod tests {
         odb::write_config(&dir, &BTreeMap::from([("by.hand", Some("kept"))])).unwrap();
 
         node.commit_conf("repo testing\n RW = @all\n config foo.bar = two");
-        assert_eq!(activator.reload(None).unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, [repo("testing")]);
         assert!(config(&node, "testing").contains("foo.bar=two\n"));
         node.commit_conf("repo testing\n RW = @all");
-        assert_eq!(activator.reload(None).unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, [repo("testing")]);
         assert!(!config(&node, "testing").contains("foo.bar"));
         assert!(config(&node, "testing").contains("by.hand=kept\n"));
-        assert_eq!(activator.reload(None).unwrap().configured, 0, "nothing changed, nothing is touched");
+        assert_eq!(activator.reload(None).unwrap().configured, [], "nothing changed, nothing is touched");
     }
 
     #[test]

@@ -413,7 +413,7 @@ mod tests {
         let (mut activator, realm, _) = node.run();
         realm.create(&actor(&realm, 2), &repo("pub/bob/x")).unwrap();
         node.commit_conf(&WILD.replace("foo.owner = %GL_CREATOR", "foo.owner = %GL_CREATOR-2"));
-        assert_eq!(activator.reload(None).unwrap().configured, 1);
+        assert_eq!(activator.reload(None).unwrap().configured, [repo("pub/bob/x")]);
         let config = std::fs::read_to_string(node.store.dir(&repo("pub/bob/x")).join("config")).unwrap();
         assert!(config.contains("owner = bob-2"), "{config}");
     }

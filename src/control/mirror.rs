@@ -8,7 +8,6 @@ use tokio::time::timeout;
 use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
-use crate::git::objects;
 use crate::mirror::{MESSAGE_MAX, Order};
 use crate::model::{Actor, HostName, RepoName};
 use crate::repo::Metadata;
@@ -129,10 +128,10 @@ impl Control {
             repos.iter().filter(|r| matches!(self.cluster.locate(r), Place::There { master, .. } if master == *peer))
         {
             let Some(dir) = self.store.open_as_daemon(repo) else { continue };
-            match objects::read_refs(&dir) {
+            match self.store.digest(repo) {
                 Ok(refs) => {
                     let owned = self.store.ownership(repo).unwrap_or_default();
-                    let mut digest = owned.seal(refs.digest());
+                    let mut digest = owned.seal(refs);
                     if version == "version=2" {
                         digest = Metadata::received(&dir).seal(digest);
                     }

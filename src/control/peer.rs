@@ -363,7 +363,11 @@ impl Control {
             .and_then(|()| newcomer.write(data).map_err(|error| error.to_string()))
             .and_then(|made| match made.news {
                 News::Nothing => Ok(()),
-                _ => self.peering.admin.reload().map(drop).map_err(|error| format!("{error:#}")),
+                _ => {
+                    let applied = self.peering.admin.reload().map_err(|error| format!("{error:#}"))?;
+                    self.mirror.mark_all(&applied.configured);
+                    Ok(())
+                }
             });
         if let Err(error) = written {
             tracing::error!(error, peer = %name, "a newcomer could not be written down");

@@ -137,7 +137,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             Ok(())
         }
     });
-    rest.spawn(look_after(admin.clone(), store, house.clone()));
+    rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
     top.spawn(door.run(doors.clone()));
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
@@ -204,16 +204,21 @@ async fn all(set: &mut JoinSet<std::io::Result<()>>) {
 /// What needs a look at every repository, in the background, since users need not wait for it: what was removed by hand
 /// is made again; locks that a killed git of an earlier run left behind go, now, and once more when those that were too
 /// young the first time have aged.
-async fn look_after(admin: Admin, store: Store, stop: CancellationToken) -> std::io::Result<()> {
-    tokio::task::spawn_blocking(move || admin.look_after()).await.map_err(std::io::Error::other)?;
+async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: CancellationToken) -> std::io::Result<()> {
+    let looked = tokio::task::spawn_blocking(move || admin.look_after()).await.map_err(std::io::Error::other)?;
+    mirror.mark_all(&looked.configured);
     for wait in [Duration::ZERO, Duration::from_secs(15)] {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(wait) => {}
         }
-        let store = store.clone();
+        let (store, stop) = (store.clone(), stop.clone());
         let swept = tokio::task::spawn_blocking(move || {
             for name in store.list()? {
+                // The process cannot end before this thread does.
+                if stop.is_cancelled() {
+                    break;
+                }
                 let Some(dir) = store.open_as_daemon(&name) else { continue };
                 let removed = repo::remove_stale_locks(&dir, std::time::SystemTime::now())?;
                 if !removed.is_empty() {

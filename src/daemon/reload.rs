@@ -40,7 +40,10 @@ impl Running {
         let admin = self.admin.clone();
         let done = tokio::task::spawn_blocking(move || admin.reload()).await;
         match done.map_err(anyhow::Error::from).and_then(|r| r.map_err(anyhow::Error::from)) {
-            Ok(_) => tracing::info!(why, "reloaded"),
+            Ok(applied) => {
+                self.mirror.mark_all(&applied.configured);
+                tracing::info!(why, "reloaded");
+            }
             Err(error) => {
                 tracing::error!(
                     why,

@@ -7,8 +7,8 @@
 //! people, `notice` what they are told, `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped, `wait` their waiting, `journal` what happened.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
-//! a restart, because all copies are compared when we start, when a link comes up, when the configuration changes and
-//! every so often; one slow or dead peer delays no other. Never: decides who is master, or writes a repository here.
+//! a restart, because all copies are compared when we start, when a link comes up and every so often, and after a change
+//! of the configuration those that it touches; one slow or dead peer delays no other. Never: decides who is master, or writes a repository here.
 
 mod config;
 mod deliver;
@@ -52,6 +52,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Place};
+use crate::git::objects::ObjectsError;
 use crate::git::process::Git;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
@@ -167,6 +168,18 @@ struct Answer {
 
 type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
 
+/// What is compared after a look at which repositories are mastered here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    All,
+    /// Copies that were not known before: a new configuration makes no other copy differ but those that
+    /// [`Mirror::mark_all`] is told of.
+    Fresh,
+}
+
+/// More copies than this are compared by one question to their peer, instead of by a push each.
+const MARKED_SINGLY: usize = 32;
+
 /// What mirroring asks of the rooms below; functions, so that tests need no configuration.
 struct World {
     /// This node's name.
@@ -175,6 +188,7 @@ struct World {
     dir: Ask<Option<PathBuf>>,
     ownership: Ask<Option<Ownership>>,
     metadata: Ask<Metadata>,
+    digest: Ask<Result<String, ObjectsError>>,
     list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
 }
 
@@ -213,7 +227,7 @@ impl Mirror {
         links: Links,
         state: &Path,
     ) -> std::io::Result<Self> {
-        let described = store.clone();
+        let (described, compared) = (store.clone(), store.clone());
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
             node: cluster.host().clone(),
@@ -221,6 +235,7 @@ impl Mirror {
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
             ownership: Box::new(move |repo| owners.ownership(repo)),
             metadata: Box::new(move |repo| described.metadata(repo)),
+            digest: Box::new(move |repo| compared.digest(repo)),
             list: Box::new(move || store.list()),
         };
         Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })
@@ -229,6 +244,11 @@ impl Mirror {
     /// A push landed, so all copies may be behind. Never blocks; a thousand calls are as good as one.
     pub fn mark(&self, repo: &RepoName) {
         self.inner.mark(repo);
+    }
+
+    /// Settings of these repositories were written, so all their copies may be behind. Never blocks.
+    pub fn mark_all(&self, repos: &[RepoName]) {
+        self.inner.mark_all(repos);
     }
 
     /// Makes the copy on `peer` equal now, by hand: no pause after a failure is waited for, and the attempt begins
@@ -403,6 +423,14 @@ impl Inner {
         }
     }
 
+    fn mark_all(&self, repos: &[RepoName]) {
+        if repos.len() > MARKED_SINGLY {
+            self.lanes().values().for_each(|lane| lane.compare());
+        } else {
+            repos.iter().for_each(|repo| self.mark(repo));
+        }
+    }
+
     async fn push_now(&self, repo: &RepoName, peer: &HostName, deadline: Duration) -> Result<Report, MirrorError> {
         self.push_with(repo, peer, Order::Usual, deadline).await
     }
@@ -428,8 +456,8 @@ impl Inner {
         }
     }
 
-    /// Looks which repositories are mastered here and has all their copies compared.
-    async fn look_around(self: &Arc<Self>) {
+    /// Looks which repositories are mastered here and has their copies compared.
+    async fn look_around(self: &Arc<Self>, look: Look) {
         let this = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let mut assigned = Assigned::default();
@@ -457,10 +485,25 @@ impl Inner {
             self.board().keep_only(&assigned, &pauses, Moment::now());
         }
         self.waits.ring_all();
-        *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = assigned.clone();
+        let before = {
+            let mut known = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, assigned.clone())
+        };
+        let mut marked = std::collections::BTreeSet::new();
         for peer in assigned.repos.keys() {
-            self.lane(peer).compare();
+            let lane = self.lane(peer);
+            let fresh: Vec<_> = assigned.fresh(&before, peer).take(MARKED_SINGLY + 1).collect();
+            // What is pushed by hand is compared and not pushed.
+            let by_hand = fresh.iter().any(|repo| assigned.is_manual(peer, repo));
+            if look == Look::All || fresh.len() > MARKED_SINGLY || by_hand {
+                lane.compare();
+            } else {
+                // A copy that fails may have waited for this configuration.
+                lane.hurry();
+                marked.extend(fresh);
+            }
         }
+        marked.into_iter().for_each(|repo| self.mark(repo));
     }
 
     fn assigned(&self) -> Arc<Assigned> {
@@ -475,7 +518,8 @@ impl Inner {
         for way in [Way::Command, Way::Webhook] {
             tasks.spawn(notify::run(self.clone(), way, stop.clone()));
         }
-        self.look_around().await;
+        let mut looked = tokio::time::Instant::now();
+        self.look_around(Look::All).await;
         tasks.spawn(heartbeat::run(self.clone(), stop.clone()));
         loop {
             let lanes: Vec<_> = self.lanes().values().cloned().collect();
@@ -487,9 +531,12 @@ impl Inner {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.lane_added.notified() => {}
-                () = changed() => self.look_around().await,
-                Ok(()) = peers.changed() => self.look_around().await,
-                () = tokio::time::sleep(self.config().verify) => self.look_around().await,
+                () = changed() => self.look_around(Look::Fresh).await,
+                Ok(()) = peers.changed() => self.look_around(Look::All).await,
+                () = tokio::time::sleep_until(looked + self.config().verify) => {
+                    looked = tokio::time::Instant::now();
+                    self.look_around(Look::All).await;
+                }
                 Some(ended) = tasks.join_next() => propagate_panic(ended),
             }
         }

@@ -180,6 +180,13 @@ impl<W> Queue<W> {
         self.scan.wanted = true;
     }
 
+    /// All copies are to be compared again, at `at`.
+    pub(super) fn want_scan_at(&mut self, at: Instant) {
+        if !self.scan.wanted {
+            (self.scan.wanted, self.scan.not_before) = (true, Some(at));
+        }
+    }
+
     /// A new link is up: a comparison under way goes over it, or fails with the old one and comes again.
     pub(super) fn want_scan_of_new_link(&mut self) {
         self.scan.wanted |= !self.scan.running;
@@ -295,7 +302,7 @@ impl<W> Queue<W> {
                 link_try
             }
             Outcome::Done | Outcome::Dropped | Outcome::Waits => {
-                self.scan.failures = 0;
+                (self.scan.failures, self.scan.not_before) = (0, None);
                 None
             }
         }

@@ -83,6 +83,14 @@ impl Assigned {
     pub(super) fn is_manual(&self, peer: &HostName, repo: &RepoName) -> bool {
         !self.by_hand.is_empty() && self.by_hand.contains(&(peer.clone(), repo.clone()))
     }
+
+    /// The peer's copies that were not there before, or are kept in another way.
+    pub(super) fn fresh<'a>(&'a self, before: &'a Self, peer: &'a HostName) -> impl Iterator<Item = &'a RepoName> {
+        let known = before.of(peer);
+        self.of(peer).iter().filter(move |repo| {
+            known.binary_search(repo).is_err() || before.is_manual(peer, repo) != self.is_manual(peer, repo)
+        })
+    }
 }
 
 /// A failure that is going on.

@@ -124,7 +124,7 @@ impl Mesh {
     }
 
     pub(super) fn inner(home: &TempDir, links: Links) -> Arc<Inner> {
-        let (root, listed) = (home.path().join("ours"), home.path().join("ours"));
+        let [root, listed, read] = [(); 3].map(|()| home.path().join("ours"));
         let world = World {
             node: HostName::new("server1").unwrap(),
             locate: Box::new(|_| Place::Here {
@@ -134,6 +134,7 @@ impl Mesh {
             dir: Box::new(move |repo| Some(bare(&root, repo.as_str())).filter(|dir| dir.exists())),
             ownership: Box::new(|_| None),
             metadata: Box::new(|_| Metadata::default()),
+            digest: Box::new(move |repo| Ok(read_refs(&bare(&read, repo.as_str()))?.digest())),
             list: Box::new(move || {
                 let entries = std::fs::read_dir(&listed)?.map(|e| e.map(|e| e.file_name().into_string().unwrap()));
                 entries.map(|name| Ok(repo(name?.trim_end_matches(".git")))).collect()
@@ -178,6 +179,15 @@ impl Mesh {
         };
         if timeout(SOON, met).await.is_err() {
             panic!("not in time: {what}; {:?}", self.inner.board().list(Moment::now()));
+        }
+    }
+
+    /// The comparisons at the start and of the new link are over when the worker has come round some more times.
+    async fn settle(&self) {
+        for _ in 0..5 {
+            self.push("a");
+            self.in_step("a").await;
+            self.until("idle", |mesh| mesh.inner.lane(&server2()).is_idle()).await;
         }
     }
 
@@ -285,7 +295,7 @@ async fn a_peer_of_another_version_says_so_and_an_unknown_one_is_told_how_to_add
     let mesh = Mesh::start(&[]).await;
     std::fs::write(mesh.theirs("old"), "").unwrap();
     git_in(mesh.home.path(), &["init", "-q", "--bare", "-b", "trunk", mesh.ours("a").to_str().unwrap()]);
-    mesh.inner.look_around().await;
+    mesh.inner.look_around(Look::All).await;
     let told = |mesh: &Mesh| matches!(mesh.state("a"), Some(State::Failing { error, .. }) if error.contains("not spoken here"));
     mesh.until("the version is told", told).await;
     mesh.push("a");
@@ -313,5 +323,46 @@ async fn a_push_waits_for_no_timer() {
     }
     println!("fastest mirror push: {fastest:?}");
     assert!(fastest < Duration::from_millis(500), "{fastest:?}");
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_new_configuration_has_only_new_copies_looked_at() {
+    let mesh = Mesh::start(&["a"]).await;
+    mesh.settle().await;
+    // Behind our back, so that only a comparison could find it.
+    mesh.land("a");
+    git_in(mesh.home.path(), &["init", "-q", "--bare", "-b", "trunk", mesh.ours("b").to_str().unwrap()]);
+    mesh.land("b");
+    let before = mesh.pushes.load(Ordering::SeqCst);
+    mesh.inner.look_around(Look::Fresh).await;
+    mesh.in_step("b").await;
+    mesh.inner.look_around(Look::Fresh).await;
+    assert_eq!(mesh.pushes.load(Ordering::SeqCst), before + 1);
+    mesh.inner.look_around(Look::All).await;
+    mesh.until("all are compared", |mesh| mesh.pushes.load(Ordering::SeqCst) == before + 2).await;
+    mesh.in_step("a").await;
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn copies_that_the_peer_is_making_itself_cost_no_push() {
+    let mesh = Mesh::start(&["a"]).await;
+    mesh.settle().await;
+    let before = mesh.pushes.load(Ordering::SeqCst);
+    let names: Vec<String> = (0..=MARKED_SINGLY).map(|n| format!("new{n}")).collect();
+    // By rename, as repositories come into being.
+    let make = |dir: PathBuf| {
+        let making = mesh.home.path().join("making");
+        git_in(mesh.home.path(), &["init", "-q", "--bare", "-b", "trunk", making.to_str().unwrap()]);
+        std::fs::rename(making, dir).unwrap();
+    };
+    names.iter().for_each(|name| make(mesh.ours(name)));
+    mesh.inner.look_around(Look::Fresh).await;
+    mesh.until("seen", |mesh| matches!(mesh.state("new0"), Some(State::Missing { .. }))).await;
+    names.iter().for_each(|name| make(mesh.theirs(&format!("{name}.git"))));
+    let equal = |mesh: &Mesh| names.iter().all(|name| mesh.state(name) == Some(State::InStep));
+    mesh.until("equal", equal).await;
+    assert_eq!(mesh.pushes.load(Ordering::SeqCst), before);
     mesh.end().await;
 }

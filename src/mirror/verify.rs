@@ -112,7 +112,7 @@ impl Inner {
                 Ok(theirs) => {
                     let shown = match theirs.of.get(repo) {
                         None => Shown::Missing,
-                        Some(digest) if equals(self, repo, digest, theirs.version).await => Shown::Equal,
+                        Some(digest) if self.equals(repo, digest, theirs.version).await => Shown::Equal,
                         Some(_) => Shown::Differs,
                     };
                     self.compared(&self.lane(peer), repo, shown, began);
@@ -128,6 +128,12 @@ impl Inner {
         }
         all.sort_by(|a, b| a.repo.cmp(&b.repo));
         all
+    }
+
+    async fn equals(self: &Arc<Self>, repo: &RepoName, digest: &str, version: u32) -> bool {
+        let (this, repo, digest) = (self.clone(), repo.clone(), digest.to_owned());
+        let comparing = tokio::task::spawn_blocking(move || equals(&this, &repo, &digest, version));
+        comparing.await.expect("comparing does not panic, and is not cancelled")
     }
 
     async fn verify_objects(&self, repo: &RepoName, peer: &HostName) -> Verdict {

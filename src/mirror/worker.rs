@@ -1,6 +1,7 @@
 //! One peer's worker: takes what is due, pushes or compares, records, backs off.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::deliver::{self, check};
 use super::queue::{Backoff, Queue, Work};
 use super::settle::{Attempt, Shown, compared, settle, settle_scan};
-use super::state::Moment;
-use super::{Answer, Inner, MirrorError, Report, propagate_panic};
+use super::state::{Input, Moment};
+use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, propagate_panic};
 use crate::git::objects::{ObjectsError, RefState, read_refs};
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
@@ -28,16 +29,23 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long a command may take to end after it has said everything.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Copies that a peer lacks, and that are empty here, are looked for so many times before they are pushed, and
+/// after each time so long, twice as long and so on: about a minute.
+const PATIENT_LOOKS: u32 = 6;
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// One peer's queue and the bell of its worker.
 pub(super) struct Lane {
     pub peer: HostName,
     queue: Mutex<Queue<Answer>>,
     bell: Notify,
+    /// Comparisons in a row after which empty copies were waited for.
+    patient: AtomicU32,
 }
 
 impl Lane {
     pub(super) fn new(peer: HostName, queue: Queue<Answer>) -> Self {
-        Self { peer, queue: Mutex::new(queue), bell: Notify::new() }
+        Self { peer, queue: Mutex::new(queue), bell: Notify::new(), patient: AtomicU32::new(0) }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<Answer>> {
@@ -69,6 +77,11 @@ impl Lane {
     /// See [`Queue::length`].
     pub(super) fn length(&self) -> (usize, usize) {
         self.queue().length()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.length() == (0, 0) && !self.queue().scan_is_due()
     }
 
     /// Ends all pauses.
@@ -107,8 +120,14 @@ impl Inner {
 
 /// What a task has done.
 enum Done {
-    Pushed { repo: RepoName, answers: Vec<Answer>, began: Moment, result: Result<Report, MirrorError> },
-    Scanned(Result<(), MirrorError>),
+    Pushed {
+        repo: RepoName,
+        answers: Vec<Answer>,
+        began: Moment,
+        result: Result<Report, MirrorError>,
+    },
+    /// With the pause after which it is done again, if it is not at its end.
+    Scanned(Result<Option<Duration>, MirrorError>),
 }
 
 /// Serves the lane until `stop`, and returns when its tasks have ended.
@@ -188,7 +207,15 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
                 drop(answer.reply.send(result.clone()));
             }
         }
-        Done::Scanned(result) => settle_scan(&mut lane.queue(), &mut inner.board(), peer, result, now, dice),
+        Done::Scanned(result) => {
+            let (again, result) = match result {
+                Ok(again) => (again, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let mut queue = lane.queue();
+            settle_scan(&mut queue, &mut inner.board(), peer, result, now, dice);
+            again.into_iter().for_each(|pause| queue.want_scan_at(now.mono + pause));
+        }
     }
 }
 
@@ -202,27 +229,61 @@ pub(super) async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, O
 }
 
 /// Compares all of the peer's copies with what is here and marks those that differ.
-async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<(), MirrorError> {
+///
+/// Many that are missing there and empty here were most likely made by a configuration that the peer is carrying out
+/// at this moment: they are looked for again, since a push of each would cost a hundred times as much.
+async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, MirrorError> {
     let (peer, began, assigned) = (&lane.peer, Moment::now(), inner.assigned());
     let repos = assigned.of(peer);
     if repos.is_empty() || inner.pauses().of_peer(peer).is_some() {
-        return Ok(()); // not worth a connection
+        return Ok(None); // not worth a connection
     }
     let limit = inner.config().timeout;
     let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
     inner.board().link_works(peer, Moment::now());
-    for repo in repos {
-        if (inner.world.dir)(repo).is_none() {
-            continue;
+    let (this, these) = (inner.clone(), assigned.clone());
+    let comparing = tokio::task::spawn_blocking({
+        let peer = peer.clone();
+        move || compare_all(&this, these.of(&peer), &theirs)
+    });
+    let (shown, young) = comparing.await.expect("comparing does not panic, and is not cancelled");
+    for (repo, shown) in shown {
+        inner.compared(lane, &repo, shown, began);
+    }
+    let looks = lane.patient.load(Ordering::Relaxed);
+    if young.len() > MARKED_SINGLY && looks < PATIENT_LOOKS {
+        lane.patient.store(looks + 1, Ordering::Relaxed);
+        for repo in &young {
+            inner.board().apply(repo, peer, Input::Differs { missing: true }, began);
         }
+        return Ok(Some(PATIENCE * (1 << looks)));
+    }
+    lane.patient.store(0, Ordering::Relaxed);
+    young.iter().for_each(|repo| inner.compared(lane, repo, Shown::Missing, began));
+    Ok(None)
+}
+
+/// How each of the repositories that are here is there; and those that are missing there and empty here.
+fn compare_all(inner: &Inner, repos: &[RepoName], theirs: &Digests) -> (Vec<(RepoName, Shown)>, Vec<RepoName>) {
+    let (mut all, mut young) = (Vec::with_capacity(repos.len()), Vec::new());
+    for repo in repos {
+        let Some(dir) = (inner.world.dir)(repo) else { continue };
         let shown = match theirs.of.get(repo) {
+            None if has_no_refs(&dir) => {
+                young.push(repo.clone());
+                continue;
+            }
             None => Shown::Missing,
-            Some(digest) if equals(inner, repo, digest, theirs.version).await => Shown::Equal,
+            Some(digest) if equals(inner, repo, digest, theirs.version) => Shown::Equal,
             Some(_) => Shown::Differs,
         };
-        inner.compared(lane, repo, shown, began);
+        all.push((repo.clone(), shown));
     }
-    Ok(())
+    (all, young)
+}
+
+fn has_no_refs(dir: &std::path::Path) -> bool {
+    read_refs(dir).is_ok_and(|refs| refs.refs.is_empty() && refs.detached.is_none())
 }
 
 /// What a peer says of its copies.
@@ -233,12 +294,11 @@ pub(super) struct Digests {
 }
 
 /// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
-/// this repository alone.
-pub(super) async fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
-    let Some(dir) = (inner.world.dir)(repo) else { return false };
+/// this repository alone. Blocks.
+pub(super) fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    let Ok(ours) = blocking_refs(dir).await else { return false };
-    let ours = owned.seal(ours.digest());
+    let Ok(ours) = (inner.world.digest)(repo) else { return false };
+    let ours = owned.seal(ours);
     digest == if version == 1 { ours } else { (inner.world.metadata)(repo).seal(ours) }
 }
 

@@ -4,6 +4,7 @@
 //! a path under the repository root; creation is atomic, so a half-made repository is never seen. Never: doors,
 //! peers, or who is master.
 
+mod digests;
 mod locks;
 mod lost;
 mod metadata;

@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::digests::Digests;
 use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
-use crate::git::objects;
+use crate::git::objects::{self, ObjectsError};
 use crate::model::{RepoName, UserName};
 use crate::policy::Grant;
 
@@ -25,6 +26,7 @@ pub struct Store {
     root: Arc<Path>,
     /// The file with our git settings, which each repository's own configuration includes.
     settings: Arc<Path>,
+    digests: Arc<Digests>,
 }
 
 /// A repository that may be used: proof that a grant was shown.
@@ -51,7 +53,7 @@ impl Repo {
 impl Store {
     /// `root` holds the repositories; `settings` is the file written by the daemon for `git::process`.
     pub fn new(root: PathBuf, settings: PathBuf) -> Self {
-        Self { root: root.into(), settings: settings.into() }
+        Self { root: root.into(), settings: settings.into(), digests: Arc::default() }
     }
 
     /// The directory that holds all repositories, for hooks to be told.
@@ -107,6 +109,12 @@ impl Store {
     /// The description and settings of an existing repository that is mastered here.
     pub fn metadata(&self, name: &RepoName) -> Metadata {
         self.open_as_daemon(name).map(|dir| Metadata::read(&dir)).unwrap_or_default()
+    }
+
+    /// The fingerprint of a repository's references, see [`objects::RefState::digest`]. One that has not changed since
+    /// the last question costs a look at its files' times.
+    pub fn digest(&self, name: &RepoName) -> Result<String, ObjectsError> {
+        self.digests.of(name, &self.dir(name))
     }
 
     /// Who made a repository; `None` for one that the configuration names, and for one that is not there.

@@ -83,7 +83,10 @@ impl Transfer {
             }
         }
         match self.admin.reload() {
-            Ok(applied) => text.push_str(&told(&applied)),
+            Ok(applied) => {
+                self.mirror.mark_all(&applied.configured);
+                text.push_str(&told(&applied));
+            }
             Err(error) => {
                 tracing::error!(error = chain(&error), "the new configuration is not in force; the old one stays");
                 text.push_str("FATAL: the new configuration is not in force; the old one stays. Tell the operator of this server.\n");

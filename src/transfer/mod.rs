@@ -326,8 +326,13 @@ impl Transfer {
             return;
         }
         let (dir, admin, live) = (repo.dir().to_owned(), self.admin.clone(), self.realm.live().commit.clone());
+        let mirror = self.mirror.clone();
         let followed = tokio::task::spawn_blocking(move || match objects::head_commit(&dir) {
-            Ok(Some(head)) if head != live => admin.reload().map(drop).map_err(|error| error.to_string()),
+            Ok(Some(head)) if head != live => {
+                let applied = admin.reload().map_err(|error| error.to_string())?;
+                mirror.mark_all(&applied.configured);
+                Ok(())
+            }
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),
         });
