@@ -24,6 +24,8 @@ use crate::transfer::Transfer;
 const REQUEST: Duration = Duration::from_secs(30);
 /// A hook that waits for copies is told so often that it is not forgotten.
 const ALIVE: Duration = Duration::from_secs(20);
+/// After a push has landed its hook is answered within this time, which is half of what the hook waits.
+const ANSWERED_AFTER: Duration = Duration::from_secs(60);
 /// Hooks and commands at the same time; more of them wait in the listen queue.
 const CONNECTIONS: usize = 512;
 
@@ -154,7 +156,12 @@ impl Door {
                     let updates = unpack(&push)?;
                     transfer.landed(push.id.as_deref(), Path::new(&push.dir), &push.options, &updates)
                 });
-                match told.await {
+                // What goes on after this is not given up: a thread runs it.
+                let told = tokio::select! {
+                    told = told => told,
+                    () = tokio::time::sleep(ANSWERED_AFTER) => Ok((self.transfer.under_way(), None)),
+                };
+                match told {
                     Ok((text, patience)) => {
                         send(&mut to, &Answer::Out(text)).await?;
                         if let Some(patience) = patience {

@@ -18,6 +18,7 @@ use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
 use crate::repo::{Metadata, Ownership, Prepare, WRITTEN_KEYS};
 
 use super::compile::check_accepted;
+use super::making::{self, Making};
 use super::realm::{Parts, Publisher, realm};
 use super::shown::Shown;
 use super::{
@@ -121,6 +122,7 @@ pub struct Activator {
     start: Start,
     publisher: Publisher,
     shown: Arc<Shown>,
+    making: Making,
 }
 
 impl Activator {
@@ -152,7 +154,7 @@ impl Activator {
         let store = Arc::clone(&start.store);
         let shown = Arc::new(Shown::new(&start.data));
         let (publisher, realm) = realm(Arc::clone(&live), store, Arc::clone(&shown));
-        let activator = Self { start, publisher, shown };
+        let activator = Self { start, publisher, shown, making: Making::default() };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
         if known.is_some_and(|(known, _)| known == live.commit) {
             report(&peer_problems);
@@ -198,6 +200,11 @@ impl Activator {
         surroundings(&self.start)
     }
 
+    /// How far this is with making repositories.
+    pub(super) fn making(&self) -> Making {
+        self.making.clone()
+    }
+
     /// What is in force.
     pub(super) fn live(&self) -> Arc<Live> {
         self.publisher.current()
@@ -208,7 +215,7 @@ impl Activator {
             let names: Vec<_> = live.emergency.names().into_iter().map(ToString::to_string).collect();
             tracing::warn!(users = names.join(" "), "emergency override in force; remove emergency.conf when done");
         }
-        let mut applied = reconcile(&*self.start.store, live, &before);
+        let mut applied = reconcile(&*self.start.store, live, &before, &self.making);
         applied.problems.extend(self.show(live, &before));
         applied.problems.extend(peer_problems);
         report(&applied.problems);
@@ -301,7 +308,7 @@ fn read_commit(path: &Path) -> Option<(Oid, u64)> {
 
 /// Creates what belongs here and is missing, and writes git's config and the roles of templates where the
 /// configuration changed.
-fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>) -> Applied {
+fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>, making: &Making) -> Applied {
     let mut work = Work { store, live, before, configures: may_configure(live, before), applied: Applied::default() };
     work.applied.generation = live.generation;
     let templates: BTreeMap<_, _> = live.policy.templates().collect();
@@ -313,7 +320,7 @@ fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>) -> Applied {
             missing.push(repo);
         }
     }
-    work.create(&missing, &templates);
+    work.create(&missing, &templates, making);
     if work.configures {
         // What users have made is reached by patterns and @all.
         let named: HashSet<_> = live.repositories().collect();
@@ -345,7 +352,7 @@ fn may_configure(live: &Live, before: &Before<'_>) -> bool {
 
 impl Work<'_> {
     /// Makes those of the missing repositories that belong here.
-    fn create(&mut self, missing: &[&RepoName], templates: &BTreeMap<&RepoName, &Template>) {
+    fn create(&mut self, missing: &[&RepoName], templates: &BTreeMap<&RepoName, &Template>, making: &Making) {
         let live = self.live;
         let owned = |repo: &RepoName| {
             let template = templates.get(repo);
@@ -355,7 +362,7 @@ impl Work<'_> {
         let here = |repo: &&&RepoName| live.place(repo, None).mode != Mode::NotHere;
         let wanted: Vec<&RepoName> = missing.iter().filter(here).copied().collect();
         let troubles = RefCell::new(Vec::new());
-        let made = self.store.create_all(&wanted, &|repo, dir| {
+        let prepare = |repo: &RepoName, dir: &Path| {
             let owned = owned(repo);
             owned.write(dir)?;
             if let Err(error) = configure(dir, &live.config(repo, owned.creator.as_ref())) {
@@ -363,14 +370,24 @@ impl Work<'_> {
                 troubles.borrow_mut().push(format!("configure repository {repo}: {error}"));
             }
             Ok(())
-        });
-        self.applied.problems.extend(troubles.into_inner());
-        for (repo, made) in wanted.into_iter().zip(made) {
-            match made {
-                Ok(made) => self.applied.created.extend(made.then(|| repo.clone())),
-                Err(error) => self.applied.problems.push(format!("create repository {repo}: {error}")),
+        };
+        making.begin(wanted.len());
+        let mut left = wanted.len();
+        for part in wanted.chunks(making::AT_ONCE).take_while(|_| !making.is_stopped()) {
+            for (repo, made) in part.iter().zip(self.store.create_all(part, &prepare)) {
+                match made {
+                    Ok(made) => self.applied.created.extend(made.then(|| (*repo).clone())),
+                    Err(error) => self.applied.problems.push(format!("create repository {repo}: {error}")),
+                }
             }
+            making.add(part.len());
+            left -= part.len();
         }
+        making.end();
+        if left > 0 {
+            self.applied.problems.push(format!("the node stops; {left} repositories are made at its next start"));
+        }
+        self.applied.problems.extend(troubles.into_inner());
     }
 
     /// A repository that the configuration names and that is on disk.

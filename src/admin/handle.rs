@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activate::Ready;
-use super::{ADMIN_REPO, Activator, Address, Applied, ReloadError, Store, check_on};
+use super::{ADMIN_REPO, Activator, Address, Applied, Making, ReloadError, Store, check_on};
 use crate::model::{Oid, RefName, RepoName, UserName};
 use crate::policy::Settings;
 use crate::repo::{self, Ownership, Prepare};
@@ -16,6 +16,7 @@ pub struct Admin {
     dir: Arc<PathBuf>,
     /// The newest commit that was checked, until it lands: it need not be compiled twice.
     ready: Arc<Mutex<Option<Ready>>>,
+    making: Making,
 }
 
 /// What there is to say about a commit that may come alive.
@@ -29,7 +30,8 @@ pub struct Good {
 impl Admin {
     /// `dir` is the admin repository's directory.
     pub fn new(activator: Activator, dir: PathBuf) -> Self {
-        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir), ready: Arc::default() }
+        let making = activator.making();
+        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir), ready: Arc::default(), making }
     }
 
     fn lock(&self) -> MutexGuard<'_, Activator> {
@@ -69,6 +71,11 @@ impl Admin {
     pub fn reload(&self) -> Result<Applied, ReloadError> {
         let ready = self.ready().take();
         self.lock().reload(ready)
+    }
+
+    /// How far an activation that runs at this moment is. Does not wait for it.
+    pub fn making(&self) -> &Making {
+        &self.making
     }
 
     /// Looks at every repository again; see [`Activator::look_after`].

@@ -142,6 +142,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
+    let making = admin.making().clone();
     let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, level };
     let ended = watch(&mut running, &mut causes, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
@@ -151,6 +152,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         tracing::warn!("sessions were still running at the deadline and are cut");
     }
     house.cancel();
+    making.stop();
     if tokio::time::timeout(Duration::from_secs(10), all(&mut rest)).await.is_err() {
         tracing::warn!("background work did not end in time");
     }

@@ -96,6 +96,22 @@ impl Transfer {
     }
 }
 
+impl Transfer {
+    /// For whoever has pushed something whose consequences take longer than a hook may wait.
+    pub fn under_way(&self) -> String {
+        under_way(self.realm.generation(), self.admin.making().progress())
+    }
+}
+
+fn under_way(generation: u64, making: Option<(usize, usize)>) -> String {
+    match making {
+        Some((made, wanted)) => format!(
+            "generation {generation} is in force; {made} of {wanted} new repositories are made so far, the rest goes on\n"
+        ),
+        None => "the push has landed; what follows from it takes long and goes on\n".to_owned(),
+    }
+}
+
 /// What a configuration push did, for whoever pushed it.
 fn told(applied: &Applied) -> String {
     let mut text = format!("generation {} is in force", applied.generation);
@@ -109,4 +125,19 @@ fn told(applied: &Applied) -> String {
         text.push_str(&format!("warning: not done yet: {problem}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_is_told_while_it_goes_on() {
+        let told = under_way(7, Some((43_210, 100_000)));
+        assert_eq!(
+            told,
+            "generation 7 is in force; 43210 of 100000 new repositories are made so far, the rest goes on\n"
+        );
+        assert!(under_way(7, None).contains("goes on"));
+    }
 }
