@@ -281,8 +281,11 @@ fn the_last_administrator_stays() {
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    R = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
-    --> conf/gitmesh.conf
-     |
+     --> conf/gitmesh.conf:1:6
+      |
+    1 | repo gitmesh-admin
+      |      ^^^^^^^^^^^^^
+      |
     help: keep a rule such as
               repo gitmesh-admin
                   RW+ = NAME
@@ -292,8 +295,11 @@ fn the_last_administrator_stays() {
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    RW+ = bob\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
-    --> conf/gitmesh.conf
-     |
+     --> conf/gitmesh.conf:1:6
+      |
+    1 | repo gitmesh-admin
+      |      ^^^^^^^^^^^^^
+      |
     help: keep a rule such as
               repo gitmesh-admin
                   RW+ = NAME
@@ -311,8 +317,11 @@ fn the_last_administrator_stays() {
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
-    --> conf/gitmesh.conf
-     |
+     --> conf/gitmesh.conf:1:6
+      |
+    1 | repo gitmesh-admin
+      |      ^^^^^^^^^^^^^
+      |
     help: keep a rule such as
               repo gitmesh-admin
                   RW+ = NAME
@@ -330,8 +339,11 @@ fn the_last_administrator_stays() {
     insta::assert_snapshot!(refused(&world, &node, |c| c.remove("keydir/alice.pub")), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0304]: this would lock out the last administrator: nobody with a key could write gitmesh-admin
-    --> conf/gitmesh.conf
-     |
+     --> conf/gitmesh.conf:1:6
+      |
+    1 | repo gitmesh-admin
+      |      ^^^^^^^^^^^^^
+      |
     help: keep a rule such as
               repo gitmesh-admin
                   RW+ = NAME

@@ -333,6 +333,13 @@ fn repositories_are_made_and_shared_through_a_replica() {
     bob.ssh(&pair.two, "perms pub/bob/x + FRIENDS alice").refused_by("FRIENDS").says("node: server1, the master of");
     alice.ssh(&pair.two, "perms pub/bob/x + READERS dave").refused_by("is not yours");
 
+    // The master keeps the locks, and a replica asks it.
+    bob.ssh(&pair.two, "lock -l pub/bob/x a").succeeds();
+    for node in [&pair.one, &pair.two] {
+        bob.ssh(node, "lock -ls pub/bob/x").succeeds().says("bob\ta\t(");
+    }
+    assert!(pair.one.data().join("repositories/pub/bob/x.git/gl-locks").exists());
+
     bob.ssh(&pair.two, "create pub/bob/y").succeeds().says("Initialized empty Git repository in pub/bob/y.git");
     assert!(pair.one.has_repo("pub/bob/y"));
     eventually("the copy", || pair.two.has_repo("pub/bob/y"));

@@ -21,6 +21,7 @@ mod bad_conf;
 mod bad_keys;
 mod check;
 mod hostile;
+mod lock;
 mod naive;
 mod refusals;
 mod rules;

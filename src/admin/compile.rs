@@ -249,6 +249,8 @@ fn compile(
         // With a bad key the answer would be wrong, and the key is the thing to mend.
         let start = found.len();
         lock_out(&policy, &keyring, admin_alias.as_ref(), live, main, found);
+        let named = admin_alias.as_ref().map_or(ADMIN_REPO, RepoName::as_str);
+        found[start..].iter_mut().for_each(|remark| lint::stand(files, named, remark));
         // Who may write a copy is its master's affair, and one that waits for its master has no keys yet.
         let own = admin_alias.clone().unwrap_or_else(admin_repo);
         let mode = around.map(|around| policy.mirror(&Facts::existing(&own), &around.node).mode);
@@ -467,6 +469,10 @@ mod tests {
         let text = check(&node.store.admin_dir(), &commit, &around()).err().unwrap().to_string();
         assert!(text.starts_with("FATAL: the configuration is refused: 1 error; nothing was changed\n"), "{text}");
         assert!(text.contains("E0304") && text.contains("RW+ = NAME"), "{text}");
+        let named = "repo testing\n RW+ = alice\nrepo gitmesh-admin\n R = alice\n";
+        let commit = node.commit(&[("conf/gitmesh.conf", named), ("keydir/alice.pub", &key_line(1))]);
+        let text = check(&node.store.admin_dir(), &commit, &around()).err().unwrap().to_string();
+        assert!(text.contains("conf/gitmesh.conf:3"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Remarks that need rules and keys together: legal, and surely not meant.
 
 use crate::model::{HostName, UserName};
-use crate::policy::{Keyring, Policy, find_word};
+use crate::policy::{Diagnostic, Keyring, Policy, find_word};
 
 use super::compile::{Remarks, warning};
 use super::tree::Files;
@@ -64,10 +64,15 @@ fn at(
     help: &str,
 ) {
     let mut remark = warning(code, class, main, message, help);
+    stand(files, word, &mut remark);
+    found.push(remark);
+}
+
+/// Moves a remark to where a word stands first in the rules, if it does.
+pub(super) fn stand(files: &Files, word: &str, remark: &mut Diagnostic) {
     let rules: Vec<(String, &[u8])> =
         files.iter().filter(|(path, _)| path.starts_with("conf/")).map(|(p, t)| (p.clone(), t.as_slice())).collect();
     if let Some((file, span, line)) = find_word(&rules, word) {
         (remark.file, remark.span, remark.line) = (file, Some(span), line);
     }
-    found.push(remark);
 }

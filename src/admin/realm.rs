@@ -203,8 +203,8 @@ pub struct Realm {
     peers: watch::Receiver<Peers>,
     changes: watch::Receiver<u64>,
     pub(super) store: Arc<dyn Store>,
-    /// Held while a role file is read, changed and written.
-    pub(super) roles: Arc<Mutex<()>>,
+    /// Held while a role file or a file of locks is read, changed and written.
+    pub(super) files: Arc<Mutex<()>>,
     pub(super) shown: Arc<Shown>,
 }
 
@@ -247,7 +247,7 @@ pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>, shown: Arc<Shown>) -
     let (changes_in, changes) = watch::channel(0);
     (
         Publisher { live: live_in, policies: policies_in, peers: peers_in, changes: changes_in },
-        Realm { live, policies, peers, changes, store, roles: Arc::default(), shown },
+        Realm { live, policies, peers, changes, store, files: Arc::default(), shown },
     )
 }
 

@@ -4,6 +4,7 @@
 //! Each check speaks virtual refs, and the rules decide each: only an explicit `-` refuses. One value serves all
 //! references of a push, so that what has passed for one is not looked at again for the next.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
@@ -11,6 +12,7 @@ use crate::git::changes::{Changes, Difference, NewCommit, Seen};
 use crate::git::objects::ObjectsError;
 use crate::model::{Oid, RefUpdate};
 use crate::policy::{Counted, Decision, Op, Target, Virtual, Walk};
+use crate::repo::FileLocks;
 
 /// Different paths that `COUNT` remembers at most.
 const COUNT_MAX: usize = 1_000_000;
@@ -56,6 +58,8 @@ pub(super) struct Inspection<'a> {
     user: String,
     checks: Vec<(String, Virtual)>,
     passed: HashMap<Op, Passed>,
+    /// Read when a rule first asks for them.
+    locks: OnceCell<FileLocks>,
     /// What programs had to say to the pusher.
     pub(super) text: String,
 }
@@ -88,7 +92,7 @@ impl<'a> Inspection<'a> {
                 checks.push((refex, check));
             }
         }
-        Self { walk, look, user, checks, passed: HashMap::new(), text: String::new() }
+        Self { walk, look, user, checks, passed: HashMap::new(), locks: OnceCell::new(), text: String::new() }
     }
 
     /// Looks at one allowed update, one check after the other, up to the first that refuses.
@@ -145,6 +149,7 @@ impl<'a> Inspection<'a> {
                 Some(branch) if !branch.covers(update.name.as_str()) => Ok(None),
                 _ => self.merge(update, passed.commits.entry(index).or_default()),
             },
+            Virtual::Locked => self.locked(update, passed.folders.entry(index).or_default()),
             Virtual::Votes { needed, branch } => self.votes(update, *needed, branch),
         };
         match finding.map_err(trouble)? {
@@ -314,6 +319,31 @@ impl<'a> Inspection<'a> {
         };
         let _ = changes.differences(update, seen, &mut each)?;
         met.transpose()
+    }
+
+    fn locked(&self, update: &RefUpdate, seen: &mut Seen) -> Result<Option<String>, ObjectsError> {
+        let locks = match self.locks.get() {
+            Some(locks) => locks,
+            None => {
+                let locks = FileLocks::read(self.look.changes.dir())?;
+                self.locks.get_or_init(|| locks)
+            }
+        };
+        let mut met = None;
+        let mut each = |found: &Difference<'_>| {
+            let lock = std::str::from_utf8(found.path).ok().and_then(|path| locks.held.get(path));
+            match lock.filter(|lock| lock.user != self.user) {
+                None => ControlFlow::Continue(()),
+                Some(lock) => {
+                    met = Some(format!("'{}' locked by '{}'", printable(found.path), lock.user));
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        if locks.held.values().any(|lock| lock.user != self.user) {
+            let _ = self.look.changes.differences(update, seen, &mut each)?;
+        }
+        Ok(met)
     }
 
     fn merge(&self, update: &RefUpdate, passed: &mut HashSet<NewCommit>) -> Result<Option<String>, ObjectsError> {

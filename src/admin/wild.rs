@@ -201,7 +201,7 @@ impl Realm {
             return Err(RolesError::Denied(not_owner(&live, actor, repo)));
         }
         // A panic in between has left the old file or the new one.
-        let _one_at_a_time = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let disk = self.store.ownership(repo).unwrap_or_default();
         let facts = live.facts(repo, Some(&disk), "");
         if let Some(denial) = refuse_here(&live, &facts, actor, repo, Access::Write) {
@@ -293,7 +293,14 @@ fn not_owner(live: &Live, actor: &Actor, repo: &RepoName) -> Denial {
 }
 
 /// On a copy, an order is for the master: says which command to run there.
-fn at_master(live: &Live, facts: &Facts<'_>, repo: &RepoName, denial: Denial, command: &str, happens: &str) -> Denial {
+pub(super) fn at_master(
+    live: &Live,
+    facts: &Facts<'_>,
+    repo: &RepoName,
+    denial: Denial,
+    command: &str,
+    happens: &str,
+) -> Denial {
     let place = live.policy.mirror(facts, &live.node);
     let master = place.master.and_then(|master| HostName::new(&master).ok());
     let Some(master) = master.filter(|_| denial.code == Denial::COPY) else { return denial };

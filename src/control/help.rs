@@ -21,6 +21,8 @@ const TOPICS: &[Topic] = &[
     topic("info [-lc] [-ld] [-p] [-json] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
     topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
+    topic("lock -l | -u | --break REPO FILE", "lock a file, give the lock back, or break somebody else's", LOCK),
+    topic("lock -ls REPO", "who has locked which files", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),
@@ -54,6 +56,11 @@ const INFO: &str = "\
 
 A repository whose master is another node has one more column: whose copy it is and how fresh. Only the master can say
 that a copy is in step, so a copy of a master that has not been heard lately is marked so.
+";
+
+const LOCK: &str = "\
+For whoever may write to the repository; --break needs RW+. FILE is its path from the top. While a file is locked, a
+rule '- VREF/lock = @all' of the repository refuses pushes by others that change it. The locks are kept by the master.
 ";
 
 const DOCTOR: &str = "\

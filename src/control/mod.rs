@@ -9,6 +9,7 @@ mod forward;
 mod help;
 mod info;
 mod live;
+mod lock;
 mod mirror;
 mod orders;
 mod overview;
@@ -113,6 +114,7 @@ impl Control {
             },
             ["create", repo] => self.create(actor, repo).await,
             ["perms", ref rest @ ..] => self.perms(actor, rest, input).await,
+            ["lock", ref rest @ ..] => self.lock(actor, rest).await,
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
                 Err(usage) => usage,
@@ -190,6 +192,7 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
     match *words {
         ["create", repo] | ["request-push", repo, ..] | ["mirror", "request-push", repo, ..] => Some(repo),
         ["perms", ref rest @ ..] => perms::changed_repo(rest),
+        ["lock", ref rest @ ..] => lock::changed_repo(rest),
         _ => None,
     }
 }

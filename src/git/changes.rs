@@ -82,6 +82,11 @@ impl Changes {
         Self { dir: dir.to_owned(), repo, tips, until, work: Cell::new(0), added }
     }
 
+    /// The repository's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn repo(&self) -> Result<&Repository, ObjectsError> {
         if let Some(repo) = self.repo.get() {
             return Ok(repo);

@@ -302,6 +302,19 @@ pub fn file_at(dir: &Path, commit: &Oid, path: &str) -> Result<Option<(Oid, Vec<
     Ok(Some((own(entry.id()), repo.find_blob(entry.id())?.content().to_vec())))
 }
 
+/// Whether some branch holds a file or a link at this path.
+pub fn any_branch_holds(dir: &Path, path: &str) -> Result<bool, ObjectsError> {
+    let repo = open(dir)?;
+    for branch in repo.references_glob("refs/heads/*")? {
+        // A branch that leads nowhere holds nothing.
+        let Ok(tree) = branch?.peel_to_tree() else { continue };
+        if tree.get_path(Path::new(path)).is_ok_and(|entry| entry.kind() == Some(ObjectType::Blob)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn not_a_file(entry: &git2::TreeEntry<'_>, path: String) -> ObjectsError {
     let what = if entry.kind() == Some(ObjectType::Commit) { "submodule" } else { "symbolic link" };
     ObjectsError::NotAFile { path, what }

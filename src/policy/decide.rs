@@ -136,7 +136,11 @@ impl Policy {
     /// Collects the rules of a repository and a user.
     pub fn walk<'p>(&'p self, facts: &Facts<'_>, user: &str) -> Walk<'p> {
         let refused = if names::may_ask(user) { names::repo_problem(facts.name) } else { Some("invalid-user") };
-        let state = if facts.exists { State::Existing } else { State::Missing };
+        let state = match facts.exists {
+            true => State::Existing,
+            false if names::is_pattern_text(facts.name) => State::Pattern,
+            false => State::Missing,
+        };
         self.collect(facts, user, state, refused)
     }
 

@@ -93,6 +93,7 @@ const CODES: &[(&str, &str)] = &[
     ("continuation-open", "W0127"),
     ("macro-call-ignored", "W0128"),
     ("repo-plus", "W0129"),
+    ("refex-operator", "W0130"),
     ("key-repeated", "W0141"),
     ("key-options-ignored", "W0142"),
     ("key-file-host-dotted", "W0143"),

@@ -11,10 +11,15 @@ use super::rules::{ConfigEntry, Perm, Refex, Rule, USER_MARK, Written};
 
 impl Builder<'_, '_> {
     pub(super) fn rule(&mut self, line: &Line, perm: Perm, refexes: &[Word<'_>], users: &[Word<'_>]) {
-        if self.settings.enable.contains("refex-expr") && refexes.iter().any(|w| is_operator(w.text)) {
-            let message = "expressions over refexes (refex-expr) are not supported".to_owned();
-            self.remark("unsupported", line, None, message);
-            return;
+        if let Some(operator) = refexes.iter().find(|w| is_operator(w.text)) {
+            if self.settings.enable.contains("refex-expr") {
+                let message = "expressions over refexes (refex-expr) are not supported".to_owned();
+                self.remark("unsupported", line, Some(*operator), message);
+                return;
+            }
+            let message = format!("'{}' is one more branch here, not an operator between refexes", operator.text);
+            let help = "expressions (gitolite's refex-expr) are not supported; write a rule for each refex";
+            self.remark("refex-operator", line, Some(*operator), message).help = Some(help.into());
         }
         let applies = self.has_repos(line);
         let mut texts = self.refex_texts(line, perm, refexes);
@@ -205,7 +210,10 @@ impl Builder<'_, '_> {
             return;
         }
         let mut value = config.value.to_owned();
-        for (key, text) in &self.settings.safe_config {
+        // gitolite takes them in no fixed order; the longest first is what `%LT` beside `%LTE` can only mean.
+        let mut safe: Vec<_> = self.settings.safe_config.iter().collect();
+        safe.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
+        for (key, text) in safe {
             value = value.replace(&format!("%{key}"), text);
         }
         if applies {

@@ -50,14 +50,22 @@ pub(super) fn is_ref(text: &str) -> bool {
     text.starts_with("VREF/NAME/") || starts_and_holds(text, |b| b.is_ascii_alphanumeric(), rest)
 }
 
-/// Why a repository's name cannot be asked about; the words are the vectors' classes.
+/// Whether it is asked about as a text of the configuration (a pattern or a group), which is no repository's name.
+pub(super) fn is_pattern_text(text: &str) -> bool {
+    !is_plain(text)
+}
+
+/// Why something cannot be asked about as a repository's name or, as in gitolite, as the text of a pattern or a group;
+/// the words are the vectors' classes. `0` is false in gitolite's language and therefore no name.
 pub(super) fn repo_problem(text: &str) -> Option<&'static str> {
-    if !is_plain(text) {
+    if text == "0" || !is_pattern(text.strip_prefix('@').unwrap_or(text)) {
         Some("invalid-repo")
     } else if text.ends_with('/') {
         Some("repo-ends-slash")
     } else if text.ends_with(".git") {
         Some("repo-ends-dotgit")
+    } else if is_pattern_text(text) {
+        None
     } else if text.contains("..") {
         Some("repo-dotdot")
     } else if text.contains(".git/") {

@@ -12,6 +12,9 @@ impl Policy {
     pub fn config(&self, facts: &Facts<'_>) -> BTreeMap<String, String> {
         let repo = self.repo_names(facts.name, facts.creator);
         let mut values = BTreeMap::new();
+        if super::names::repo_problem(facts.name).is_some() {
+            return values;
+        }
         for id in self.config_ids(&repo) {
             let entry = &self.configs[id as usize];
             values.insert(entry.key.to_string(), fill(entry, facts.name, facts.creator));

@@ -200,8 +200,10 @@ impl Reader<'_> {
     /// Whether a top-level `|` was seen.
     fn run(&mut self) -> Result<bool, PatternError> {
         let (mut depth, mut alternation, mut atom) = (0_u32, false, false);
+        let mut letter_escape = false;
         while let Some(&byte) = self.text.get(self.at) {
             self.at += 1;
+            let after_letter_escape = std::mem::take(&mut letter_escape);
             match byte {
                 b'(' => {
                     atom = false;
@@ -223,6 +225,9 @@ impl Reader<'_> {
                 }
                 b'*' | b'+' | b'?' | b'{' => {
                     if !self.quantifier(byte, atom)? {
+                        if after_letter_escape {
+                            return Err(invalid(r"a '{' after an escape like '\d' is no quantifier; write '\{'"));
+                        }
                         self.literal(b'{');
                         atom = true;
                         continue;
@@ -233,6 +238,9 @@ impl Reader<'_> {
                     }
                 }
                 _ => {
+                    // Perl takes a brace after these for a mistake.
+                    let next = self.text.get(self.at).filter(|next| byte == b'\\' && next.is_ascii_alphabetic());
+                    letter_escape = next.is_some_and(|next| !b"xc".contains(next));
                     self.single(byte)?;
                     atom = true;
                 }

@@ -25,6 +25,8 @@ pub enum Virtual {
     Merge(Option<Branch>),
     /// `VOTES/N/BRANCH`: fewer than `needed` references `refs/heads/votes/*/BRANCH` at the pushed commit.
     Votes { needed: u64, branch: String },
+    /// `lock`: a changed file that somebody else has locked.
+    Locked,
     /// Any other name: a program of the site's own.
     Program { name: String, arguments: Vec<String> },
 }
@@ -95,9 +97,10 @@ impl Virtual {
                 }
                 Ok(Self::Votes { needed, branch: branch.strip_prefix("refs/heads/").unwrap_or(branch).to_owned() })
             }
-            ("lock", _) => Err("file locks (lock) are not supported".to_owned()),
-            ("partial-copy", _) => Err("partial copies (partial-copy) are not supported".to_owned()),
-            ("refex-expr", _) => Err("expressions over refexes (refex-expr) are not supported".to_owned()),
+            ("lock", None) => Ok(Self::Locked),
+            ("lock", Some(_)) => Err("lock takes nothing behind it".to_owned()),
+            ("partial-copy", _) => Err("partial copies (partial-copy) are not supported; keep what some may not read in a repository of its own".to_owned()),
+            ("refex-expr", _) => Err("expressions over refexes (refex-expr) are not supported; write a rule for each refex".to_owned()),
             (name, _) if !is_program(name) => Err(format!("'{name}' cannot name a program")),
             (name, rest) => {
                 let arguments = rest.map_or_else(Vec::new, |rest| rest.split('/').map(str::to_owned).collect());
@@ -148,8 +151,10 @@ mod tests {
         assert_eq!(read("VREF/MERGE-CHECK"), "Merge None");
         assert_eq!(read("VREF/MERGE-CHECK/ma"), "Merge Some(true)");
         assert_eq!(read("VREF/MERGE-CHECK/ma$"), "Merge Some(false)");
+        assert_eq!(read("VREF/lock"), "Locked");
         assert_eq!(read("VREF/check/a/b"), "Program { name: \"check\", arguments: [\"a\", \"b\"] }");
-        for bad in ["VREF/NAME", "VREF/lock", "VREF/partial-copy", "VREF/../x", "VREF/", "VREF/a$/x", "VREF/FILETYPE/x"]
+        for bad in
+            ["VREF/NAME", "VREF/lock/x", "VREF/partial-copy", "VREF/../x", "VREF/", "VREF/a$/x", "VREF/FILETYPE/x"]
         {
             assert!(Virtual::parse(bad).is_err(), "{bad}");
         }

@@ -5,6 +5,7 @@
 //! peers, or who is master.
 
 mod digests;
+mod file_locks;
 mod locks;
 mod lost;
 mod metadata;
@@ -12,6 +13,7 @@ mod ownership;
 mod state;
 mod store;
 
+pub use file_locks::{BrokenLock, FileLock, FileLocks};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use metadata::{Metadata, WRITTEN_KEYS};
