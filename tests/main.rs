@@ -28,6 +28,7 @@ mod rules;
 mod vref;
 
 mod alarms;
+mod first;
 mod forward;
 mod mirror;
 mod options;

@@ -56,5 +56,4 @@ pub use tree::{FIRST_REF, Tree, newest_commit};
 pub use virtual_ref::{Look, ProgramCall};
 pub use wild::{CreateError, RolesError};
 
-/// The admin repository's name.
-pub const ADMIN_REPO: &str = "gitmesh-admin";
+pub use crate::model::ADMIN_REPO;

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::status::{Copy, Which, lines};
 use super::watch::Form;
 use super::{Control, Live, Reply, help};
-use crate::mirror::{About, LinkState, Pulse};
+use crate::mirror::{About, FirstCopy, LinkState, Pulse};
 use crate::model::Actor;
 use crate::model::time::{in_words, rfc3339};
 
@@ -106,6 +106,7 @@ impl Control {
         let document = json!({
             "schema": "gitmesh.status/1", "node": self.node.name.as_str(), "time": rfc3339(SystemTime::now()),
             "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
+            "first_copies": self.mirror.first_copies().iter().map(FirstCopy::json).collect::<Vec<_>>(),
             "nodes": nodes, "copies": seen.copies, "attention": seen.ill,
         });
         document.to_string() + "\n"
@@ -142,6 +143,13 @@ impl Control {
             let link = format!("{link}{}{}", paused.unwrap_or_default(), waiting.unwrap_or_default());
             let generation = if pulse.about.is_some() { about.generation.to_string() } else { "-".to_owned() };
             out.push_str(&row([node, &generation, &behind, &lag, &disk(&about), &link]));
+        }
+        let first = self.mirror.first_copies();
+        if !first.is_empty() {
+            out.push('\n');
+        }
+        for first in &first {
+            writeln!(out, "{first}").expect("a string takes all");
         }
         if seen.ill.is_empty() {
             let copies = seen.copies;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::watch::Form;
 use super::{Control, Live, Reply, help, parse_repo};
 use crate::cluster::Place;
-use crate::mirror::{Freshness, Hold, PairStatus, State};
+use crate::mirror::{FirstCopy, Freshness, Hold, PairStatus, State};
 use crate::model::time::{in_words, rfc3339};
 use crate::model::{Actor, HostName, RepoName};
 
@@ -91,6 +91,9 @@ struct Document<'a> {
     /// In a line of `--watch` after the first: copies that are none any more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gone: Vec<(String, String)>,
+    /// First copies under way, for administrators.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    first_copies: Vec<serde_json::Value>,
 }
 
 impl Copy {
@@ -204,7 +207,7 @@ impl Control {
                 let look = move || {
                     let copies = me.copies(&actor, &which).ok()?;
                     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    me.status_again(copies, &mut shown, form)
+                    me.status_again(&actor, copies, &mut shown, form)
                 };
                 tokio::task::spawn_blocking(look).await.ok().flatten()
             }
@@ -219,25 +222,39 @@ impl Control {
         };
         let code = i32::from(!copies.iter().all(Copy::is_well));
         let out = if form.json {
-            self.document(&copies, Vec::new())
+            self.document(actor, &copies, Vec::new())
         } else if copies.is_empty() {
             let err = "no repository that you may read and that is meant by this has copies\n".to_owned();
             let code = if matches!(which, Which::All) { 0 } else { 4 };
             return Reply { out: String::new(), err, code };
         } else {
-            lines(&copies)
+            lines(&copies) + &self.first_copies(actor)
         };
         Reply { out, err: String::new(), code }
     }
 
+    /// A line for each peer that still gets its first copies. The numbers count what others may not see.
+    pub(super) fn first_copies(&self, actor: &Actor) -> String {
+        if !self.realm.may_administer(actor) {
+            return String::new();
+        }
+        self.mirror.first_copies().iter().map(|first| format!("{first}\n")).collect()
+    }
+
     /// What a watching client is shown next, if anything.
-    fn status_again(&self, mut copies: Vec<Copy>, shown: &mut Option<Shown>, form: Form) -> Option<String> {
+    fn status_again(
+        &self,
+        actor: &Actor,
+        mut copies: Vec<Copy>,
+        shown: &mut Option<Shown>,
+        form: Form,
+    ) -> Option<String> {
         let key =
             |copy: &Copy| ((copy.repo.clone(), copy.replica.clone()), (copy.state, copy.error.clone(), copy.changes));
         let now: Shown = copies.iter().map(key).collect();
         let before = shown.replace(now);
         if form.redraw {
-            return Some(screen(&copies, self.cluster.host()));
+            return Some(screen(&copies, self.cluster.host()) + &self.first_copies(actor));
         }
         let (now, mut gone) = (shown.as_ref()?, Vec::new());
         if let Some(before) = before {
@@ -251,7 +268,7 @@ impl Control {
             }
         }
         Some(if form.json {
-            self.document(&copies, gone)
+            self.document(actor, &copies, gone)
         } else {
             let time = rfc3339(SystemTime::now());
             let gone = gone.iter().map(|(repo, replica)| format!("{time}\t{repo}\t{replica}\tno copy any more\n"));
@@ -260,10 +277,13 @@ impl Control {
         })
     }
 
-    fn document(&self, copies: &[Copy], gone: Vec<(String, String)>) -> String {
-        let node = self.cluster.host().as_str();
-        let document =
-            Document { schema: "gitmesh.mirror.status/1", node, time: rfc3339(SystemTime::now()), copies, gone };
+    fn document(&self, actor: &Actor, copies: &[Copy], gone: Vec<(String, String)>) -> String {
+        let (node, time) = (self.cluster.host().as_str(), rfc3339(SystemTime::now()));
+        let first_copies = match self.realm.may_administer(actor) {
+            true => self.mirror.first_copies().iter().map(FirstCopy::json).collect(),
+            false => Vec::new(),
+        };
+        let document = Document { schema: "gitmesh.mirror.status/1", node, time, copies, gone, first_copies };
         serde_json::to_string(&document).expect("texts and numbers can always be written") + "\n"
     }
 }

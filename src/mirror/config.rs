@@ -7,20 +7,23 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::notify::Webhook;
-use crate::model::setting::{duration, parsed, percent};
+use crate::model::setting::{duration, parsed, percent, rate};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Pushes that run at once to one peer.
     pub workers: usize,
+    /// What pushes to one peer send in a second, in bytes, all together; no limit without it.
+    #[serde(deserialize_with = "rate")]
+    pub bandwidth: Option<u64>,
     /// Pause after the first failure; it doubles with each further one …
     #[serde(deserialize_with = "duration")]
     pub retry_first: Duration,
     /// … up to this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
-    /// Longest time one push may take.
+    /// Longest time one push may take, without what it waits for its share of `bandwidth`.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// Every so often all copies are compared with their masters, although nothing was pushed.
@@ -78,6 +81,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 4,
+            bandwidth: None,
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             timeout: Duration::from_secs(15 * 60),
@@ -97,6 +101,7 @@ mod tests {
     fn the_table_has_defaults_and_no_unknown_keys() {
         let config: Config = toml::from_str("workers = 2\nretry_max = '1m'").expect("valid");
         assert_eq!(config, Config { workers: 2, retry_max: Duration::from_secs(60), ..Config::default() });
+        assert_eq!(toml::from_str::<Config>("bandwidth = '20MiB/s'").expect("valid").bandwidth, Some(20 << 20));
         let unknown = toml::from_str::<Config>("worker = 2").expect_err("unknown").to_string();
         assert!(unknown.contains("worker") && unknown.contains("workers"), "{unknown}");
         let told = |text: &str| toml::from_str::<NotifyConfig>(text).map_err(|e| e.to_string());

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use super::plan::Order;
-use super::send::{self, Manner, SendError, Sent, Terms};
+use super::send::{self, Manner, SendError, Sent, Terms, Toll};
 use super::worker::{END_TIMEOUT, blocking_refs, local};
 use super::{Inner, MirrorError, Report};
 use crate::cluster::Place;
@@ -51,9 +52,16 @@ pub(super) async fn push(
         return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
     }
     let mut report = Report { refs: 0, pack_bytes: 0, elapsed: Duration::ZERO };
+    let lane = inner.lane(peer);
+    let waited = AtomicU64::new(0);
+    let toll = |bytes: usize| {
+        let pause = lane.toll(repo, bytes, inner.config().bandwidth);
+        waited.fetch_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        pause
+    };
     let mut terms = Terms { order, manner: Manner::Atomic, guard_refs: inner.config().guard_refs };
     for _ in 0..SESSIONS_MAX {
-        match session(inner, peer, &exec, &dir, &ours, terms).await {
+        match session(inner, peer, &exec, (&dir, &ours, terms), (&toll, &waited)).await {
             Ok(sent) => {
                 report.refs += sent.refs;
                 report.pack_bytes += sent.pack_bytes;
@@ -76,20 +84,38 @@ async fn session(
     inner: &Arc<Inner>,
     peer: &HostName,
     exec: &str,
-    dir: &Path,
-    ours: &RefState,
-    terms: Terms,
+    (dir, ours, terms): (&Path, &RefState, Terms),
+    (toll, waited): (Toll<'_>, &AtomicU64),
 ) -> Result<Sent, MirrorError> {
     let limit = inner.config().timeout;
     let mut pipe = inner.links.run(peer, exec).await?;
-    let sent = timeout(limit, send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, dir, ours, terms)).await;
-    let sent = sent.map_err(|_| MirrorError::Timeout(limit))?;
+    let sent = {
+        let sending = send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, dir, ours, terms, toll);
+        in_time(limit, waited, sending).await?
+    };
     let end_timeout = if sent.is_ok() { END_TIMEOUT } else { REFUSED_END_TIMEOUT };
     let finished = timeout(end_timeout, pipe.finish()).await;
     match (sent, finished) {
         (Err(error), finished) => Err(explain(peer, error, finished.ok())),
         (Ok(_), Err(_)) => Err(MirrorError::Timeout(END_TIMEOUT)),
         (Ok(sent), Ok(finished)) => check(peer, finished).map(|()| sent),
+    }
+}
+
+/// The deadline of one session. What it `waited` for its share of the bandwidth, in milliseconds, does not count: a
+/// large first copy would never end.
+async fn in_time<T>(limit: Duration, waited: &AtomicU64, work: impl Future<Output = T>) -> Result<T, MirrorError> {
+    let (began, before) = (Instant::now(), waited.load(Ordering::Relaxed));
+    let mut work = std::pin::pin!(work);
+    loop {
+        let waited = Duration::from_millis(waited.load(Ordering::Relaxed).saturating_sub(before));
+        let left = (limit + waited).saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(MirrorError::Timeout(limit));
+        }
+        if let Ok(done) = timeout(left, &mut work).await {
+            return Ok(done);
+        }
     }
 }
 

@@ -3,15 +3,20 @@
 //! Level-triggered: the queue holds hints that a (repository, replica) pair may be behind, never the truth, which is
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
-//! push, `send` pushes it over the pooled link. `state` (pure) is how one copy is doing, `status` all of them for
-//! people, `notice` what they are told, `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped, `wait` their waiting, `journal` what happened.
+//! push, `send` pushes it over the pooled link, `bandwidth` slows it. `first` orders and counts first
+//! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
+//! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped,
+//! `wait` their waiting, `journal` what happened.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
 //! a restart, because all copies are compared when we start, when a link comes up and every so often, and after a change
 //! of the configuration those that it touches; one slow or dead peer delays no other. Never: decides who is master, or writes a repository here.
 
+mod backoff;
+mod bandwidth;
 mod config;
 mod deliver;
+mod first;
 mod heard;
 mod heartbeat;
 mod journal;
@@ -66,6 +71,7 @@ use wait::Waits;
 use worker::Lane;
 
 pub use config::{Config, NotifyConfig};
+pub use first::FirstCopy;
 pub use heard::Freshness;
 pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};
 pub use journal::Entry;
@@ -307,6 +313,12 @@ impl Mirror {
         peers
     }
 
+    /// The first copies that are under way, by peer.
+    pub fn first_copies(&self) -> Vec<FirstCopy> {
+        let lanes = self.inner.lanes();
+        lanes.values().filter_map(|lane| lane.progress().shown(&lane.peer)).collect()
+    }
+
     /// What is told from now on: alarms, their ends, pauses. A receiver that is too slow loses the oldest, and is told
     /// how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Notice>> {
@@ -335,8 +347,8 @@ fn copies(place: &Place) -> Vec<(HostName, bool)> {
     place.replicas().iter().map(|replica| (replica.name.clone(), !replica.is_automatic())).collect()
 }
 
-fn backoff(config: &Config) -> queue::Backoff {
-    queue::Backoff { first: config.retry_first, max: config.retry_max }
+fn backoff(config: &Config) -> backoff::Backoff {
+    backoff::Backoff { first: config.retry_first, max: config.retry_max }
 }
 
 impl Inner {
@@ -495,7 +507,9 @@ impl Inner {
             let fresh: Vec<_> = assigned.fresh(&before, peer).take(MARKED_SINGLY + 1).collect();
             // What is pushed by hand is compared and not pushed.
             let by_hand = fresh.iter().any(|repo| assigned.is_manual(peer, repo));
-            if look == Look::All || fresh.len() > MARKED_SINGLY || by_hand {
+            // A new replica: its configuration goes before the rest, which the comparison sees to.
+            let leads = fresh.iter().any(|repo| first::is_configuration(repo));
+            if look == Look::All || fresh.len() > MARKED_SINGLY || by_hand || leads {
                 lane.compare();
             } else {
                 // A copy that fails may have waited for this configuration.

@@ -3,31 +3,17 @@
 //! The queue holds hints. At most one attempt runs for a repository, and at most one more is wanted after it, so
 //! a thousand pushes in a second become few; its size is bounded by the number of repositories. Failures of the link
 //! count for the whole peer, and while it is down one attempt at a time probes it; failures of a repository count for
-//! that one alone.
+//! that one alone. First copies have a line of their own, behind what users push, see [`Queue::mark_first`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::backoff::Backoff;
+use super::first::Rank;
 use crate::model::RepoName;
 
 /// Callers that may wait for one repository's next attempt.
 const WAITERS_MAX: usize = 64;
-
-/// The pauses after failures.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
-    pub first: Duration,
-    pub max: Duration,
-}
-
-impl Backoff {
-    /// The pause after `failures` in a row, of which `dice` in [0, 1) takes up to half away, so that peers and
-    /// repositories which failed together do not come back together.
-    pub(super) fn pause(self, failures: u32, dice: f64) -> Duration {
-        let doubled = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        doubled.min(self.max).mul_f64(1.0 - dice / 2.0)
-    }
-}
 
 /// Something to do for the peer.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +47,11 @@ pub(super) struct Queue<W> {
     backoff: Backoff,
     pairs: BTreeMap<RepoName, Pair<W>>,
     ready: VecDeque<RepoName>,
+    /// First copies that are ready; the smallest rank goes first.
+    first: BTreeSet<(Rank, RepoName)>,
+    first_running: usize,
+    /// Until this one is in step no other first copy begins.
+    leader: Option<RepoName>,
     waiting: BTreeSet<(Instant, RepoName)>,
     scan: Slot,
     running: usize,
@@ -73,6 +64,9 @@ pub(super) struct Queue<W> {
 #[derive(Debug)]
 struct Pair<W> {
     slot: Slot,
+    /// It is a first copy, until somebody waits for it.
+    rank: Option<Rank>,
+    runs_as_first: bool,
     waiters: Vec<W>,
 }
 
@@ -97,6 +91,9 @@ impl<W> Queue<W> {
             backoff,
             pairs: BTreeMap::new(),
             ready: VecDeque::new(),
+            first: BTreeSet::new(),
+            first_running: 0,
+            leader: None,
             waiting: BTreeSet::new(),
             scan: Slot::default(),
             running: 0,
@@ -117,6 +114,56 @@ impl<W> Queue<W> {
         }
     }
 
+    /// The repository's copy is missing or blank. First copies go after everything else, by their rank, and leave one
+    /// place free. What is marked besides keeps its place in its line; an order takes it out of this one.
+    pub(super) fn mark_first(&mut self, repo: &RepoName, rank: Rank) {
+        let pair = self.pairs.entry(repo.clone()).or_default();
+        match pair.rank {
+            _ if pair.slot.running => pair.slot.wanted = true,
+            // It is in the other line, or waits for its next try there.
+            None if pair.slot.wanted => {}
+            before => {
+                (pair.slot.wanted, pair.rank) = (true, Some(rank));
+                let waits = pair.slot.not_before.is_some();
+                if let Some(before) = before {
+                    self.first.remove(&(before, repo.clone()));
+                }
+                if !waits {
+                    self.first.insert((rank, repo.clone()));
+                }
+            }
+        }
+    }
+
+    /// No first copy but this one's begins until it is in step, or is given up; `None` lets all begin.
+    pub(super) fn lead(&mut self, leader: Option<&RepoName>) {
+        self.leader = leader.cloned();
+    }
+
+    /// The copy has been seen in step.
+    pub(super) fn caught_up(&mut self, repo: &RepoName) {
+        if self.leader.as_ref() == Some(repo) {
+            self.leader = None;
+        }
+    }
+
+    /// The first copy that may begin.
+    fn next_first(&self, most: usize) -> Option<&(Rank, RepoName)> {
+        if self.first_running >= most.saturating_sub(1).max(1) {
+            return None;
+        }
+        // The leader has the smallest rank of all.
+        self.first.first().filter(|(_, repo)| self.leader.as_ref().is_none_or(|leader| leader == repo))
+    }
+
+    /// Puts what is wanted at the end of its line.
+    fn enqueue(&mut self, repo: RepoName) {
+        match self.pairs.get(&repo).and_then(|pair| pair.rank) {
+            Some(rank) => drop(self.first.insert((rank, repo))),
+            None => self.ready.push_back(repo),
+        }
+    }
+
     /// By hand: an attempt that begins from now on, without a pause. Gives the waiter back when there are too many.
     pub(super) fn ask(&mut self, repo: &RepoName, waiter: W) -> Result<(), W> {
         self.hasten(repo);
@@ -133,6 +180,11 @@ impl<W> Queue<W> {
     pub(super) fn hasten(&mut self, repo: &RepoName) {
         self.mark(repo);
         let pair = self.pairs.get_mut(repo).expect("just marked");
+        if let Some(rank) = pair.rank.take()
+            && self.first.remove(&(rank, repo.clone()))
+        {
+            self.ready.push_back(repo.clone());
+        }
         if let Some(at) = pair.slot.not_before.take()
             && self.waiting.remove(&(at, repo.clone()))
         {
@@ -142,6 +194,7 @@ impl<W> Queue<W> {
 
     /// Nothing is wanted for these repositories any more, unless somebody waits for an attempt; what runs goes on.
     pub(super) fn give_up(&mut self, which: impl Fn(&RepoName) -> bool) {
+        self.leader.take_if(|leader| which(leader));
         let mut left = Vec::new();
         self.pairs.retain(|repo, pair| {
             if !pair.waiters.is_empty() || !which(repo) {
@@ -158,11 +211,12 @@ impl<W> Queue<W> {
         }
         let pairs = &self.pairs;
         self.ready.retain(|repo| pairs.get(repo).is_some_and(|pair| pair.slot.wanted));
+        self.first.retain(|(_, repo)| pairs.get(repo).is_some_and(|pair| pair.slot.wanted));
     }
 
     /// How many pushes wait for their turn or their next try, and how many attempts run.
     pub(super) fn length(&self) -> (usize, usize) {
-        (self.ready.len() + self.waiting.len(), self.running)
+        (self.ready.len() + self.first.len() + self.waiting.len(), self.running)
     }
 
     /// Whether an attempt is wanted or running.
@@ -202,7 +256,7 @@ impl<W> Queue<W> {
             if let Some(pair) = self.pairs.get_mut(&repo) {
                 pair.slot.not_before = None;
             }
-            self.ready.push_back(repo);
+            self.enqueue(repo);
         }
     }
 
@@ -217,7 +271,10 @@ impl<W> Queue<W> {
             && *at <= now
         {
             let (_, repo) = self.waiting.pop_first().expect("just seen");
-            self.ready.push_back(repo);
+            if let Some(pair) = self.pairs.get_mut(&repo) {
+                pair.slot.not_before = None;
+            }
+            self.enqueue(repo);
         }
         // On a doubtful link a push comes first: it is quicker, and somebody waits for it.
         let scan_due = self.scan.wanted && !self.scan.running && self.scan.not_before.is_none_or(|at| at <= now);
@@ -226,8 +283,14 @@ impl<W> Queue<W> {
             self.running += 1;
             return Some(Work::Scan);
         }
-        let repo = self.ready.pop_front()?;
+        let first = self.ready.is_empty();
+        let repo = if first { self.next_first(most)?.1.clone() } else { self.ready.pop_front()? };
         let pair = self.pairs.get_mut(&repo).expect("what is ready is known");
+        pair.runs_as_first = first;
+        if let (true, Some(rank)) = (first, pair.rank) {
+            self.first.remove(&(rank, repo.clone()));
+            self.first_running += 1;
+        }
         (pair.slot.wanted, pair.slot.running, pair.slot.not_before) = (false, true, None);
         pair.slot.began = self.hurried;
         self.running += 1;
@@ -240,7 +303,7 @@ impl<W> Queue<W> {
             return None;
         }
         let scan = self.scan.wanted && !self.scan.running;
-        if !self.ready.is_empty() || (scan && self.scan.not_before.is_none()) {
+        if !self.ready.is_empty() || self.next_first(most).is_some() || (scan && self.scan.not_before.is_none()) {
             return self.link_not_before;
         }
         let pair = self.waiting.first().map(|(at, _)| *at);
@@ -257,8 +320,14 @@ impl<W> Queue<W> {
         self.running -= 1;
         let began = self.pairs.get(repo)?.slot.began;
         let link_try = self.link_result(outcome, began, now, dice);
+        if matches!(outcome, Outcome::Done | Outcome::Dropped) {
+            self.caught_up(repo);
+        }
         let pair = self.pairs.get_mut(repo)?;
         pair.slot.running = false;
+        if std::mem::take(&mut pair.runs_as_first) {
+            self.first_running -= 1;
+        }
         if outcome == Outcome::Failed {
             pair.slot.failures = pair.slot.failures.saturating_add(1);
             let at = now + self.backoff.pause(pair.slot.failures, dice);
@@ -275,10 +344,10 @@ impl<W> Queue<W> {
         if matches!(outcome, Outcome::LinkFailed { .. }) {
             pair.slot.wanted = true;
         } else {
-            pair.slot.failures = 0;
+            (pair.slot.failures, pair.rank) = (0, None);
         }
         if pair.slot.wanted {
-            self.ready.push_back(repo.clone());
+            self.enqueue(repo.clone());
         } else {
             self.pairs.remove(repo);
         }
@@ -336,12 +405,14 @@ impl<W> Queue<W> {
 
 impl<W> Default for Pair<W> {
     fn default() -> Self {
-        Self { slot: Slot::default(), waiters: Vec::new() }
+        Self { slot: Slot::default(), rank: None, runs_as_first: false, waiters: Vec::new() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -465,15 +536,6 @@ mod tests {
         q.ask(&repo("a"), 1).expect("room");
         q.give_up(|_| true);
         assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![1])), "who waits gets an answer");
-    }
-
-    #[test]
-    fn pauses_grow_to_the_limit_and_scatter() {
-        let backoff = Backoff { first: SECOND, max: 8 * SECOND };
-        let pauses: Vec<u64> = (1..6).map(|n| backoff.pause(n, 0.0).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 8]);
-        assert_eq!(backoff.pause(4, 0.5), 6 * SECOND);
-        assert!(backoff.pause(u32::MAX, 0.999) >= 4 * SECOND);
     }
 
     /// Random histories: nothing that was marked is lost, nothing runs twice at once, and the queue empties.

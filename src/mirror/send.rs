@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -111,6 +112,9 @@ pub struct Terms {
     pub guard_refs: u8,
 }
 
+/// Told of each piece before it goes to the replica; returns how long it has to wait for its turn.
+pub type Toll<'a> = &'a (dyn Fn(usize) -> Duration + Send + Sync);
+
 /// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. Before that it takes over
 /// creator and roles; when the session has ended well it makes its HEAD name `head`. Words that an older replica does
 /// not know change nothing there.
@@ -151,6 +155,7 @@ pub async fn send(
     dir: &Path,
     ours: &RefState,
     terms: Terms,
+    toll: Toll<'_>,
 ) -> Result<Sent, SendError> {
     let mut input = Reader::new(input);
     let theirs = read_advertisement(&mut input).await?;
@@ -172,7 +177,8 @@ pub async fn send(
     let capabilities = theirs.negotiate(&updates, terms.manner)?;
     let (commands, theirs) = (&updates, &theirs);
     let writing = async move {
-        let written = write_push(&mut output, git, dir, commands, &capabilities, theirs, ours.detached.as_ref()).await;
+        let mut paying = Paying { output: &mut output, toll };
+        let written = write_push(&mut paying, git, dir, commands, &capabilities, theirs, ours.detached.as_ref()).await;
         // In any case, and by dropping it too: a replica that waits for the rest of a pack must see that none will
         // come.
         let ended = output.shutdown().await;
@@ -271,9 +277,28 @@ async fn read_advertisement<R: AsyncRead + Unpin>(input: &mut Reader<R>) -> Resu
     }
 }
 
+/// The way to the replica, with its toll.
+struct Paying<'a, W> {
+    output: &'a mut W,
+    toll: Toll<'a>,
+}
+
+impl<W: AsyncWrite + Unpin> Paying<'_, W> {
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        for piece in bytes.chunks(CHUNK) {
+            let pause = (self.toll)(piece.len());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            self.output.write_all(piece).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Commands, and the pack unless there are only deletions. Returns the pack's length in bytes.
 async fn write_push(
-    output: &mut (impl AsyncWrite + Unpin),
+    output: &mut Paying<'_, impl AsyncWrite + Unpin>,
     git: &Git,
     dir: &Path,
     updates: &[RefUpdate],
@@ -320,7 +345,7 @@ fn exclusions(updates: &[RefUpdate], theirs: &Advertisement) -> Vec<Oid> {
 }
 
 async fn write_pack(
-    output: &mut (impl AsyncWrite + Unpin),
+    output: &mut Paying<'_, impl AsyncWrite + Unpin>,
     git: &Git,
     dir: &Path,
     updates: &[RefUpdate],

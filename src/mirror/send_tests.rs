@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -74,7 +75,7 @@ impl Pair {
         let mut child = command.spawn().expect("git receive-pack");
         let (input, output) = (child.stdout.take().expect("piped"), child.stdin.take().expect("piped"));
         let ours = read_refs(&self.ours).expect("readable");
-        let sent = send(input, output, &git, &self.ours, &ours, terms).await;
+        let sent = send(input, output, &git, &self.ours, &ours, terms, &|_| Duration::ZERO).await;
         if sent.is_ok() {
             assert!(child.wait().await.expect("ended").success());
         }
@@ -267,7 +268,8 @@ async fn answer(advertisement: &[u8]) -> String {
     let pair = Pair::new();
     pair.set("refs/heads/main", &[]);
     let ours = read_refs(&pair.ours).expect("readable");
-    let error = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours, USUAL).await.expect_err("no success");
+    let sent = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours, USUAL, &|_| Duration::ZERO).await;
+    let error = sent.expect_err("no success");
     error.to_string()
 }
 

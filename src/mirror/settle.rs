@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use super::first::Rank;
 use super::plan::Obstacle;
 use super::queue::{Outcome, Queue};
 use super::state::{Input, Moment};
@@ -9,6 +10,7 @@ use super::status::Board;
 use super::{MirrorError, Report};
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
+use crate::repo::Weight;
 
 /// A push that has ended.
 pub(super) struct Attempt<'a> {
@@ -90,7 +92,10 @@ pub(super) fn settle_scan<W>(
 pub(super) enum Shown {
     Equal,
     Differs,
-    Missing,
+    /// With what there is to copy.
+    Missing(Weight),
+    /// It is there and empty, and the repository here is not the same.
+    Blank(Weight),
 }
 
 /// Takes it in; `push` when what differs may be pushed without an order.
@@ -104,15 +109,18 @@ pub(super) fn compared<W>(
     now: Moment,
 ) {
     if shown == Shown::Equal {
+        queue.caught_up(repo);
         // A hint that came meanwhile stands, and is settled by its own push.
         if !queue.is_known(repo) {
             board.apply(repo, peer, Input::Equal { began }, now);
         }
         return;
     }
-    board.apply(repo, peer, Input::Differs { missing: shown == Shown::Missing }, began);
-    if push {
-        queue.mark(repo);
+    board.apply(repo, peer, Input::Differs { missing: matches!(shown, Shown::Missing(_)) }, began);
+    match shown {
+        _ if !push => {}
+        Shown::Missing(weight) | Shown::Blank(weight) => queue.mark_first(repo, Rank::of(repo, weight)),
+        Shown::Equal | Shown::Differs => queue.mark(repo),
     }
 }
 
@@ -120,7 +128,7 @@ fn wall(at: Option<Instant>, now: Moment) -> Option<SystemTime> {
     at.map(|at| now.wall + at.saturating_duration_since(now.mono))
 }
 
-fn outcome(error: Option<&MirrorError>) -> Outcome {
+pub(super) fn outcome(error: Option<&MirrorError>) -> Outcome {
     match error {
         None => Outcome::Done,
         Some(MirrorError::Link(LinkError::Busy { .. })) => Outcome::Failed,

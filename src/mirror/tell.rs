@@ -34,6 +34,13 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
         };
         let notices = inner.board().tick(Moment::now());
         notices.into_iter().for_each(|notice| inner.tell(Arc::new(notice)));
+        let lanes: Vec<_> = inner.lanes().values().cloned().collect();
+        for lane in lanes {
+            let news = lane.progress().news(&lane.peer, Moment::now());
+            if let Some(news) = news {
+                tracing::info!(peer = %lane.peer, "{news}");
+            }
+        }
         let lines = inner.board().journal.take_lines();
         if !lines.is_empty() {
             let files = files.clone();

@@ -13,7 +13,7 @@ use super::deliver::check;
 use super::pause::Pause;
 use super::settle::Shown;
 use super::state::Moment;
-use super::worker::{END_TIMEOUT, digests, equals};
+use super::worker::{END_TIMEOUT, digests, shown};
 use super::{Inner, Mirror, MirrorError};
 use crate::git::process::Git;
 use crate::model::{HostName, RepoName};
@@ -110,17 +110,13 @@ impl Inner {
             let verdict = match &theirs {
                 Err(error) => Verdict::Failed(error.clone()),
                 Ok(theirs) => {
-                    let shown = match theirs.of.get(repo) {
-                        None => Shown::Missing,
-                        Some(digest) if self.equals(repo, digest, theirs.version).await => Shown::Equal,
-                        Some(_) => Shown::Differs,
-                    };
+                    let shown = self.shown(repo, theirs.of.get(repo).cloned(), theirs.version).await;
                     self.compared(&self.lane(peer), repo, shown, began);
                     match shown {
                         Shown::Equal if deep => self.verify_objects(repo, peer).await,
                         Shown::Equal => Verdict::Equal { deep: false },
-                        Shown::Differs => Verdict::Differs,
-                        Shown::Missing => Verdict::Missing,
+                        Shown::Differs | Shown::Blank(_) => Verdict::Differs,
+                        Shown::Missing(_) => Verdict::Missing,
                     }
                 }
             };
@@ -130,9 +126,9 @@ impl Inner {
         all
     }
 
-    async fn equals(self: &Arc<Self>, repo: &RepoName, digest: &str, version: u32) -> bool {
-        let (this, repo, digest) = (self.clone(), repo.clone(), digest.to_owned());
-        let comparing = tokio::task::spawn_blocking(move || equals(&this, &repo, &digest, version));
+    async fn shown(self: &Arc<Self>, repo: &RepoName, there: Option<String>, version: u32) -> Shown {
+        let (this, repo) = (self.clone(), repo.clone());
+        let comparing = tokio::task::spawn_blocking(move || shown(&this, &repo, there.as_deref(), version));
         comparing.await.expect("comparing does not panic, and is not cancelled")
     }
 

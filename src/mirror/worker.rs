@@ -11,14 +11,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
+use super::bandwidth::Bucket;
 use super::deliver::{self, check};
-use super::queue::{Backoff, Queue, Work};
-use super::settle::{Attempt, Shown, compared, settle, settle_scan};
+use super::first::{Progress, is_configuration};
+use super::queue::{Outcome, Queue, Work};
+use super::settle::{Attempt, Shown, compared, outcome, settle, settle_scan};
 use super::state::{Input, Moment};
 use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, propagate_panic};
 use crate::git::objects::{ObjectsError, RefState, read_refs};
-use crate::model::{HostName, RepoName};
+use crate::model::{HostName, RefName, RepoName};
 use crate::peer::LinkError;
+use crate::repo::{Weight, weigh};
 
 /// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there.
 const DIGESTS: &str = "gitmesh-mirror-digests version=";
@@ -41,15 +45,36 @@ pub(super) struct Lane {
     bell: Notify,
     /// Comparisons in a row after which empty copies were waited for.
     patient: AtomicU32,
+    progress: Mutex<Progress>,
+    bucket: Mutex<Bucket>,
 }
 
 impl Lane {
     pub(super) fn new(peer: HostName, queue: Queue<Answer>) -> Self {
-        Self { peer, queue: Mutex::new(queue), bell: Notify::new(), patient: AtomicU32::new(0) }
+        Self {
+            peer,
+            queue: Mutex::new(queue),
+            bell: Notify::new(),
+            patient: AtomicU32::new(0),
+            progress: Mutex::default(),
+            bucket: Mutex::new(Bucket::new(Instant::now())),
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<Answer>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the first copies to this peer have come.
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of a push are to go out: they are counted, and wait as long as is returned.
+    pub(super) fn toll(&self, repo: &RepoName, bytes: usize, rate: Option<u64>) -> Duration {
+        self.progress().sent(repo, bytes);
+        let Some(rate) = rate else { return Duration::ZERO };
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, rate, Instant::now())
     }
 
     pub(super) fn mark(&self, repo: &RepoName) {
@@ -112,6 +137,14 @@ impl Inner {
     pub(super) fn compared(&self, lane: &Lane, repo: &RepoName, shown: Shown, began: Moment) {
         let (peer, now) = (&lane.peer, Moment::now());
         let push = !self.assigned().is_manual(peer, repo) && self.pauses().of(repo, peer).is_none();
+        match shown {
+            Shown::Equal => lane.progress().arrived(repo),
+            Shown::Missing(weight) | Shown::Blank(weight) if push => lane.progress().expect(repo, weight.bytes, now),
+            _ => {}
+        }
+        if is_configuration(repo) {
+            lane.queue().lead((push && shown != Shown::Equal).then_some(repo));
+        }
         compared(&mut lane.queue(), &mut self.board(), (repo, peer), shown, push, began, now);
         lane.bell.notify_one();
         self.waits.ring(repo);
@@ -197,6 +230,12 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
             let manual = inner.assigned().is_manual(peer, &repo);
             let attempt = Attempt { repo: &repo, peer, began, manual, result: &result };
             settle(&mut lane.queue(), &mut inner.board(), &attempt, now, dice);
+            match outcome(result.as_ref().err()) {
+                Outcome::Done => lane.progress().arrived(&repo),
+                Outcome::Failed | Outcome::LinkFailed { .. } => lane.progress().failed(&repo),
+                // It waits for a person, or is gone.
+                Outcome::Waits | Outcome::Dropped => lane.progress().keep(|name| *name != repo),
+            }
             if let Ok(report) = &result {
                 let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
                 tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
@@ -241,12 +280,18 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, Mirro
     let limit = inner.config().timeout;
     let theirs = timeout(limit, digests(inner, peer)).await.map_err(|_| MirrorError::Timeout(limit))??;
     inner.board().link_works(peer, Moment::now());
+    lane.progress().keep(|repo| repos.binary_search(repo).is_ok());
+    if !repos.iter().any(is_configuration) {
+        lane.queue().lead(None);
+    }
     let (this, these) = (inner.clone(), assigned.clone());
     let comparing = tokio::task::spawn_blocking({
         let peer = peer.clone();
         move || compare_all(&this, these.of(&peer), &theirs)
     });
-    let (shown, young) = comparing.await.expect("comparing does not panic, and is not cancelled");
+    let (mut shown, young) = comparing.await.expect("comparing does not panic, and is not cancelled");
+    // The configuration first: whether others may go depends on it.
+    shown.sort_by_key(|(repo, _)| !is_configuration(repo));
     for (repo, shown) in shown {
         inner.compared(lane, &repo, shown, began);
     }
@@ -259,7 +304,7 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, Mirro
         return Ok(Some(PATIENCE * (1 << looks)));
     }
     lane.patient.store(0, Ordering::Relaxed);
-    young.iter().for_each(|repo| inner.compared(lane, repo, Shown::Missing, began));
+    young.iter().for_each(|repo| inner.compared(lane, repo, Shown::Missing(Weight::default()), began));
     Ok(None)
 }
 
@@ -268,16 +313,10 @@ fn compare_all(inner: &Inner, repos: &[RepoName], theirs: &Digests) -> (Vec<(Rep
     let (mut all, mut young) = (Vec::with_capacity(repos.len()), Vec::new());
     for repo in repos {
         let Some(dir) = (inner.world.dir)(repo) else { continue };
-        let shown = match theirs.of.get(repo) {
-            None if has_no_refs(&dir) => {
-                young.push(repo.clone());
-                continue;
-            }
-            None => Shown::Missing,
-            Some(digest) if equals(inner, repo, digest, theirs.version) => Shown::Equal,
-            Some(_) => Shown::Differs,
-        };
-        all.push((repo.clone(), shown));
+        match theirs.of.get(repo) {
+            None if has_no_refs(&dir) => young.push(repo.clone()),
+            there => all.push((repo.clone(), shown(inner, repo, there.map(String::as_str), theirs.version))),
+        }
     }
     (all, young)
 }
@@ -293,9 +332,31 @@ pub(super) struct Digests {
     pub of: BTreeMap<RepoName, String>,
 }
 
+/// How a copy is, by the digest that its peer has told, if any. Blocks.
+pub(super) fn shown(inner: &Inner, repo: &RepoName, there: Option<&str>, version: u32) -> Shown {
+    let weight = || (inner.world.dir)(repo).map(|dir| weigh(&dir)).unwrap_or_default();
+    match there {
+        None => Shown::Missing(weight()),
+        Some(digest) if equals(inner, repo, digest, version) => Shown::Equal,
+        Some(digest) if is_blank(inner, repo, digest) => Shown::Blank(weight()),
+        Some(_) => Shown::Differs,
+    }
+}
+
+/// Whether it is the digest of a repository without references, as a peer's own configuration makes it, or as a first
+/// copy that was cut off leaves it.
+fn is_blank(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
+    let blank = RefState { head: RefName::parse("refs/heads/main"), ..RefState::default() }.digest();
+    if digest == blank {
+        return true;
+    }
+    let owned = (inner.world.ownership)(repo).unwrap_or_default().seal(blank);
+    digest == owned || digest == (inner.world.metadata)(repo).seal(owned)
+}
+
 /// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
 /// this repository alone. Blocks.
-pub(super) fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
+fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let Ok(ours) = (inner.world.digest)(repo) else { return false };
     let ours = owned.seal(ours);

@@ -13,5 +13,5 @@ mod voucher;
 
 pub use actor::{Actor, Fingerprint, PushId};
 pub use git::{Epoch, Oid, RefName, RefUpdate};
-pub use name::{HostName, NameError, RepoName, UserName};
+pub use name::{ADMIN_REPO, HostName, NameError, RepoName, UserName};
 pub use voucher::Voucher;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The repository that holds the configuration.
+pub const ADMIN_REPO: &str = "gitmesh-admin";
+
 /// Why a text is no name. `Display` says what is wrong, without the text itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

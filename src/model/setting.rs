@@ -56,6 +56,18 @@ fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// Bytes in a second, for `deserialize_with`: `"512KiB/s"`, `"20MiB/s"`; above 0. Without the setting there is no limit.
+pub fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    parse_rate(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let bytes = text.strip_suffix("/s").and_then(|size| parse_size(size).ok()).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| {
+        format!("'{text}' is no bandwidth; write a whole number above 0, a unit and /s, as \"512KiB/s\" or \"20MiB/s\"")
+    })
+}
+
 /// A share, for `deserialize_with`: `"50%"`, whole, 0 to 100.
 pub fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
     parse_percent(&String::deserialize(deserializer)?).map_err(D::Error::custom)
@@ -76,6 +88,14 @@ mod tests {
         assert_eq!((parse_size("0"), parse_size("20MiB")), (Ok(0), Ok(20 << 20)));
         for bad in ["", "5", "1.5GiB", "1 GiB", "1GB", "-1KiB", "99999999999GiB", "99999999999999999999KiB"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!((parse_rate("512KiB/s"), parse_rate("20MiB/s")), (Ok(512 << 10), Ok(20 << 20)));
+        for bad in ["", "0", "0/s", "0KiB/s", "20MiB", "20 MiB/s", "20MB/s", "20Mbit/s", "/s", "-1KiB/s"] {
+            assert!(parse_rate(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -12,6 +12,7 @@ mod metadata;
 mod ownership;
 mod state;
 mod store;
+mod weight;
 
 pub use file_locks::{BrokenLock, FileLock, FileLocks};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
@@ -20,3 +21,4 @@ pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Space, Store};
+pub use weight::{Weight, weigh};

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::backoff::Backoff;
 use super::notice::Kind;
 use super::pause::{Pause, Pauses, Scope};
 use super::plan::{Order, plan};
-use super::queue::{Backoff, Queue, Work};
+use super::queue::{Queue, Work};
 use super::send::SendError;
 use super::settle::{Attempt, Shown, compared, settle, settle_scan};
 use super::state::{Input, Moment};
@@ -26,7 +27,7 @@ use super::{MirrorError, Report};
 use crate::git::objects::RefState;
 use crate::model::{Epoch, HostName, Oid, RefName, RepoName};
 use crate::peer::LinkError;
-use crate::repo::promise_epoch;
+use crate::repo::{Weight, promise_epoch};
 
 const SEEDS: u64 = 40;
 const STEPS: usize = 350;
@@ -446,7 +447,7 @@ impl Sim {
         for (repo, refs) in self.repos.clone() {
             let ours = RefState { refs, ..RefState::default() }.digest();
             let shown = match theirs.get(&repo) {
-                None => Shown::Missing,
+                None => Shown::Missing(Weight::default()),
                 Some(there) if *there == ours => Shown::Equal,
                 Some(_) => Shown::Differs,
             };
