@@ -114,9 +114,10 @@ impl Config {
 
     /// The settings for compiling the admin repository.
     pub fn settings(&self) -> Settings {
-        let admin::Config { config_keys, roles, owner_role, .. } = self.access.clone();
+        let admin::Config { config_keys, roles, owner_role, safe_config, unsafe_values, .. } = self.access.clone();
         let owner_role = (!owner_role.is_empty()).then_some(owner_role);
-        let mut settings = Settings { config_keys, roles, owner_role, ..Settings::recommended() };
+        let mut settings =
+            Settings { config_keys, roles, owner_role, safe_config, unsafe_values, ..Settings::recommended() };
         settings.enable.extend(self.access.enable.iter().map(|sugar| match sugar {
             Sugar::ContinuationLines => "continuation-lines".to_owned(),
             Sugar::Macros => "macros".to_owned(),

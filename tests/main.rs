@@ -25,6 +25,7 @@ mod lock;
 mod naive;
 mod refusals;
 mod rules;
+mod traps;
 mod vref;
 
 mod alarms;

@@ -1,5 +1,7 @@
 //! The `[access]` and `[hooks]` tables of `gitmesh.toml`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// What gitolite's rc file says about the access language.
@@ -14,17 +16,23 @@ pub struct Config {
     /// for none.
     pub owner_role: String,
     pub create: AutoCreate,
+    /// `%KEY` in a value of the configuration stands for this text (gitolite: SAFE_CONFIG).
+    pub safe_config: BTreeMap<String, String>,
+    /// Characters that no value may hold (gitolite: UNSAFE_PATT).
+    pub unsafe_values: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let roles = crate::policy::Settings::default().roles;
+        let crate::policy::Settings { roles, unsafe_values, .. } = crate::policy::Settings::default();
         Self {
             config_keys: Vec::new(),
             enable: Vec::new(),
             roles,
             owner_role: String::new(),
             create: AutoCreate::default(),
+            safe_config: BTreeMap::new(),
+            unsafe_values,
         }
     }
 }

@@ -200,10 +200,13 @@ impl Builder<'_, '_> {
             self.remark("config-key-blank", line, None, message).help = Some(help.into());
             return;
         }
-        if let Some(bad) = config.value.chars().find(|c| "`~#$&()|;<>".contains(*c)).filter(|_| !lenient) {
+        if let Some(bad) = config.value.chars().find(|c| self.settings.unsafe_values.contains(*c)).filter(|_| !lenient)
+        {
             let message = format!("'{bad}' is not allowed in a value");
+            let listed: Vec<String> = self.settings.unsafe_values.chars().map(|c| c.to_string()).collect();
+            let help = format!("none of {} may stand in a value", listed.join(" "));
             let remark = self.remark("bad-config-value", line, Some(config.value_word), message);
-            remark.help = Some("none of ` ~ # $ & ( ) | ; < > may stand in a value".into());
+            remark.help = Some(help);
             return;
         }
         if !self.lint_option(line, config) {

@@ -84,6 +84,8 @@ pub struct Settings {
     pub owner_role: Option<String>,
     /// SAFE_CONFIG: `%KEY` in values to text.
     pub safe_config: BTreeMap<String, String>,
+    /// UNSAFE_PATT: characters that no value may hold.
+    pub unsafe_values: String,
     /// Sugar by gitolite's names (`continuation-lines`, `macros`, `keysubdirs-as-groups`), and switches that
     /// leave gitolite's answers where the specification recommends it: `quote-names` (users' names in patterns are
     /// text, not regular expressions), `gitweb-keys` (`desc`, `owner`, `category` need no permission and take any
@@ -101,6 +103,7 @@ impl Default for Settings {
             roles: vec!["READERS".to_owned(), "WRITERS".to_owned()],
             owner_role: None,
             safe_config: BTreeMap::new(),
+            unsafe_values: "`~#$&()|;<>".to_owned(),
             enable: BTreeSet::new(),
             key_files: Vec::new(),
         }

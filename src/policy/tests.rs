@@ -359,3 +359,18 @@ proptest! {
         prop_assert_eq!(nobody, decide(&before, "docs", "nor-this", Op::Write, &refname));
     }
 }
+
+#[test]
+fn the_settings_say_what_a_value_may_hold() {
+    let safe_config = [("LT", "<"), ("LTE", "<=")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let text = format!("{ADMIN}repo a\n RW = b\n option x = (%LT %LTE)\n");
+    let settings = Settings { unsafe_values: "<;".to_owned(), safe_config, ..Settings::default() };
+    let made = compile(&sources(&text), &settings);
+    let policy = made.policy.unwrap_or_else(|| panic!("{:#?}", made.diagnostics));
+    let repo = RepoName::new("a").unwrap();
+    assert_eq!(policy.option(&Facts::existing(&repo), "x").as_deref(), Some("(< <=)"), "the longest name first");
+    let refused = compile(&sources(&text.replace("%LT ", "< ")), &settings);
+    assert!(refused.policy.is_none());
+    assert_eq!(refused.diagnostics[0].help.as_deref(), Some("none of < ; may stand in a value"));
+    assert!(compiled(&text).policy.is_none(), "gitolite's own set has parentheses");
+}
