@@ -274,7 +274,6 @@ fn one_screen_tells_what_needs_attention() {
         status.code == Some(0) && status.has("everything is in step (2 copies)") && status.has("up, ")
     });
     bob.ssh(&pair.one, "status").refused_by("administrators");
-    bob.ssh(&pair.one, "events").refused_by("administrators");
     pair.there.cut();
     work.commit("a", "two");
     work.push(&["HEAD:main"]).succeeds();
@@ -292,4 +291,69 @@ fn one_screen_tells_what_needs_attention() {
     assert_eq!(json["attention"][0]["state"], "failing");
     pair.there.restore();
     eventually("all to be well again", || pair.one.gitmesh(&["status"]).code == Some(0));
+}
+
+#[test]
+fn who_was_away_goes_on_after_the_last_event_they_saw() {
+    let world = World::new();
+    let (pair, work, bob) = running(&world);
+    let carol = world.actor("carol");
+    world
+        .alice()
+        .configure(&pair.one, |c| {
+            c.key(&bob);
+            c.key(&carol);
+            c.conf(&format!("{CONF}repo secret\n    RW+ = alice carol\n"));
+        })
+        .succeeds();
+    // A stream has no end of its own: it is read until what is waited for has come.
+    let events = |actor: &crate::world::Actor, since: u64| -> Vec<serde_json::Value> {
+        let mut command = actor.ssh_command(&["server1", &format!("events --json --since {since}")]);
+        let mut stream = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let (to, from) = std::sync::mpsc::channel();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(stream.stdout.take().unwrap()));
+        let reading = std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| to.send(line)));
+        let mut all = Vec::new();
+        while let Ok(line) = from.recv_timeout(std::time::Duration::from_secs(if all.is_empty() { 20 } else { 2 })) {
+            all.push(serde_json::from_str(&line).unwrap());
+        }
+        stream.kill().unwrap();
+        stream.wait().unwrap();
+        drop(reading.join().unwrap());
+        all
+    };
+    let about = |all: &[serde_json::Value], event: &str, repo: &str| -> Vec<serde_json::Value> {
+        all.iter().filter(|e| e["event"] == event && e["repo"] == repo).cloned().collect()
+    };
+    let seen = events(&bob, 0);
+    let last = seen.last().unwrap()["id"].as_u64().unwrap();
+    assert!(!about(&seen, "push", "testing").is_empty() && !about(&seen, "mirror.synced", "testing").is_empty());
+
+    let old = work.oid("HEAD");
+    let new = work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    let secret = carol.clone_of(&pair.one, "secret");
+    secret.commit("a", "one");
+    secret.push(&["HEAD:main"]).succeeds();
+    // The history is on disk within a second or two, and outlives the node.
+    let written = || std::fs::read_to_string(pair.one.data().join("state/events.log")).unwrap_or_default();
+    eventually("the file", || written().contains("\"repo\":\"secret\""));
+    pair.one.kill9();
+    pair.one.start();
+
+    let later = events(&bob, last);
+    let pushes = about(&later, "push", "testing");
+    let push = &pushes[0];
+    assert_eq!(pushes.len(), 1, "{later:#?}");
+    assert_eq!((&push["user"], &push["updates"][0]["ref"]), (&"alice".into(), &"refs/heads/main".into()));
+    assert_eq!((&push["updates"][0]["old"], &push["updates"][0]["new"]), (&old.into(), &new.into()));
+    assert_eq!(about(&later, "mirror.synced", "testing")[0]["peer"], "server2");
+    assert!(about(&later, "push", "secret").is_empty(), "bob may not read it");
+    assert!(!later.iter().any(|e| e["event"] == "started" || e["event"] == "lost"), "{later:#?}");
+    assert_eq!(about(&events(&carol, last), "push", "secret").len(), 1);
+    let all = events(world.alice(), last);
+    assert!(all.iter().any(|e| e["event"] == "started"), "{all:#?}");
+    assert!(all.windows(2).all(|two| two[0]["id"].as_u64() < two[1]["id"].as_u64()), "{all:#?}");
+    bob.ssh(&pair.one, "events --since yesterday").refused_by("whole number");
 }

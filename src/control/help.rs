@@ -27,7 +27,11 @@ const TOPICS: &[Topic] = &[
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),
     topic("status [--json] [--watch]", "one screen: nodes, lag, what needs attention; for administrators", OVERVIEW),
-    topic("events", "what changes with the copies, an object a line, until you leave; for administrators", ""),
+    topic(
+        "events [--since ID] [--json]",
+        "what happens, an object a line, until you leave; or since an event's id",
+        "",
+    ),
     topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", STATUS),
     topic("mirror push [PEER] REPO [--force]", "bring copies up to date now", PUSH),
     topic("mirror pull REPO", "on a copy's node: have its master push it now", ""),

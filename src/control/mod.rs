@@ -120,7 +120,7 @@ impl Control {
                 Err(usage) => usage,
             },
             ["status", ref rest @ ..] => self.overview(actor, rest, live).await,
-            ["events"] => self.events(actor, live).await,
+            ["events", ref rest @ ..] => self.events(actor, rest, live).await,
             ["whoami"] => self.whoami(actor, from),
             [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,
             ["gitmesh-mirror-digests", version] => {

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::status::{Copy, Which, lines};
 use super::watch::Form;
 use super::{Control, Live, Reply, help};
-use crate::mirror::{About, FirstCopy, LinkState, Pulse};
+use crate::mirror::{About, Event, Events, FirstCopy, LinkState, Pulse};
 use crate::model::Actor;
 use crate::model::time::{in_words, rfc3339};
 
@@ -171,14 +171,37 @@ impl Control {
         out
     }
 
-    /// `events`: an object a line for each change that people are told of, from now on; for administrators.
-    pub(super) async fn events(&self, actor: &Actor, live: &Live) -> Reply {
-        if let Err(reply) = self.administers(actor, "the stream of events") {
-            return reply;
+    /// `events [--since ID] [--json]`: an object a line for each push that landed, each copy that caught up and, for
+    /// administrators, each change that people are told of; from now on, or from the event after ID.
+    pub(super) async fn events(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
+        let words: Vec<&str> = words.iter().copied().filter(|word| *word != "--json").collect();
+        let since = match words[..] {
+            [] => None,
+            ["--since", id] => Some(id),
+            [word] if word.starts_with("--since=") => word.strip_prefix("--since="),
+            _ => return help::wrong(&["events"]),
+        };
+        let since = match since.map(str::parse::<u64>) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err(_)) => return Reply::fail(2, "FATAL: --since takes the id of an event, a whole number"),
+        };
+        let Events { past, lost, mut coming } = self.mirror.subscribe(since);
+        // Rights are asked at each event: they may change while somebody listens.
+        let may = |event: &Event| match &event.repo {
+            _ if *actor == Actor::Local || self.realm.may_administer(actor) => true,
+            Some(repo) => self.realm.rights(actor, repo).0,
+            None => false,
+        };
+        let lost = lost.then(|| json!({"version": 1, "event": "lost", "since": since}));
+        for line in lost.iter().chain(past.iter().filter(|event| may(event)).map(|event| &event.json)) {
+            if !live.say(format!("{line}\n")).await {
+                return Reply::default();
+            }
         }
-        let mut events = self.mirror.subscribe();
         let end = tokio::time::Instant::now() + LIFE;
         let node = &self.node.name;
+        let mut tick = tokio::time::Instant::now() + TICK;
         loop {
             let line = tokio::select! {
                 () = live.gone() => return Reply::default(),
@@ -186,13 +209,15 @@ impl Control {
                 () = tokio::time::sleep_until(end), if *actor != Actor::Local => {
                     return Reply::fail(8, "an hour has passed; ask again if you like");
                 }
-                () = tokio::time::sleep(TICK) => json!({"version": 1, "event": "tick", "node": node.as_str()}),
-                event = events.recv() => match event {
-                    Ok(notice) => notice.json(),
+                () = tokio::time::sleep_until(tick) => json!({"version": 1, "event": "tick", "node": node.as_str()}),
+                event = coming.recv() => match event {
+                    Ok(event) if may(&event) => event.json.clone(),
+                    Ok(_) => continue,
                     Err(RecvError::Lagged(lost)) => json!({"version": 1, "event": "lost", "events": lost}),
                     Err(RecvError::Closed) => return Reply::default(),
                 },
             };
+            tick = tokio::time::Instant::now() + TICK;
             if !live.say(format!("{line}\n")).await {
                 return Reply::default();
             }

@@ -140,7 +140,12 @@ impl Progress {
         self.open.retain(|repo, _| which(repo));
     }
 
+    /// While anything is still to come.
     pub(super) fn shown(&self, peer: &HostName) -> Option<FirstCopy> {
+        if self.open.is_empty() { None } else { self.summed(peer) }
+    }
+
+    fn summed(&self, peer: &HostName) -> Option<FirstCopy> {
         let since = self.since?;
         let left: u64 = self.open.values().map(|open| open.size).sum();
         // A pack on the way is not exactly what is on the disk, and a sum that overshoots would look wrong.
@@ -157,7 +162,7 @@ impl Progress {
 
     /// A line for the log: at the beginning, every ten seconds, and at the end, after which nothing is shown any more.
     pub(super) fn news(&mut self, peer: &HostName, now: Moment) -> Option<String> {
-        let shown = self.shown(peer)?;
+        let shown = self.summed(peer)?;
         if self.open.is_empty() {
             let took = now.wall.duration_since(shown.since).unwrap_or_default().as_secs();
             *self = Self::default();
@@ -304,6 +309,7 @@ mod tests {
         for n in 312..1000 {
             progress.arrived(&repo(&format!("r{n}")));
         }
+        assert_eq!(progress.shown(&peer), None);
         let told = progress.news(&peer, at(12)).expect("the end");
         assert_eq!(told, "first copy to server3: 999 of 999 repositories, 9.0 of 9.0 GB; complete after 12 s");
         assert_eq!((progress.news(&peer, at(60)), progress.shown(&peer)), (None, None));

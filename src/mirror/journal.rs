@@ -132,7 +132,11 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { now: dir.join("mirror.log"), old: dir.join("mirror.log.old"), max: FILE_MAX }
+        Self::named(dir, "mirror.log")
+    }
+
+    pub(super) fn named(dir: &Path, name: &str) -> Self {
+        Self { now: dir.join(name), old: dir.join(format!("{name}.old")), max: FILE_MAX }
     }
 
     /// What is there, older lines first; at most twice the largest size of one.

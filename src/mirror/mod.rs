@@ -19,6 +19,7 @@ mod deliver;
 mod first;
 mod heard;
 mod heartbeat;
+mod history;
 mod journal;
 mod notice;
 mod notify;
@@ -51,7 +52,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,7 @@ use crate::git::process::Git;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
 use crate::repo::{Metadata, Ownership, Store};
+use history::History;
 use notify::{Outbox, Way};
 use pause::Pauses;
 use queue::Queue;
@@ -74,6 +76,7 @@ pub use config::{Config, NotifyConfig};
 pub use first::FirstCopy;
 pub use heard::Freshness;
 pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};
+pub use history::{Event, Events};
 pub use journal::Entry;
 pub use notice::{Kind, Notice};
 pub use notify::Webhook;
@@ -84,9 +87,6 @@ pub use state::{Hold, State};
 pub use status::{LinkState, PairStatus, PeerStatus};
 pub use verify::{Checked, Verdict};
 pub use wait::{Arrival, Waited, Want, Where};
-
-/// Notices that a slow subscriber may be behind in before it loses the oldest.
-const EVENTS_KEPT: usize = 1024;
 
 /// What one push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,7 +218,8 @@ struct Inner {
     pauses: Mutex<Pauses>,
     waits: Waits,
     journal_files: journal::Files,
-    events: broadcast::Sender<Arc<Notice>>,
+    history: Mutex<History>,
+    history_files: journal::Files,
     assigned: Mutex<Arc<Assigned>>,
     hearing: heartbeat::Hearing,
 }
@@ -319,12 +320,6 @@ impl Mirror {
         lanes.values().filter_map(|lane| lane.progress().shown(&lane.peer)).collect()
     }
 
-    /// What is told from now on: alarms, their ends, pauses. A receiver that is too slow loses the oldest, and is told
-    /// how many.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Notice>> {
-        self.inner.events.subscribe()
-    }
-
     /// What happened to a repository's copies lately, oldest first; also before the last start.
     pub fn log(&self, repo: &RepoName, limit: usize) -> Vec<Entry> {
         self.inner.board().journal.of(repo, limit)
@@ -353,6 +348,7 @@ fn backoff(config: &Config) -> backoff::Backoff {
 
 impl Inner {
     fn new(config: Config, world: World, git: Git, links: Links, state: &Path) -> std::io::Result<Self> {
+        let history_files = journal::Files::named(state, "events.log");
         Ok(Self {
             board: Mutex::new(Board::new(config.alarm_after)),
             config: RwLock::new(config),
@@ -366,7 +362,8 @@ impl Inner {
             pauses: Mutex::new(Pauses::open(state)?),
             waits: Waits::default(),
             journal_files: journal::Files::new(state),
-            events: broadcast::Sender::new(EVENTS_KEPT),
+            history: Mutex::new(History::restore(&history_files.read()?)),
+            history_files,
             assigned: Mutex::default(),
             hearing: heartbeat::Hearing::new(),
         })
@@ -400,6 +397,10 @@ impl Inner {
     /// The innermost lock of the room: nobody takes another while holding it.
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pauses(&self) -> MutexGuard<'_, Pauses> {

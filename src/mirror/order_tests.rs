@@ -102,12 +102,17 @@ async fn a_pause_stops_everything_also_after_a_restart_and_resuming_catches_up()
     let mut mesh = Mesh::start(&["a", "b"]).await;
     mesh.in_step("a").await;
     mesh.in_step("b").await;
-    let mut events = mesh.inner.events.subscribe();
+    let mut events = mesh.inner.history().subscribe(None).coming;
     let scope = Scope::Copy(repo("a"), server2());
     assert_eq!(mesh.inner.pause(scope.clone(), "alice", "moving its disk").unwrap(), (1, true));
     assert_eq!(mesh.inner.pause(scope.clone(), "bob", "").unwrap(), (1, false));
-    let told = events.recv().await.unwrap();
-    assert_eq!((told.kind, told.detail.as_str()), (Kind::Paused, "by alice: moving its disk"));
+    let told = loop {
+        let event = events.recv().await.unwrap();
+        if event.json["event"] == "paused" {
+            break event;
+        }
+    };
+    assert_eq!(told.json["detail"], "by alice: moving its disk");
     let before = mesh.pushes();
     for restarted in [false, true] {
         if restarted {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Inner;
+use super::journal::Files;
 use super::notice::Notice;
 use super::notify::Way;
 use super::state::Moment;
+use super::{Inner, history};
 
 /// How often it is looked whether an alarm is due; also how long notices are collected, so that the copies of one peer
 /// that change together are one.
@@ -26,7 +27,8 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
         Ok(text) => inner.board().journal.restore(&text),
         Err(error) => tracing::warn!(%error, "the log of earlier mirroring cannot be read"),
     }
-    let mut broken = false;
+    inner.history().add(None, history::started());
+    let mut broken = [false; 2];
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,
@@ -42,21 +44,28 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
             }
         }
         let lines = inner.board().journal.take_lines();
-        if !lines.is_empty() {
-            let files = files.clone();
-            let written = on_disk(move || files.append(&lines)).await;
-            // Once, not for each line while the disk is full.
-            if let Err(error) = &written
-                && !broken
-            {
-                tracing::warn!(%error, "the log of mirroring cannot be written; what happens is kept in memory only");
-            }
-            broken = written.is_err();
-        }
+        write(&files, lines, "the log of mirroring", &mut broken[0]).await;
+        let lines = inner.history().take_lines();
+        write(&inner.history_files, lines, "the history of events", &mut broken[1]).await;
         if stopping {
             return;
         }
     }
+}
+
+async fn write(files: &Files, lines: Vec<String>, what: &str, broken: &mut bool) {
+    if lines.is_empty() {
+        return;
+    }
+    let files = files.clone();
+    let written = on_disk(move || files.append(&lines)).await;
+    // Once, not for each line while the disk is full.
+    if let Err(error) = &written
+        && !*broken
+    {
+        tracing::warn!(%error, "{what} cannot be written; what happens is kept in memory only");
+    }
+    *broken = written.is_err();
 }
 
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -74,7 +83,6 @@ impl Inner {
                 }
             }
         }
-        // Nobody need be listening.
-        drop(self.events.send(notice));
+        self.history().add(None, history::of_notice(&notice));
     }
 }

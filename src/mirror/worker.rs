@@ -18,7 +18,7 @@ use super::first::{Progress, is_configuration};
 use super::queue::{Outcome, Queue, Work};
 use super::settle::{Attempt, Shown, compared, outcome, settle, settle_scan};
 use super::state::{Input, Moment};
-use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, propagate_panic};
+use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, history, propagate_panic};
 use crate::git::objects::{ObjectsError, RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
 use crate::peer::LinkError;
@@ -238,6 +238,9 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
             }
             if let Ok(report) = &result {
                 let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
+                if report.refs > 0 {
+                    inner.history().add(Some(&repo), history::synced(&repo, peer, report));
+                }
                 tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");
             }
             inner.waits.ring(&repo);

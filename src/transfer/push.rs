@@ -298,6 +298,7 @@ impl Transfer {
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
+        self.mirror.landed(&push.repo, &push.actor, updates);
         let mut text = String::new();
         if push.repo.as_str() == ADMIN_REPO {
             text.push_str(&self.configuration_landed(&push, dir, updates));
