@@ -91,6 +91,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         links: links.clone(),
         store: store.clone(),
         git,
+        fsck: config.git.fsck,
         packs: Packs::new(data.join("cache/packs"), config.git.pack_cache)
             .with_context(|| format!("cannot use {}", data.join("cache/packs").display()))?,
         mirror: mirror.clone(),

@@ -10,6 +10,7 @@ pub mod packs;
 pub mod pktline;
 pub mod process;
 pub mod protocol;
+pub mod receive;
 pub mod refs;
 pub mod service;
 pub mod upstream;

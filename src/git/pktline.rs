@@ -144,9 +144,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(Some(packet))
     }
 
-    /// The stream itself, for what follows the frames; bytes that were read ahead are lost.
-    pub fn into_inner(self) -> R {
-        self.inner
+    /// As [`Reader::into_parts`], for a reader that is not needed for frames any more.
+    pub fn parts(&mut self) -> (Vec<u8>, &mut R) {
+        let ahead = self.buffer.split_off(self.start);
+        self.buffer.clear();
+        self.start = 0;
+        (ahead, &mut self.inner)
+    }
+
+    /// What was read ahead, and the stream itself: together they are what follows the frames.
+    pub fn into_parts(mut self) -> (Vec<u8>, R) {
+        self.buffer.drain(..self.start);
+        (self.buffer, self.inner)
     }
 }
 

@@ -125,8 +125,13 @@ impl Git {
 
     /// Starts git-pack-objects(1) with `arguments`; its input is what they say, its output the pack.
     pub fn pack(&self, dir: &Path, arguments: &[&str]) -> io::Result<Serving> {
+        self.start(dir, &[&["pack-objects"], arguments].concat(), &[])
+    }
+
+    /// Starts any other of git's programs on the repository at `dir`, with all three streams piped.
+    pub fn start(&self, dir: &Path, arguments: &[&str], env: &[(&str, String)]) -> io::Result<Serving> {
         let mut command = self.bare_command();
-        command.arg("pack-objects").args(arguments).env("GIT_DIR", dir);
+        command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(name, value)| (name, value)));
         Self::piped(command, dir)
     }
 

@@ -11,8 +11,11 @@ use crate::model::Oid;
 /// More prefixes than this are ignored and all references are listed, as git does (ls-refs.c, TOO_MANY_PREFIXES).
 const PREFIXES_MAX: usize = 65536;
 
-/// Sections of a repository's configuration (git-config(1)) that change what is served, or how it is stored.
-const LEFT_TO_GIT: &[&str] = &["uploadpack", "transfer", "lsrefs", "protocol", "extensions", "includeif", "bundle"];
+/// Sections of a repository's configuration (git-config(1)) that change what is served, or how it is stored. What they
+/// say is left to git.
+pub const OF_FETCHES: &[&str] = &["uploadpack", "transfer", "lsrefs", "protocol", "extensions", "includeif", "bundle"];
+/// The same for pushes.
+pub const OF_PUSHES: &[&str] = &["receive", "transfer", "fsck", "protocol", "extensions", "includeif"];
 
 /// What a client may ask for: what every supported git offers with our settings.
 pub fn advertisement() -> Vec<u8> {
@@ -52,8 +55,8 @@ pub enum Version {
 }
 
 /// Whether a repository is one that we serve like git would. `config` is its own configuration, `settings` the file
-/// of ours that it includes. Settings about the protocol itself, and formats we do not read, are left to git.
-pub fn is_plain(config: &str, settings: &str) -> bool {
+/// of ours that it includes, `others` the sections that are left to git.
+pub fn is_plain(config: &str, settings: &str, others: &[&str]) -> bool {
     let mut include = false;
     config.lines().map(str::trim).all(|line| {
         if let Some(section) = line.strip_prefix('[') {
@@ -61,7 +64,7 @@ pub fn is_plain(config: &str, settings: &str) -> bool {
             let name = section[..end].to_ascii_lowercase();
             include = name == "include";
             let one_line = section.find(']').is_some_and(|at| !section[at + 1..].trim().is_empty());
-            return !(LEFT_TO_GIT.contains(&name.as_str()) || include && one_line);
+            return !(others.contains(&name.as_str()) || include && one_line);
         }
         let path = line.split_once('=').map(|(key, value)| (key.trim(), value.trim().trim_matches('"')));
         !include || path.is_none_or(|(key, value)| !key.eq_ignore_ascii_case("path") || value == settings)
@@ -196,14 +199,34 @@ pub fn is_done(packet: Packet<'_>) -> bool {
 }
 
 /// Writes the advertisement of the first version, reference by reference.
-#[derive(Default)]
-pub struct FirstAdvertisement {
+pub struct Advertisement {
+    capabilities: &'static str,
     /// What HEAD names, for the capability `symref`.
     head: Option<Vec<u8>>,
     begun: bool,
 }
 
-impl FirstAdvertisement {
+impl Advertisement {
+    /// For git-upload-pack.
+    pub fn of_fetch() -> Self {
+        let capabilities = concat!(
+            "multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative ",
+            "no-progress include-tag multi_ack_detailed filter object-format=sha1 agent=gitmesh/",
+            env!("CARGO_PKG_VERSION")
+        );
+        Self { capabilities, head: None, begun: false }
+    }
+
+    /// For git-receive-pack.
+    pub fn of_push() -> Self {
+        let capabilities = concat!(
+            "report-status report-status-v2 delete-refs quiet atomic ofs-delta push-options side-band-64k ",
+            "object-format=sha1 agent=gitmesh/",
+            env!("CARGO_PKG_VERSION")
+        );
+        Self { capabilities, head: None, begun: false }
+    }
+
     pub fn head(&mut self, out: &mut Vec<u8>, head: &Head) {
         if let Head::Branch(name, Some(_)) = head {
             self.head = Some(name.clone());
@@ -231,17 +254,12 @@ impl FirstAdvertisement {
     fn line(&mut self, out: &mut Vec<u8>, oid: &Hex, name: &[u8]) {
         let mut line = [&oid[..], b" ", name].concat();
         if !std::mem::replace(&mut self.begun, true) {
-            line.extend_from_slice(
-                b"\0multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not \
-                deepen-relative no-progress include-tag multi_ack_detailed",
-            );
+            line.push(0);
+            line.extend_from_slice(self.capabilities.as_bytes());
             if let Some(head) = &self.head {
                 line.extend_from_slice(b" symref=HEAD:");
                 line.extend_from_slice(head);
             }
-            line.extend_from_slice(
-                concat!(" object-format=sha1 filter agent=gitmesh/", env!("CARGO_PKG_VERSION")).as_bytes(),
-            );
         }
         line.push(b'\n');
         pktline::encode(out, &line);
@@ -381,7 +399,9 @@ mod tests {
     #[test]
     fn settings_about_the_protocol_are_left_to_git() {
         let plain = "[core]\n\tbare = true\n[include]\n\tpath = \"/data/gitconfig\"\n[gitweb]\n\towner = path\n";
-        assert!(is_plain(plain, "/data/gitconfig"));
+        assert!(is_plain(plain, "/data/gitconfig", OF_FETCHES));
+        assert!(is_plain(&format!("{plain}[receive]\n"), "/data/gitconfig", OF_FETCHES));
+        assert!(!is_plain(&format!("{plain}[receive]\n"), "/data/gitconfig", OF_PUSHES));
         for other in [
             "[uploadpack]\n\tallowFilter = false\n",
             "[uploadPack]\n",
@@ -393,7 +413,7 @@ mod tests {
             "[includeIf \"onbranch:x\"]\n\tpath = /data/gitconfig\n",
             "[uploadpack.x]\n",
         ] {
-            assert!(!is_plain(&format!("{plain}{other}"), "/data/gitconfig"), "{other}");
+            assert!(!is_plain(&format!("{plain}{other}"), "/data/gitconfig", OF_FETCHES), "{other}");
         }
     }
 

@@ -13,25 +13,24 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::listing::{Item, list};
 use super::request::{Input, Output, Streams};
 use super::{Refusal, Request, Transfer, exit_code};
-use crate::git::odb::{self, Peeler};
+use crate::git::odb;
 use crate::git::packs::{Key, Pack, Use};
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::Serving;
-use crate::git::protocol::{self, Asked, Clone, FirstAdvertisement, LsRefs, Version};
-use crate::git::refs::{Head, Peeled, Reference, Snapshot, minimal};
+use crate::git::protocol::{self, Advertisement, Asked, Clone, LsRefs, Version};
+use crate::git::refs::Snapshot;
 use crate::git::service::Service;
 use crate::repo::Repo;
 
 /// A request that is longer is not collected but streamed to git; ten thousand `have` lines fit.
 const REQUEST_MAX: usize = 1 << 20;
-/// Bytes of a listing or a pack handed to the channel at once.
+/// Bytes of a pack handed to the channel at once.
 const CHUNK: usize = 256 << 10;
-/// Pieces of a listing that wait for a slow client.
-const PIECES: usize = 4;
 /// A client that hears nothing for so long while a pack is prepared gets an empty packet, as from git
 /// (uploadpack.keepAlive).
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -64,14 +63,7 @@ impl Transfer {
         if protocol::version(request.protocol.as_deref()) == Version::Other {
             return false;
         }
-        let (dir, settings) = (repo.dir().to_owned(), self.git.settings().to_owned());
-        let plain = tokio::task::spawn_blocking(move || {
-            let config = std::fs::read_to_string(dir.join("config"))?;
-            Ok::<_, io::Error>(
-                protocol::is_plain(&config, &settings.display().to_string()) && !dir.join("shallow").exists(),
-            )
-        });
-        matches!(plain.await, Ok(Ok(true)))
+        self.is_plain(repo, protocol::OF_FETCHES).await
     }
 
     /// Serves requests until the client has no more, and returns the exit code.
@@ -110,8 +102,8 @@ struct Session<'a, R, W, E> {
 impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     /// The first version: one advertisement, one request.
     async fn run_first(&mut self) -> Result<u32, Stop> {
-        let advertised = self.pieces(|dir, send| {
-            let mut advertisement = FirstAdvertisement::default();
+        let advertised = self.transfer.send_listing(self.repo, &mut self.output, |dir, send| {
+            let mut advertisement = Advertisement::of_fetch();
             let listed = list(dir, &[], send, |out, item| match item {
                 Item::Head(head) => advertisement.head(out, head),
                 Item::Reference(reference) => advertisement.reference(out, reference),
@@ -197,40 +189,15 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
 
     /// Lists references; false, with nothing said yet, when only git can.
     async fn ls_refs(&mut self, asked: LsRefs) -> Result<bool, Stop> {
-        self.pieces(move |dir, send| {
+        let listed = self.transfer.send_listing(self.repo, &mut self.output, move |dir, send| {
             list(dir, &asked.prefixes, send, |out, item| match item {
                 Item::Head(head) if asked.head() => asked.write_head(out, head),
                 Item::Head(_) => {}
                 Item::Reference(reference) => asked.write(out, reference),
                 Item::End => out.extend_from_slice(pktline::FLUSH),
             })
-        })
-        .await
-    }
-
-    /// Sends what `make` makes piece by piece; false when it failed with nothing said yet.
-    async fn pieces(
-        &mut self,
-        make: impl FnOnce(&Path, &mut dyn FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> + Send + 'static,
-    ) -> Result<bool, Stop> {
-        let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(PIECES);
-        let dir = self.repo.dir().to_owned();
-        let listing = tokio::task::spawn_blocking(move || {
-            make(&dir, &mut |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
         });
-        let mut said = false;
-        while let Some(piece) = pieces.recv().await {
-            said = true;
-            self.output.write_all(&piece).await?;
-        }
-        match listing.await.map_err(io::Error::other).and_then(|listed| listed) {
-            Ok(()) => Ok(true),
-            Err(error) if !said => {
-                tracing::debug!(%error, repo = %self.repo.name, "references are listed by git");
-                Ok(false)
-            }
-            Err(error) => Err(self.internal(&error)),
-        }
+        Ok(listed.await?)
     }
 
     /// Hands the request to a git of its own.
@@ -430,48 +397,6 @@ enum More {
     Nothing,
     ToFlush,
     ToEnd,
-}
-
-/// A step of a listing.
-enum Item<'a> {
-    Head(&'a Head),
-    Reference(&'a Reference),
-    End,
-}
-
-/// Lists the references below the prefixes, HEAD first, and hands what `write` makes of them to `send` in pieces.
-/// Blocks.
-fn list(
-    dir: &Path,
-    prefixes: &[Vec<u8>],
-    send: &mut dyn FnMut(Vec<u8>) -> io::Result<()>,
-    mut write: impl FnMut(&mut Vec<u8>, Item<'_>),
-) -> io::Result<()> {
-    let prefixes = minimal(prefixes);
-    let snapshot = Snapshot::read(dir, &prefixes)?;
-    let mut out = Vec::new();
-    if let Some(head) = snapshot.head()? {
-        write(&mut out, Item::Head(&head));
-    }
-    let mut peeler = None;
-    snapshot.list(&prefixes, |mut reference| {
-        // What is hidden from everybody (transfer.hideRefs).
-        if reference.name == b"refs/gitmesh" || reference.name.starts_with(b"refs/gitmesh/") {
-            return Ok(());
-        }
-        // git lets nothing but commits into refs/heads.
-        if reference.peeled == Peeled::Unknown && !reference.name.starts_with(b"refs/heads/") {
-            if peeler.is_none() {
-                peeler = Some(Peeler::open(dir).map_err(io::Error::other)?);
-            }
-            let peeled = peeler.as_ref().and_then(|peeler| peeler.peel(&reference.oid));
-            reference.peeled = peeled.map_or(Peeled::Itself, Peeled::To);
-        }
-        write(&mut out, Item::Reference(&reference));
-        if out.len() >= CHUNK { send(std::mem::take(&mut out)) } else { Ok(()) }
-    })?;
-    write(&mut out, Item::End);
-    send(out)
 }
 
 /// A clone that can be served here.

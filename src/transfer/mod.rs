@@ -7,8 +7,10 @@
 mod configuration;
 mod fetch;
 mod forward;
+mod listing;
 mod program;
 mod push;
+mod receive;
 mod relay;
 mod replicas;
 mod request;
@@ -23,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
 use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
-use crate::git::process::Git;
+use crate::git::process::{Git, Serving};
 use crate::git::service::Service;
 use crate::git::{objects, odb, pktline};
 use crate::mirror::Mirror;
@@ -49,6 +51,8 @@ pub struct Transfer {
     pub links: Links,
     pub store: Store,
     pub git: Git,
+    /// Whether pushed objects are checked (receive.fsckObjects).
+    pub fsck: bool,
     /// What several clones have in common.
     pub packs: Packs,
     pub mirror: Mirror,
@@ -273,26 +277,18 @@ impl Transfer {
     ) -> Result<u32, Refusal> {
         let began = Instant::now();
         let entry = self.pushes.enter(request, repo.name.clone());
-        let mut env = vec![
-            (crate::hook::client::SOCKET_ENV, &*self.socket),
-            (crate::hook::client::PUSH_ENV, entry.id().expose()),
-        ];
-        env.extend(request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())));
-        // Our hooks judge every push, whatever a repository that was copied here says in its own configuration.
-        let hooks = format!("core.hooksPath={}", self.hooks);
-        let mut settings = vec![hooks.as_str(), "receive.procReceiveRefs=refs"];
-        let told = entry.told().map_or_else(Vec::new, |told| self.environment(&told));
-        env.extend(told.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        // A master may delete whatever it has deleted itself, and its replicas take it as it is.
-        if request.mirror.is_some() {
-            settings.extend(["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"]);
-        }
-        let git = self.git.serve(request.service, repo.dir(), &env, &settings).map_err(|e| self.internal(&e))?;
-        let ended = relay(git, streams, Abandoned::Drain).await;
-        let code = ended.as_ref().map_or(1, |status| exit_code(*status));
-        if let Err(error) = &ended {
-            tracing::warn!(%error, repo = %repo.name, "git ended badly in a push");
-        }
+        let code = if self.receives_here(request, repo).await {
+            self.receive_here(&entry, request, repo, streams).await?
+        } else {
+            let git = self.receive_pack(&entry, request, repo)?;
+            relay(git, streams, Abandoned::Drain).await.map_or_else(
+                |error| {
+                    tracing::warn!(%error, repo = %repo.name, "git ended badly in a push");
+                    1
+                },
+                exit_code,
+            )
+        };
         if code != 0 && self.pushes.is_last(&entry) {
             sweep_locks(repo).await;
         }
@@ -320,6 +316,25 @@ impl Transfer {
 }
 
 impl Transfer {
+    /// Starts git-receive-pack(1) for a push that came through a door.
+    fn receive_pack(&self, entry: &push::Entry, request: &Request, repo: &Repo) -> Result<Serving, Refusal> {
+        let mut env = vec![
+            (crate::hook::client::SOCKET_ENV, &*self.socket),
+            (crate::hook::client::PUSH_ENV, entry.id().expose()),
+        ];
+        env.extend(request.protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())));
+        // Our hooks judge every push, whatever a repository that was copied here says in its own configuration.
+        let hooks = format!("core.hooksPath={}", self.hooks);
+        let mut settings = vec![hooks.as_str(), "receive.procReceiveRefs=refs"];
+        let told = entry.told().map_or_else(Vec::new, |told| self.environment(&told));
+        env.extend(told.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        // A master may delete whatever it has deleted itself, and its replicas take it as it is.
+        if request.mirror.is_some() {
+            settings.extend(["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"]);
+        }
+        Ok(self.git.serve(request.service, repo.dir(), &env, &settings).map_err(|e| self.internal(&e))?)
+    }
+
     /// A mirrored admin repository whose master has made another branch the live one.
     async fn follow_head(&self, repo: &Repo) {
         if repo.name.as_str() != ADMIN_REPO {

@@ -1,0 +1,513 @@
+//! Pushes: git-receive-pack's part of the conversation, played here.
+//!
+//! What git does in one process and three hooks is a story in this file: offer the references, take the commands, let
+//! git-index-pack(1) check the pack in quarantine, see that nothing is missing, judge, let git-update-ref(1) move the
+//! references in one transaction, report, tell what follows. Judging and what comes after are the functions that the
+//! hooks call for a push by path, without hooks between. Signed and shallow pushes, other object formats, repositories
+//! with settings of their own about pushes, and a site that has hooks of its own are git's: it takes the conversation
+//! over, or has it from the start.
+//!
+//! Promises: nothing is visible before it is whole and judged; a push that has been received lands or is refused as
+//! a whole even if the client is gone; what is reported as done is on the disk (core.fsync).
+
+use std::io;
+use std::path::Path;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::listing::{Item, list};
+use super::push::Entry;
+use super::relay::{Abandoned, relay};
+use super::request::{Input, Output, Streams};
+use super::{Refusal, Request, Transfer, exit_code};
+use crate::git::pktline::{self, Packet, PktError, Reader};
+use crate::git::process::Serving;
+use crate::git::protocol::{self, Advertisement, Version};
+use crate::git::receive::{self, Asked, Push};
+use crate::git::refs::Snapshot;
+use crate::model::RefUpdate;
+use crate::repo::{Quarantine, Repo};
+
+/// Commands are collected up to here, some two hundred thousand of them; of more, git takes care.
+const COMMANDS_MAX: usize = 32 << 20;
+/// Options of one push, in bytes.
+const OPTIONS_MAX: usize = 1 << 20;
+/// Read from the client at once, who sends packets of 32 KiB.
+const CHUNK: usize = 64 << 10;
+/// A client that hears nothing for so long gets an empty packet, as from git (receive.keepAlive).
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);
+const KEEP_ALIVE_PACKET: &[u8] = b"0005\x02";
+/// Of what a failing git says, so much is told.
+const WORDS_MAX: usize = 64 << 10;
+
+/// How a push ended, for whoever has to tidy up after it.
+pub(super) enum Ended {
+    Code(u32),
+    /// git has to serve it; with it, what the client has said.
+    ForGit(Vec<u8>),
+}
+
+/// The client's side of the answer.
+struct Client<'a, W, E> {
+    output: &'a mut W,
+    errors: &'a mut E,
+    banded: bool,
+    /// A client that left is told nothing more; its push goes on.
+    there: bool,
+}
+
+impl<W: Output, E: Output> Client<'_, W, E> {
+    async fn write(&mut self, bytes: &[u8]) {
+        if self.there && self.output.write_all(bytes).await.is_err() {
+            self.there = false;
+        }
+    }
+
+    /// Text for the pusher's terminal.
+    async fn say(&mut self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        if self.banded {
+            let mut out = Vec::new();
+            pktline::multiplex(&mut out, 2, text);
+            self.write(&out).await;
+        } else if self.there && self.errors.write_all(text).await.is_err() {
+            self.there = false;
+        }
+    }
+
+    /// Awaits work, with a sign of life now and then.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(KEEP_ALIVE), if self.banded => self.write(KEEP_ALIVE_PACKET).await,
+            }
+        }
+    }
+}
+
+impl Transfer {
+    /// Serves a push that came through a door. `entry` is its place in the table, `mirror` whether a master sends it.
+    pub(super) async fn receive_here<R: Input, W: Output, E: Output>(
+        &self,
+        entry: &Entry,
+        request: &Request,
+        repo: &Repo,
+        streams: &mut Streams<R, W, E>,
+    ) -> Result<u32, Refusal> {
+        let Streams { input, output, errors } = streams;
+        let mut input = Reader::new(input);
+        match self.converse(entry, request, repo, &mut input, output, errors).await {
+            Ok(Ended::Code(code)) => Ok(code),
+            Ok(Ended::ForGit(said)) => {
+                let (more, input) = input.into_parts();
+                let said = [said, more].concat();
+                let mut git = self.receive_pack(entry, request, repo)?;
+                // What it offers, the client knows from us; it says no more before it is asked.
+                if let Some(stdout) = &mut git.child.stdout {
+                    let mut offered = Reader::new(stdout);
+                    while !matches!(offered.next().await, Ok(None | Some(Packet::Flush)) | Err(_)) {}
+                }
+                let input = (&said[..]).chain(input);
+                let status = relay(git, &mut Streams { input, output, errors }, Abandoned::Drain).await;
+                status.map(exit_code).map_err(|error| self.internal(&error).into())
+            }
+            Err(error) => {
+                tracing::debug!(%error, repo = %repo.name, "the client left in the middle of a push");
+                Ok(1)
+            }
+        }
+    }
+
+    /// Whether [`Transfer::receive_here`] may serve this session.
+    pub(super) async fn receives_here(&self, request: &Request, repo: &Repo) -> bool {
+        let hooks = self.hooks.clone();
+        let ours = tokio::task::spawn_blocking(move || receive::has_only_our_hooks(Path::new(&*hooks))).await;
+        protocol::version(request.protocol.as_deref()) != Version::Other
+            && ours.is_ok_and(|ours| ours)
+            && self.is_plain(repo, protocol::OF_PUSHES).await
+    }
+
+    async fn converse<R: Input, W: Output, E: Output>(
+        &self,
+        entry: &Entry,
+        request: &Request,
+        repo: &Repo,
+        input: &mut Reader<R>,
+        output: &mut W,
+        errors: &mut E,
+    ) -> Result<Ended, PktError> {
+        let offered = self.send_listing(repo, output, |dir, send| {
+            let mut advertisement = Advertisement::of_push();
+            list(dir, &[], send, |out, item| match item {
+                Item::Head(_) => {}
+                Item::Reference(reference) => advertisement.reference(out, reference),
+                Item::End => advertisement.end(out),
+            })
+        });
+        if !offered.await? {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        }
+        let mut said = Vec::new();
+        if !collect(input, &mut said, COMMANDS_MAX).await? {
+            return Ok(Ended::ForGit(said));
+        }
+        let push = match receive::parse(&said) {
+            Asked::Nothing => return Ok(Ended::Code(0)),
+            Asked::Other => return Ok(Ended::ForGit(said)),
+            Asked::Push(push) => push,
+        };
+        let mut options = Vec::new();
+        if push.options {
+            let mut lines = Vec::new();
+            if !collect(input, &mut lines, OPTIONS_MAX).await? {
+                return Ok(Ended::ForGit([said, lines].concat()));
+            }
+            options = texts(&lines);
+        }
+        drop(said);
+        let mut client = Client { output, errors, banded: push.banded, there: true };
+        let received = if push.updates.iter().any(|update| !update.new.is_zero()) {
+            self.take_pack(request, repo, &push, input, &mut client).await
+        } else {
+            Ok(())
+        };
+        Ok(Ended::Code(self.land(entry, request, repo, push, received, options, &mut client).await))
+    }
+
+    /// From a pack that is here to the last word.
+    #[expect(clippy::too_many_arguments, reason = "a step of one story, called once")]
+    async fn land<W: Output, E: Output>(
+        &self,
+        entry: &Entry,
+        request: &Request,
+        repo: &Repo,
+        push: Push,
+        received: Result<(), String>,
+        options: Vec<String>,
+        client: &mut Client<'_, W, E>,
+    ) -> u32 {
+        let Push { updates, bad, atomic, report, .. } = push;
+        let mut code = 0;
+        let mut results: Vec<(String, Option<String>)> =
+            bad.into_iter().map(|(name, why)| (name, Some(why.to_owned()))).collect();
+        let refused = match &received {
+            Ok(()) => self.verdicts(entry, repo, atomic, &options, &updates, client).await,
+            Err(_) => vec![Some("unpacker error".to_owned()); updates.len()],
+        };
+        let spoilt = atomic && !results.is_empty();
+        let mut landing = Vec::new();
+        for (update, refusal) in updates.into_iter().zip(refused) {
+            let refusal = refusal.or_else(|| spoilt.then(|| "atomic push failure".to_owned()));
+            match refusal {
+                Some(why) => results.push((update.name.to_string(), Some(why))),
+                None => landing.push(update),
+            }
+        }
+        let moved = self.move_references(request, repo, landing, atomic, client).await;
+        let mut landed = Vec::new();
+        for (update, failure) in moved {
+            results.push((update.name.to_string(), failure.clone()));
+            if failure.is_none() {
+                landed.push(update);
+            }
+        }
+        if report {
+            let text = receive::report(received.as_ref().map(drop).map_err(String::as_str), &results);
+            let mut out = Vec::new();
+            if client.banded {
+                pktline::multiplex(&mut out, 1, &text)
+            } else {
+                out = text
+            }
+            client.write(&out).await;
+        }
+        if received.is_err() {
+            code = 1;
+        }
+        if !landed.is_empty() {
+            self.tell(entry, repo, landed, options, client).await;
+        }
+        if client.banded {
+            client.write(pktline::FLUSH).await;
+        }
+        code
+    }
+
+    /// What follows a push that has landed, and what the pusher hears of it.
+    async fn tell<W: Output, E: Output>(
+        &self,
+        entry: &Entry,
+        repo: &Repo,
+        landed: Vec<RefUpdate>,
+        options: Vec<String>,
+        client: &mut Client<'_, W, E>,
+    ) {
+        let (me, id, dir) = (self.clone(), entry.id().expose().to_owned(), repo.dir().to_owned());
+        let following = tokio::task::spawn_blocking(move || me.landed(Some(&id), &dir, &options, &landed));
+        let followed = client.meanwhile(following).await;
+        match followed.map_err(|error| self.internal(&error)).and_then(|told| told) {
+            Ok((text, patience)) => {
+                client.say(text.as_bytes()).await;
+                if let Some(patience) = patience {
+                    let text = client.meanwhile(self.wait_for_copies(patience)).await;
+                    client.say(text.as_bytes()).await;
+                }
+            }
+            Err(why) => client.say(format!("gitmesh: {why}\n").as_bytes()).await,
+        }
+    }
+
+    /// Asks the rules. Without an answer everything is refused.
+    async fn verdicts<W: Output, E: Output>(
+        &self,
+        entry: &Entry,
+        repo: &Repo,
+        atomic: bool,
+        options: &[String],
+        updates: &[RefUpdate],
+        client: &mut Client<'_, W, E>,
+    ) -> Vec<Option<String>> {
+        let (me, id, dir) = (self.clone(), entry.id().expose().to_owned(), repo.dir().to_owned());
+        let (options, asked) = (options.to_vec(), updates.to_vec());
+        let judging = tokio::task::spawn_blocking(move || me.judge(Some(&id), &dir, atomic, &options, &asked));
+        let judged = client.meanwhile(judging).await;
+        match judged.map_err(|error| self.internal(&error)).and_then(|verdicts| verdicts) {
+            Ok(verdicts) => {
+                client.say(verdicts.text.as_bytes()).await;
+                verdicts.refused
+            }
+            Err(why) => {
+                client.say(format!("gitmesh: {why}\n").as_bytes()).await;
+                let refusal = "gitmesh could not judge this push, so it is refused; see above";
+                vec![Some(refusal.to_owned()); updates.len()]
+            }
+        }
+    }
+
+    /// Takes the pack into quarantine, checks it, and gives it to the repository. The error is for the report.
+    async fn take_pack<R: Input, W: Output, E: Output>(
+        &self,
+        request: &Request,
+        repo: &Repo,
+        push: &Push,
+        input: &mut Reader<R>,
+        client: &mut Client<'_, W, E>,
+    ) -> Result<(), String> {
+        let ours = |error: &dyn std::fmt::Display| self.internal(error).lines().next().unwrap_or_default().to_owned();
+        let (ahead, raw) = input.parts();
+        let mut stream = (&ahead[..]).chain(raw);
+        let mut header = [0; 12];
+        stream.read_exact(&mut header).await.map_err(|_| "the pack did not come".to_owned())?;
+        let objects = receive::pack_objects(&header).ok_or("the pack has an unknown form")?;
+        if objects == 0 {
+            let mut trailer = [0; 20];
+            stream.read_exact(&mut trailer).await.map_err(|_| "the pack broke off".to_owned())?;
+            return self.is_whole(repo, push, &[], client).await;
+        }
+        let dir = repo.dir().to_owned();
+        let quarantine = tokio::task::spawn_blocking(move || Quarantine::new(&dir)).await;
+        let quarantine = quarantine.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
+        let env = quarantine.environment();
+        let mut arguments = vec!["index-pack", "--stdin", "--fix-thin", "--report-end-of-input"];
+        if !push.quiet {
+            arguments.push("--show-resolving-progress");
+        }
+        // A master has checked what it sends.
+        if self.fsck && request.mirror.is_none() {
+            arguments.push("--strict");
+        }
+        let git = self.git.start(repo.dir(), &arguments, &env).map_err(|error| ours(&error))?;
+        let source = (&header[..]).chain(stream);
+        if !run(git, source, client).await.map_err(|error| ours(&error))? {
+            return Err("index-pack abnormal exit".to_owned());
+        }
+        self.is_whole(repo, push, &env, client).await?;
+        let released = tokio::task::spawn_blocking(move || quarantine.release()).await;
+        released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))
+    }
+
+    /// Sees that everything is there that the new values lead to.
+    async fn is_whole<W: Output, E: Output>(
+        &self,
+        repo: &Repo,
+        push: &Push,
+        env: &[(&str, String)],
+        client: &mut Client<'_, W, E>,
+    ) -> Result<(), String> {
+        let new = push.updates.iter().filter(|update| !update.new.is_zero()).map(|update| update.new.clone());
+        let wanted = protocol::revisions(&new.collect::<Vec<_>>());
+        let arguments = ["rev-list", "--objects", "--stdin", "--not", "--all", "--quiet", "--alternate-refs"];
+        let git = self.git.start(repo.dir(), &arguments, env).map_err(|error| self.internal(&error))?;
+        match run(git, &wanted[..], client).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("missing necessary objects".to_owned()),
+            Err(error) => Err(self.internal(&error)),
+        }
+    }
+
+    /// Moves the references, all in one transaction; when that fails and the push is not atomic, those that can be.
+    async fn move_references<W: Output, E: Output>(
+        &self,
+        request: &Request,
+        repo: &Repo,
+        updates: Vec<RefUpdate>,
+        atomic: bool,
+        client: &mut Client<'_, W, E>,
+    ) -> Vec<(RefUpdate, Option<String>)> {
+        let (mut moved, mut asked) = (Vec::new(), Vec::new());
+        let (dir, deletes) = (repo.dir().to_owned(), updates.iter().any(|update| update.new.is_zero()));
+        let head = match tokio::task::spawn_blocking(move || Snapshot::read(&dir, &[])?.head()).await {
+            Ok(Ok(Some(crate::git::refs::Head::Branch(name, _)))) if deletes && request.mirror.is_none() => Some(name),
+            _ => None,
+        };
+        for update in updates {
+            if update.new.is_zero() && head.as_deref() == Some(update.name.as_str().as_bytes()) {
+                moved.push((update, Some("deletion of the current branch prohibited".to_owned())));
+            } else if update.new.is_zero() && update.old.is_zero() {
+                client.say(format!("warning: {} is not there\n", update.name).as_bytes()).await;
+                moved.push((update, None));
+            } else {
+                asked.push(update);
+            }
+        }
+        if atomic && moved.iter().any(|(_, failure)| failure.is_some()) {
+            moved.extend(asked.into_iter().map(|update| (update, Some("atomic push failure".to_owned()))));
+            return moved;
+        }
+        let committer = [
+            ("GIT_COMMITTER_NAME", request.actor.to_string()),
+            ("GIT_COMMITTER_EMAIL", format!("{}@{}", self.realm.live().address.user, self.cluster.host())),
+        ];
+        // Halves of what failed, first half first: references are moved in the order in which they came.
+        let mut todo = vec![asked];
+        while let Some(part) = todo.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let input = receive::transaction(&part);
+            let arguments = ["update-ref", "--stdin", "-m", "push"];
+            let done = match self.git.start(repo.dir(), &arguments, &committer) {
+                Ok(git) if part.len() == 1 || atomic => run(git, input.as_bytes(), client).await,
+                Ok(git) => {
+                    // The words of a larger part would come again with the smaller ones.
+                    let (output, errors) = (&mut tokio::io::sink(), &mut tokio::io::sink());
+                    run(git, input.as_bytes(), &mut Client { output, errors, banded: false, there: false }).await
+                }
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(true) => moved.extend(part.into_iter().map(|update| (update, None))),
+                Ok(false) if part.len() > 1 && !atomic => {
+                    let mut first = part;
+                    let second = first.split_off(first.len() / 2);
+                    todo.extend([second, first]);
+                }
+                Ok(false) => {
+                    moved.extend(part.into_iter().map(|update| (update, Some("failed to update ref".to_owned()))))
+                }
+                Err(error) => {
+                    let why = self.internal(&error);
+                    moved.extend(part.into_iter().map(|update| (update, Some(why.clone()))));
+                }
+            }
+        }
+        moved
+    }
+}
+
+/// Collects frames up to a flush; false when they are more than `most` bytes.
+async fn collect<R: AsyncRead + Unpin>(
+    input: &mut Reader<R>,
+    said: &mut Vec<u8>,
+    most: usize,
+) -> Result<bool, PktError> {
+    loop {
+        match input.next().await? {
+            None => return Ok(true),
+            Some(Packet::Data(data)) => pktline::encode(said, data),
+            Some(Packet::Flush) => {
+                said.extend_from_slice(pktline::FLUSH);
+                return Ok(true);
+            }
+            Some(Packet::Delim) => said.extend_from_slice(pktline::DELIM),
+            Some(Packet::ResponseEnd) => said.extend_from_slice(b"0002"),
+        }
+        if said.len() > most {
+            return Ok(false);
+        }
+    }
+}
+
+/// The texts of collected frames.
+fn texts(lines: &[u8]) -> Vec<String> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Ok(Some((packet, length))) = pktline::decode(&lines[at..]) {
+        at += length;
+        found.extend(packet.text().map(|text| String::from_utf8_lossy(text).into_owned()));
+    }
+    found
+}
+
+/// Gives git its input, passes on what it says, and returns whether it ended well.
+async fn run<W: Output, E: Output>(
+    mut git: Serving,
+    mut input: impl AsyncRead + Unpin,
+    client: &mut Client<'_, W, E>,
+) -> io::Result<bool> {
+    let missing = || io::Error::other("git was started without its pipes");
+    let mut stdin = git.child.stdin.take().ok_or_else(missing)?;
+    let mut stdout = git.child.stdout.take().ok_or_else(missing)?;
+    let mut stderr = git.child.stderr.take().ok_or_else(missing)?;
+    let feed = async {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match input.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                // git that has ended needs no more.
+                Ok(n) => {
+                    if stdin.write_all(&buffer[..n]).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(stdin);
+        // Only git's end ends the work: the client says nothing after its pack, and may leave the stream open.
+        std::future::pending::<()>().await
+    };
+    let listen = async {
+        let (mut words, mut said, mut all_in) = (vec![0; 4096], 0, false);
+        loop {
+            let silence = tokio::time::sleep(KEEP_ALIVE);
+            tokio::select! {
+                n = stderr.read(&mut words) => {
+                    let n = n?;
+                    if n == 0 {
+                        return Ok::<_, io::Error>(());
+                    }
+                    // index-pack's mark that the input has ended (receive-pack's --report-end-of-input).
+                    all_in |= words[..n].contains(&0);
+                    let text: Vec<u8> = words[..n].iter().copied().filter(|byte| *byte != 0).collect();
+                    said += text.len();
+                    if said <= WORDS_MAX {
+                        client.say(&text).await;
+                    }
+                }
+                () = silence, if all_in && client.banded => client.write(KEEP_ALIVE_PACKET).await,
+            }
+        }
+    };
+    let listened = async {
+        let out = async { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await.map(drop) };
+        tokio::try_join!(out, listen)
+    };
+    tokio::select! {
+        () = feed => unreachable!("feeding never ends the work"),
+        listened = listened => drop(listened?),
+    }
+    Ok(git.child.wait().await?.success())
+}
