@@ -16,7 +16,7 @@ use crate::model::HostName;
 use crate::model::setting::parsed;
 use crate::policy::Settings;
 use crate::ssh::{self, Listen};
-use crate::{git, mirror, observe, socket};
+use crate::{git, mirror, observe, repo, socket};
 
 /// The file's name inside the data directory.
 pub const FILE_NAME: &str = "gitmesh.toml";
@@ -43,6 +43,8 @@ pub struct Config {
     pub mirror: mirror::Config,
     #[serde(default)]
     pub notify: mirror::NotifyConfig,
+    #[serde(default)]
+    pub maintenance: repo::Maintenance,
     #[serde(default)]
     pub admin_socket: socket::Config,
     #[serde(default)]
@@ -107,6 +109,7 @@ impl Config {
             hooks: admin::HooksConfig::default(),
             mirror: mirror::Config::default(),
             notify: mirror::NotifyConfig::default(),
+            maintenance: repo::Maintenance::default(),
             admin_socket: socket::Config::default(),
             log: observe::Config::default(),
         }
@@ -381,9 +384,9 @@ mod tests {
         gitmesh.toml:5:3: unknown key 'listne' in [ssh]
         help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys
         gitmesh.toml:3:2: unknown key 'shs' at the top of the file
-        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, admin_socket, log
+        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log
         gitmesh.toml:1:1: unknown key 'colour' at the top of the file
-        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, admin_socket, log
+        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log
         gitmesh.toml:2:8: ' ' is not allowed in a name
         gitmesh.toml:1:1: 'name' is missing
         help: the file must have at least:  [node]  and below it  name = "server1"

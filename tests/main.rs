@@ -11,6 +11,7 @@ mod init;
 mod join;
 mod keys;
 mod transfer;
+mod trash;
 mod travel;
 mod wild;
 

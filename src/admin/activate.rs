@@ -15,12 +15,14 @@ use crate::git::objects::{self, ObjectsError};
 use crate::git::odb;
 use crate::model::{HostName, Oid, RepoName, UserName};
 use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
-use crate::repo::{Metadata, Ownership, Prepare, WRITTEN_KEYS};
+use crate::repo::{Metadata, Ownership, WRITTEN_KEYS};
 
 use super::compile::check_accepted;
+use super::left_over::put_away;
 use super::making::{self, Making};
 use super::realm::{Parts, Publisher, realm};
 use super::shown::Shown;
+use super::store::Store;
 use super::{
     Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, load_peers,
     newest_commit, write_whole,
@@ -33,28 +35,6 @@ const APPLIED: &str = "applied";
 /// Keys that are ours and never git's.
 const OWN_KEYS: [&str; 3] = ["gitolite-options.", "gitolite.mirror.", "gitmesh."];
 
-/// What activation needs of the repositories on disk.
-pub trait Store: Send + Sync {
-    /// Makes empty repositories, with one answer each: `false` if there was one. `prepare` is given each directory
-    /// before anybody sees it.
-    fn create_all(&self, repos: &[&RepoName], prepare: &Prepare<'_>) -> Vec<io::Result<bool>>;
-    /// As [`Store::create_all`], for one.
-    fn create_with(&self, repo: &RepoName, prepare: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
-        self.create_all(&[repo], &|_, dir| prepare(dir)).pop().unwrap_or(Ok(false))
-    }
-    fn exists(&self, repo: &RepoName) -> bool;
-    /// Whose an existing repository is, and who has which role in it.
-    fn ownership(&self, repo: &RepoName) -> Option<Ownership>;
-    /// The first half of that, which is all that git config depends on.
-    fn creator(&self, repo: &RepoName) -> Option<UserName>;
-    /// All that exist.
-    fn list(&self) -> io::Result<Vec<RepoName>>;
-    /// The directory of an existing repository.
-    fn dir(&self, repo: &RepoName) -> PathBuf;
-    /// The directory of the admin repository.
-    fn admin_dir(&self) -> PathBuf;
-}
-
 /// What a node is started with.
 pub struct Start {
     pub data: DataDir,
@@ -64,6 +44,8 @@ pub struct Start {
     /// The public key blob of this node.
     pub identity: Vec<u8>,
     pub settings: Settings,
+    /// The share of all copies, in percent, that may be put away at once.
+    pub guard_repositories: u8,
     pub store: Arc<dyn Store>,
     pub programs: Programs,
 }
@@ -190,8 +172,8 @@ impl Activator {
     }
 
     /// Changes what the machine's settings say; the next reload puts it in force.
-    pub fn set(&mut self, address: Address, settings: Settings) {
-        self.start.address = address;
+    pub fn set(&mut self, address: Address, settings: Settings, guard_repositories: u8) {
+        (self.start.address, self.start.guard_repositories) = (address, guard_repositories);
         self.start.settings = settings;
     }
 
@@ -215,11 +197,13 @@ impl Activator {
             let names: Vec<_> = live.emergency.names().into_iter().map(ToString::to_string).collect();
             tracing::warn!(users = names.join(" "), "emergency override in force; remove emergency.conf when done");
         }
+        let put_away = put_away(&*self.start.store, live, &before, self.start.guard_repositories);
         let mut applied = reconcile(&*self.start.store, live, &before, &self.making);
+        applied.problems.extend(put_away.problems);
         applied.problems.extend(self.show(live, &before));
         applied.problems.extend(peer_problems);
         report(&applied.problems);
-        if !applied.created.is_empty() {
+        if !applied.created.is_empty() || !put_away.gone.is_empty() {
             self.publisher.repositories_made();
         }
         let state = self.start.data.state();
@@ -261,7 +245,7 @@ fn report(problems: &[String]) {
 }
 
 /// What is known of the state on disk.
-enum Before<'a> {
+pub(super) enum Before<'a> {
     /// It matches this configuration, apart from what was refused or removed by hand.
     Live(&'a Live),
     /// It matches the configuration that is put in force.
@@ -316,7 +300,7 @@ fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>, making: &Makin
     for repo in live.repositories() {
         if store.exists(repo) {
             work.existing(repo, templates.get(repo).copied());
-        } else {
+        } else if !work.bring_back(repo) {
             missing.push(repo);
         }
     }
@@ -388,6 +372,23 @@ impl Work<'_> {
             self.applied.problems.push(format!("the node stops; {left} repositories are made at its next start"));
         }
         self.applied.problems.extend(troubles.into_inner());
+    }
+
+    /// A copy that was put away while the configuration did not place it here.
+    fn bring_back(&mut self, repo: &RepoName) -> bool {
+        let is_copy = || matches!(self.live.place(repo, None).mode, Mode::Copy { .. });
+        match self.store.bring_back(repo, &is_copy) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => {
+                self.applied.problems.push(format!("take {repo} out of the trash: {error}"));
+                return false;
+            }
+        }
+        tracing::info!(%repo, "brought back from the trash, for the configuration places it here again");
+        let said = Metadata::received(&self.store.dir(repo));
+        self.write(repo, &self.live.config_with(repo, self.store.creator(repo).as_ref(), &said));
+        true
     }
 
     /// A repository that the configuration names and that is on disk.

@@ -48,6 +48,13 @@ impl Denial {
     /// An order that is for the repository's creator alone.
     pub const NOT_OWNER: &str = "E0212";
 
+    /// What the configuration would undo at once.
+    pub const NAMED: &str = "E0213";
+    /// A deletion for good of what is not unlocked.
+    pub const LOCKED: &str = "E0214";
+    /// A repository has the name already.
+    pub const EXISTS: &str = "E0215";
+
     /// A node vouches for a user in a matter in which it is not believed.
     pub const NO_REDIRECT: &str = "E0220";
     /// A node vouches for somebody whom this node does not know.

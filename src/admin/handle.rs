@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activate::Ready;
 use super::{ADMIN_REPO, Activator, Address, Applied, Making, ReloadError, Store, check_on};
-use crate::model::{Oid, RefName, RepoName, UserName};
+use crate::model::{HostName, Oid, RefName, RepoName, UserName};
 use crate::policy::Settings;
-use crate::repo::{self, Ownership, Prepare};
+use crate::repo::{self, Ownership, Prepare, Why};
 
 /// Cheap to clone; every call blocks and belongs in `spawn_blocking`.
 #[derive(Clone)]
@@ -63,8 +63,8 @@ impl Admin {
     }
 
     /// Changes what the machine's settings say; the next reload puts it in force.
-    pub fn set(&self, address: Address, settings: Settings) {
-        self.lock().set(address, settings);
+    pub fn set(&self, address: Address, settings: Settings, guard_repositories: u8) {
+        self.lock().set(address, settings, guard_repositories);
     }
 
     /// Reads everything again and puts it in force, or says why not and leaves all as it is.
@@ -95,6 +95,22 @@ impl Store for repo::Store {
 
     fn creator(&self, repo: &RepoName) -> Option<UserName> {
         Self::creator(self, repo)
+    }
+
+    fn copy_of(&self, repo: &RepoName) -> Option<HostName> {
+        Self::copy_of(self, repo)
+    }
+
+    fn is_no_copy(&self, repo: &RepoName) -> std::io::Result<()> {
+        self.set_copy_of(repo, None)
+    }
+
+    fn put_away(&self, repo: &RepoName) -> std::io::Result<bool> {
+        self.to_trash(repo, self.free_stamp(repo), Why::Unnamed)
+    }
+
+    fn bring_back(&self, repo: &RepoName, belongs: &dyn Fn() -> bool) -> std::io::Result<bool> {
+        Ok(self.has_trash(repo) && belongs() && Self::bring_back(self, repo, None)?)
     }
 
     fn list(&self) -> std::io::Result<Vec<RepoName>> {

@@ -13,7 +13,7 @@ use crate::model::RepoName;
 use crate::policy::{Op, Target};
 use crate::repo::Ownership;
 
-use super::activate::Store;
+use super::Store;
 use super::realm::Live;
 use super::{DataDir, write_whole};
 

@@ -45,6 +45,22 @@ impl Store for TestStore {
         })
     }
 
+    fn copy_of(&self, repo: &RepoName) -> Option<HostName> {
+        self.0.copy_of(repo)
+    }
+
+    fn is_no_copy(&self, repo: &RepoName) -> io::Result<()> {
+        Store::is_no_copy(&self.0, repo)
+    }
+
+    fn put_away(&self, repo: &RepoName) -> io::Result<bool> {
+        Store::put_away(&self.0, repo)
+    }
+
+    fn bring_back(&self, repo: &RepoName, belongs: &dyn Fn() -> bool) -> io::Result<bool> {
+        Store::bring_back(&self.0, repo, belongs)
+    }
+
     fn exists(&self, repo: &RepoName) -> bool {
         self.0.exists(repo)
     }
@@ -121,6 +137,7 @@ impl Node {
             address: Address::of_host("server1"),
             identity: blob(OWN_KEY),
             settings,
+            guard_repositories: 10,
             store,
         }
     }

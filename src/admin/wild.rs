@@ -94,7 +94,7 @@ impl Realm {
 
     /// What gitweb and git-daemon show follows creator and roles. A failure is the operator's: the next activation
     /// tries again.
-    fn show(&self, live: &Live, repo: &RepoName) {
+    pub(super) fn show(&self, live: &Live, repo: &RepoName) {
         for problem in self.shown.update(&*self.store, live, [repo]) {
             tracing::error!("{problem}");
         }
@@ -282,7 +282,7 @@ fn default_roles(live: &Live, repo: &RepoName, creator: &UserName) -> Option<Str
     (!values.is_empty()).then(|| values.values().map(line).collect())
 }
 
-fn not_owner(live: &Live, actor: &Actor, repo: &RepoName) -> Denial {
+pub(super) fn not_owner(live: &Live, actor: &Actor, repo: &RepoName) -> Denial {
     Denial {
         first: format!("FATAL: '{repo}' is not yours, or there is no such repository"),
         you: Some(you(actor)),

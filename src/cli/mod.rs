@@ -59,6 +59,13 @@ enum Command {
     /// The roles in a repository that a user made: 'perms REPO -l', 'perms REPO + ROLE USER'
     #[command(disable_help_flag = true)]
     Perms(remote::Args),
+    /// Deletes a repository that a user made, or brings it back: 'D trash REPO', 'D list', 'D restore REPO/TIME'
+    #[command(disable_help_flag = true)]
+    #[command(name = "D")]
+    D(remote::Args),
+    /// Gives a repository another name: 'repo rename OLD NEW'
+    #[command(disable_help_flag = true)]
+    Repo(remote::Args),
     /// Called by git
     #[command(hide = true)]
     Hook { name: String },
@@ -82,6 +89,8 @@ impl Cli {
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),
             Command::Perms(args) => remote::run("perms", args),
+            Command::D(args) => remote::run("D", args),
+            Command::Repo(args) => remote::run("repo", args),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }
     }

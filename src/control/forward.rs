@@ -32,6 +32,7 @@ impl Control {
             self.realm.owns(actor, &repo) || self.realm.rights(actor, &repo).0
         } else {
             self.realm.may_create(actor, &repo).is_err_and(|denial| denial.code == Denial::COPY)
+                || self.realm.may_administer(actor)
         };
         known.then_some((repo, master))
     }

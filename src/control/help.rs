@@ -23,6 +23,12 @@ const TOPICS: &[Topic] = &[
     topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
     topic("lock -l | -u | --break REPO FILE", "lock a file, give the lock back, or break somebody else's", LOCK),
     topic("lock -ls REPO", "who has locked which files", ""),
+    topic("D trash|list|restore|unlock|lock|rm [REPO[/TIME]]", "delete a repository you made, or bring it back", D),
+    topic(
+        "repo rename OLD NEW",
+        "give a repository the name that the configuration has now; for administrators",
+        RENAME,
+    ),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),
@@ -65,6 +71,22 @@ that a copy is in step, so a copy of a master that has not been heard lately is 
 const LOCK: &str = "\
 For whoever may write to the repository; --break needs RW+. FILE is its path from the top. While a file is locked, a
 rule '- VREF/lock = @all' of the repository refuses pushes by others that change it. The locks are kept by the master.
+";
+
+const D: &str = "\
+  D trash REPO           move it to the trash, here and on its copies
+  D list                 what of yours is in the trash, and until when; 'D list-trash' tells the names alone
+  D restore REPO/TIME    bring it back, here and on its copies
+  D unlock REPO          allow the next
+  D rm REPO              delete it for good here; its copies move to the trash
+  D lock REPO            take that back; a new repository is locked
+
+For owners of repositories that users made, and for administrators. One that the configuration names is taken out of the
+rules first. What is in the trash goes by itself after trash_keep (gitmesh.toml, 30 days).
+";
+
+const RENAME: &str = "\
+Write NEW for OLD in the rules, push them, then rename: an empty NEW makes way. The copies follow without a transfer.
 ";
 
 const DOCTOR: &str = "\
@@ -114,7 +136,8 @@ What the copy has and its master lacks is kept there under refs/gitmesh/lost/. F
 
 /// The words that name a command: those before its first argument.
 fn words(usage: &str) -> impl Iterator<Item = &str> {
-    usage.split(' ').take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+    // gitolite's one command in capitals is no argument.
+    usage.split(' ').take_while(|word| *word == "D" || word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
 }
 
 fn told(topic: &Topic) -> String {

@@ -16,17 +16,20 @@ mod overview;
 pub mod peer;
 mod perms;
 mod status;
+mod trash;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncRead;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Realm;
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
-use crate::mirror::{HEARTBEAT, Mirror};
+use crate::mirror::{HEARTBEAT, MOVE, Mirror, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::Store;
@@ -43,6 +46,8 @@ pub struct Control {
     pub mirror: Mirror,
     pub peering: peer::Peering,
     pub node: Arc<Node>,
+    /// How long what is in the trash stays there.
+    pub trash_keep: Receiver<Duration>,
     /// Cancelled when the node begins to stop: whoever watches is sent away.
     pub stopping: CancellationToken,
 }
@@ -115,6 +120,8 @@ impl Control {
             ["create", repo] => self.create(actor, repo).await,
             ["perms", ref rest @ ..] => self.perms(actor, rest, input).await,
             ["lock", ref rest @ ..] => self.lock(actor, rest).await,
+            ["D", ref rest @ ..] => self.deletion(actor, rest).await,
+            ["repo", ref rest @ ..] => self.repo_command(actor, rest).await,
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
                 Err(usage) => usage,
@@ -127,6 +134,7 @@ impl Control {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
+            [TRASH | MOVE, ..] => self.ordered(actor, words).await,
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,
@@ -193,6 +201,9 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         ["create", repo] | ["request-push", repo, ..] | ["mirror", "request-push", repo, ..] => Some(repo),
         ["perms", ref rest @ ..] => perms::changed_repo(rest),
         ["lock", ref rest @ ..] => lock::changed_repo(rest),
+        ["D", ref rest @ ..] => trash::changed_repo(rest),
+        // By its new name, for the configuration knows the old one no more.
+        ["repo", "rename", _, new] => Some(new),
         _ => None,
     }
 }

@@ -118,7 +118,12 @@ impl Control {
             [peer, repo] => (Some(node_name(peer).map_err(|why| wrong(name, &why))?), repo),
             _ => return Err(help::wrong(&["mirror", name])),
         };
-        let repo = self.known(actor, repo, Access::Write)?;
+        // Nobody has rights in what is gone; its copies may wait for a word all the same.
+        let gone = parse_repo(repo).ok().filter(|repo| self.store.gone().of(repo).is_some());
+        if gone.is_some() {
+            self.administers(actor, "what copies of a deleted repository are told")?;
+        }
+        let repo = gone.clone().map_or_else(|| self.known(actor, repo, Access::Write), Ok)?;
         if order > Order::Usual {
             self.administers(actor, "an order that may overwrite or delete")?;
         }
@@ -127,6 +132,9 @@ impl Control {
             (None, Place::Here { replicas, .. }) => replicas.into_iter().map(|replica| replica.name).collect(),
             (None, place) => return Err(self.not_master(&repo, &place)),
         };
+        if gone.is_some() {
+            return Ok(self.pushed(&repo, &peers, order).await);
+        }
         Ok(self.push_to(actor, &repo, &peers, order).await)
     }
 

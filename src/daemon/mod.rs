@@ -35,6 +35,9 @@ use reload::Running;
 /// Running sessions may take this long to end after a stop is asked for; systemd waits a little longer.
 const DRAIN: Duration = Duration::from_secs(60);
 
+/// How often it is looked what has been in the trash for long enough.
+const EMPTYING: Duration = Duration::from_secs(3600);
+
 /// Runs the node until it is told to stop. `file` is where `config` was read from, `data` the data directory.
 pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::Level) -> anyhow::Result<()> {
     let data = data
@@ -52,6 +55,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     install_hooks(&data.join("hooks"), &config.admin_socket.path)?;
     let git_version = git.version().await?;
     let store = Store::new(data.join("repositories"), settings);
+    store.load_gone().context("cannot take over what copies are to be told")?;
     store.sweep_unfinished().context("cannot clean up the repositories' directory")?;
     // 'gitmesh init' made this one before there was a daemon.
     store.adopt(&RepoName::new(ADMIN_REPO)?).context("cannot write the admin repository's config")?;
@@ -65,12 +69,16 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         identity: identity.public_key().public_key_bytes(),
         address: config.reached_at(),
         settings: config.settings(),
+        guard_repositories: config.mirror.guard_repositories,
         store: Arc::new(store.clone()),
     };
     let (activator, realm, _) = Activator::start(start)?;
     let admin = Admin::new(activator, admin_dir);
     let owners = store.clone();
-    let creators = Arc::new(move |repo: &RepoName| owners.creator(repo));
+    // Of one that is gone too, for its creator decides where its copies are.
+    let creators = Arc::new(move |repo: &RepoName| {
+        owners.creator(repo).or_else(|| owners.gone().of(repo).and_then(|stone| stone.creator))
+    });
     let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
     let links = Links::new(identity.clone(), realm.peers());
     let state = DataDir::new(data.clone()).state();
@@ -101,6 +109,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
     };
+    let (trash_keep, kept) = watch::channel(config.maintenance.trash_keep);
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let control = Control {
         realm: realm.clone(),
@@ -115,6 +124,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             git_version,
             key: own.fingerprint,
         }),
+        trash_keep: kept.clone(),
         stopping: doors.clone(),
     };
 
@@ -138,13 +148,14 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             Ok(())
         }
     });
+    rest.spawn(empty_trash(store.clone(), kept, house.clone()));
     rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
     top.spawn(door.run(doors.clone()));
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
     let making = admin.making().clone();
-    let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, level };
+    let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, trash_keep, level };
     let ended = watch(&mut running, &mut causes, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());
@@ -238,6 +249,28 @@ async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: Cancellati
     }
     stop.cancelled().await;
     Ok(())
+}
+
+/// Deletes what has been in the trash for long enough: now, every so often, and when the time is set anew.
+async fn empty_trash(
+    store: Store,
+    mut keep: watch::Receiver<Duration>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    loop {
+        let (store, kept) = (store.clone(), *keep.borrow_and_update());
+        match tokio::task::spawn_blocking(move || store.empty_trash(kept)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot empty the trash"),
+            Err(error) => return Err(std::io::Error::other(error)),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(kept.clamp(Duration::from_secs(1), EMPTYING)) => {}
+            // Its sender lives as long as the daemon.
+            _ = keep.changed() => {}
+        }
+    }
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, watch};
@@ -24,6 +25,7 @@ pub(super) struct Running {
     pub door: ssh::Handle,
     pub mirror: Mirror,
     pub auto_create: watch::Sender<AutoCreate>,
+    pub trash_keep: watch::Sender<Duration>,
     pub level: observe::Level,
 }
 
@@ -89,7 +91,8 @@ impl Running {
         self.mirror.set_config(new.mirror);
         self.mirror.set_notify(new.notify.clone());
         self.auto_create.send_replace(new.access.create);
-        self.admin.set(new.reached_at(), new.settings());
+        self.trash_keep.send_if_modified(|keep| std::mem::replace(keep, new.maintenance.trash_keep) != *keep);
+        self.admin.set(new.reached_at(), new.settings(), new.mirror.guard_repositories);
         self.config = new;
         tracing::info!("the new settings are in force");
         Ok(restart)

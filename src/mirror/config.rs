@@ -35,6 +35,9 @@ pub struct Config {
     /// The share of a replica's references, in percent, that may vanish at once without a person's word.
     #[serde(deserialize_with = "percent")]
     pub guard_refs: u8,
+    /// The share of a replica's repositories, in percent, that may go to the trash within an hour without a person's word.
+    #[serde(deserialize_with = "percent")]
+    pub guard_repositories: u8,
     /// Who fetches from a copy that may be this much older than its master is told so.
     #[serde(deserialize_with = "duration")]
     pub stale_notice: Duration,
@@ -88,6 +91,7 @@ impl Default for Config {
             verify: Duration::from_secs(10 * 60),
             alarm_after: Duration::from_secs(2 * 60),
             guard_refs: 50,
+            guard_repositories: 10,
             stale_notice: Duration::from_secs(60),
         }
     }

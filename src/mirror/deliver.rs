@@ -42,16 +42,26 @@ pub(super) async fn push(
         return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
     }
     inner.refuse_paused(repo, peer)?;
-    let dir = (inner.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
+    let gone = inner.tell_gone(peer, repo, epoch, order).await?;
+    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: began.elapsed(), gone };
+    let dir = match (inner.world.dir)(repo) {
+        Some(dir) => dir,
+        None if gone => return Ok(report),
+        None => return Err(MirrorError::NoRepository(repo.clone())),
+    };
+    report.gone = false;
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let ours = blocking_refs(dir.clone()).await.map_err(local)?;
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let metadata = (inner.world.metadata)(repo);
-    let exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+    let mut exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+    if let Some(at) = (inner.world.restored)(repo) {
+        // A replica that has no such copy takes its own out of the trash first.
+        exec.push_str(&format!(" restored={at}"));
+    }
     if exec.len() > MAX_LINE {
         return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
     }
-    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: Duration::ZERO };
     let lane = inner.lane(peer);
     let waited = AtomicU64::new(0);
     let toll = |bytes: usize| {

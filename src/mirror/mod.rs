@@ -6,7 +6,7 @@
 //! push, `send` pushes it over the pooled link, `bandwidth` slows it. `first` orders and counts first
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
 //! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped,
-//! `wait` their waiting, `journal` what happened.
+//! `wait` their waiting, `journal` what happened, `trash` what copies of deleted and renamed repositories are told.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
 //! a restart, because all copies are compared when we start, when a link comes up and every so often, and after a change
@@ -32,6 +32,7 @@ mod settle;
 mod state;
 mod status;
 mod tell;
+mod trash;
 mod verify;
 mod wait;
 mod worker;
@@ -60,9 +61,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, Place};
 use crate::git::objects::ObjectsError;
 use crate::git::process::Git;
+use crate::model::time::Stamp;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
-use crate::repo::{Metadata, Ownership, Store};
+use crate::repo::{Gone, Metadata, Ownership, Store};
 use history::History;
 use notify::{Outbox, Way};
 use pause::Pauses;
@@ -85,6 +87,7 @@ pub use plan::{Obstacle, Order};
 pub use send::SendError;
 pub use state::{Hold, State};
 pub use status::{LinkState, PairStatus, PeerStatus};
+pub use trash::{MOVE, TRASH};
 pub use verify::{Checked, Verdict};
 pub use wait::{Arrival, Waited, Want, Where};
 
@@ -95,12 +98,15 @@ pub struct Report {
     pub refs: usize,
     pub pack_bytes: u64,
     pub elapsed: Duration,
+    /// The repository is gone here, and its copy has followed.
+    pub gone: bool,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { refs, pack_bytes, elapsed } = self;
+        let Self { refs, pack_bytes, elapsed, gone } = self;
         match refs {
+            _ if *gone => write!(f, "in the trash there too")?,
             0 => write!(f, "in step already")?,
             1 => write!(f, "1 reference, {pack_bytes} bytes")?,
             n => write!(f, "{n} references, {pack_bytes} bytes")?,
@@ -196,6 +202,8 @@ struct World {
     metadata: Ask<Metadata>,
     digest: Ask<Result<String, ObjectsError>>,
     list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
+    restored: Ask<Option<Stamp>>,
+    gone: Gone,
 }
 
 /// The handle on mirroring. Cheap to clone.
@@ -222,6 +230,7 @@ struct Inner {
     history_files: journal::Files,
     assigned: Mutex<Arc<Assigned>>,
     hearing: heartbeat::Hearing,
+    lately: trash::Lately,
 }
 
 impl Mirror {
@@ -235,6 +244,7 @@ impl Mirror {
         state: &Path,
     ) -> std::io::Result<Self> {
         let (described, compared) = (store.clone(), store.clone());
+        let (back, gone) = (store.clone(), store.gone().clone());
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
         let world = World {
             node: cluster.host().clone(),
@@ -244,6 +254,8 @@ impl Mirror {
             metadata: Box::new(move |repo| described.metadata(repo)),
             digest: Box::new(move |repo| compared.digest(repo)),
             list: Box::new(move || store.list()),
+            restored: Box::new(move |repo| back.restored(repo)),
+            gone,
         };
         Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })
     }
@@ -366,6 +378,7 @@ impl Inner {
             history_files,
             assigned: Mutex::default(),
             hearing: heartbeat::Hearing::new(),
+            lately: trash::Lately::default(),
         })
     }
 
@@ -482,8 +495,14 @@ impl Inner {
                     assigned.repos.entry(peer).or_default().push(repo.clone());
                 }
             }
+            for (peer, repo) in this.untold() {
+                assigned.repos.entry(peer).or_default().push(repo);
+            }
             // The list promises no order, and the board looks each of its pairs up.
-            assigned.repos.values_mut().for_each(|repos| repos.sort_unstable());
+            assigned.repos.values_mut().for_each(|repos| {
+                repos.sort_unstable();
+                repos.dedup();
+            });
             Ok::<_, std::io::Error>(Arc::new(assigned))
         });
         let assigned = match looked.await.expect("listing does not panic, and is not cancelled") {

@@ -30,6 +30,8 @@ pub enum Obstacle {
     Emptied { of: usize },
     /// `deleted` of the replica's `of` references are gone here.
     Deletes { deleted: usize, of: usize },
+    /// `deleted` of a replica's `of` repositories are gone here, within an hour.
+    Repositories { deleted: usize, of: usize },
 }
 
 impl fmt::Display for Obstacle {
@@ -48,6 +50,9 @@ impl fmt::Display for Obstacle {
             Self::Deletes { deleted, of } => {
                 write!(f, "this would delete {deleted} of the replica's {of} references")
             }
+            Self::Repositories { deleted, of } => {
+                write!(f, "{deleted} of the replica's {of} repositories were deleted here within an hour")
+            }
         }
     }
 }
@@ -58,6 +63,9 @@ impl Obstacle {
         match self {
             Self::Diverged(_) => {
                 "'mirror repair' keeps that there under refs/gitmesh/lost/ and makes the replica equal"
+            }
+            Self::Repositories { .. } => {
+                "if that is meant, 'mirror repair PEER REPO' or 'mirror push PEER REPO --force' moves each to the trash there"
             }
             Self::Emptied { .. } | Self::Deletes { .. } => "if that is meant, 'mirror push PEER REPO --force' does it",
         }
@@ -208,7 +216,7 @@ mod tests {
             None => "goes",
             Some(Obstacle::Diverged(_)) => "diverged",
             Some(Obstacle::Emptied { .. }) => "emptied",
-            Some(Obstacle::Deletes { .. }) => "deletes",
+            Some(Obstacle::Deletes { .. } | Obstacle::Repositories { .. }) => "deletes",
         }
     }
 

@@ -40,7 +40,10 @@ pub(super) fn settle<W>(queue: &mut Queue<W>, board: &mut Board, attempt: &Attem
         Ok(report) => {
             board.link_works(peer, now);
             board.apply(repo, peer, Input::Equal { began }, now);
-            if report.refs > 0 {
+            if report.gone {
+                board.journal.add(repo, peer, "trashed", &report.to_string(), now.wall);
+                board.drop_pair(repo, peer);
+            } else if report.refs > 0 {
                 board.journal.add(repo, peer, "pushed", &report.to_string(), now.wall);
             }
             return;

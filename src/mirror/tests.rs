@@ -139,6 +139,8 @@ impl Mesh {
                 let entries = std::fs::read_dir(&listed)?.map(|e| e.map(|e| e.file_name().into_string().unwrap()));
                 entries.map(|name| Ok(repo(name?.trim_end_matches(".git")))).collect()
             }),
+            restored: Box::new(|_| None),
+            gone: crate::repo::Gone::new(home.path().join("gone")),
         };
         let config = Config { retry_first: Duration::from_millis(50), ..Config::default() };
         let git = Git::new("git".into(), "/dev/null".into());

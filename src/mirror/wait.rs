@@ -114,6 +114,12 @@ impl Mirror {
     /// Lets the replica that carried a change here have it, so that the next question there sees it. The error says why
     /// it does not have it by the deadline. A copy that is pushed to by hand is left alone.
     pub async fn let_know(&self, repo: &RepoName, replica: &HostName, deadline: Duration) -> Result<(), String> {
+        if (self.inner.world.dir)(repo).is_none() {
+            let untold = || self.inner.world.gone.of(repo).is_some_and(|stone| stone.waiting.contains(replica));
+            let told = if untold() { self.inner.push_now(repo, replica, deadline).await.map(drop) } else { Ok(()) };
+            // Another attempt may have been quicker.
+            return told.or_else(|error| if untold() { Err(error.to_string()) } else { Ok(()) });
+        }
         if !(self.inner.world.locate)(repo).automatic().any(|name| name == replica) {
             return Ok(());
         }

@@ -290,7 +290,7 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, Mirro
     let (this, these) = (inner.clone(), assigned.clone());
     let comparing = tokio::task::spawn_blocking({
         let peer = peer.clone();
-        move || compare_all(&this, these.of(&peer), &theirs)
+        move || compare_all(&this, (&peer, these.of(&peer)), &theirs)
     });
     let (mut shown, young) = comparing.await.expect("comparing does not panic, and is not cancelled");
     // The configuration first: whether others may go depends on it.
@@ -312,10 +312,19 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, Mirro
 }
 
 /// How each of the repositories that are here is there; and those that are missing there and empty here.
-fn compare_all(inner: &Inner, repos: &[RepoName], theirs: &Digests) -> (Vec<(RepoName, Shown)>, Vec<RepoName>) {
+fn compare_all(
+    inner: &Inner,
+    (peer, repos): (&HostName, &[RepoName]),
+    theirs: &Digests,
+) -> (Vec<(RepoName, Shown)>, Vec<RepoName>) {
     let (mut all, mut young) = (Vec::with_capacity(repos.len()), Vec::new());
     for repo in repos {
-        let Some(dir) = (inner.world.dir)(repo) else { continue };
+        let Some(dir) = (inner.world.dir)(repo) else {
+            if inner.world.gone.of(repo).is_some_and(|stone| stone.waiting.contains(peer)) {
+                all.push((repo.clone(), Shown::Differs));
+            }
+            continue;
+        };
         match theirs.of.get(repo) {
             None if has_no_refs(&dir) => young.push(repo.clone()),
             there => all.push((repo.clone(), shown(inner, repo, there.map(String::as_str), theirs.version))),

@@ -1,5 +1,6 @@
 //! How moments and lengths of time are written for people and for programs.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A moment as RFC 3339 writes it, in UTC and whole seconds: `2026-11-21T08:30:00Z`.
@@ -16,6 +17,50 @@ pub fn rfc3339(at: SystemTime) -> String {
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+}
+
+/// A moment in whole seconds, as gitolite names what is in its trash: `2026-11-21_08:30:00`, here in UTC. No repository's
+/// name holds a colon, so one of these below a repository's name is never taken for another repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    pub fn new(at: SystemTime) -> Self {
+        Self(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let (date, time) = text.split_once('_')?;
+        let number = |text: &str| text.parse::<u64>().ok();
+        let mut date = date.splitn(3, '-').map(number);
+        let mut time = time.splitn(3, ':').map(number);
+        let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+        let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
+        if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 {
+            return None;
+        }
+        // Years from March, as in `rfc3339`.
+        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+        let stamp = Self(days * 86_400 + hour * 3_600 + minute * 60 + second);
+        // What is no date, or is written otherwise, does not come back as it was.
+        (stamp.to_string() == text).then_some(stamp)
+    }
+
+    pub fn moment(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0)
+    }
+
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(rfc3339(self.moment()).trim_end_matches('Z').replace('T', "_").as_str())
+    }
 }
 
 /// A length of time in the one unit that tells enough: `4 s`, `12 min`, `3 h`, `9 d`.
@@ -42,6 +87,20 @@ mod tests {
         assert_eq!(at(1_709_251_199), "2024-02-29T23:59:59Z");
         assert_eq!(at(1_795_252_200), "2026-11-21T09:10:00Z");
         assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn stamps() {
+        for seconds in [0, 951_782_399, 951_782_400, 1_709_251_199, 1_795_252_200, 4_107_542_400] {
+            let stamp = Stamp::new(UNIX_EPOCH + Duration::from_secs(seconds));
+            assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
+        }
+        assert_eq!(Stamp(1_795_252_200).next().to_string(), "2026-11-21_09:10:01");
+        for bad in
+            ["", "_", "2026-11-21", "2026-02-30_00:00:00", "2026-1-1_00:00:00", "2026-11-21_24:00:00", "x-1-1_0:0:0"]
+        {
+            assert_eq!(Stamp::parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Repositories on disk: plain bare repositories under `repositories/NAME.git`.
 //!
 //! Promises: a repository is opened with a grant or by the daemon itself, and by no other way; only this room joins
-//! a path under the repository root; creation is atomic, so a half-made repository is never seen. Never: doors,
+//! a path under the repository root; creation is atomic, so a half-made repository is never seen; what is
+//! deleted is in the trash first, and what its copies are to be told is not lost. Never: doors,
 //! peers, or who is master.
 
 mod digests;
 mod file_locks;
+mod gone;
 mod locks;
 mod lost;
 mod metadata;
@@ -13,9 +15,11 @@ mod ownership;
 mod quarantine;
 mod state;
 mod store;
+mod trash;
 mod weight;
 
 pub use file_locks::{BrokenLock, FileLock, FileLocks};
+pub use gone::{Gone, Tombstone};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use metadata::{Metadata, WRITTEN_KEYS};
@@ -23,4 +27,5 @@ pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use quarantine::Quarantine;
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Space, Store};
+pub use trash::{Maintenance, Trashed, Why};
 pub use weight::{Weight, weigh};

@@ -1,14 +1,16 @@
 //! Name to directory: create, list, open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::digests::Digests;
+use super::gone::Gone;
 use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
 use crate::git::objects::{self, ObjectsError};
+use crate::model::time::Stamp;
 use crate::model::{RepoName, UserName};
 use crate::policy::Grant;
 
@@ -27,6 +29,11 @@ pub struct Store {
     /// The file with our git settings, which each repository's own configuration includes.
     settings: Arc<Path>,
     digests: Arc<Digests>,
+    /// Where deleted repositories are kept, beside the root.
+    pub(super) trash: Arc<Path>,
+    gone: Gone,
+    /// Times that were given to what is in the trash lately.
+    moving: Arc<Mutex<BTreeMap<RepoName, Stamp>>>,
 }
 
 /// A repository that may be used: proof that a grant was shown.
@@ -53,7 +60,32 @@ impl Repo {
 impl Store {
     /// `root` holds the repositories; `settings` is the file written by the daemon for `git::process`.
     pub fn new(root: PathBuf, settings: PathBuf) -> Self {
-        Self { root: root.into(), settings: settings.into(), digests: Arc::default() }
+        let beside = root.parent().unwrap_or(&root).to_owned();
+        let (trash, gone) = (beside.join("trash").into(), Gone::new(beside.join("state/gone")));
+        Self {
+            root: root.into(),
+            settings: settings.into(),
+            digests: Arc::default(),
+            trash,
+            gone,
+            moving: Arc::default(),
+        }
+    }
+
+    /// Takes over what an earlier run has left to tell about repositories that are gone.
+    pub fn load_gone(&self) -> io::Result<()> {
+        self.gone.load(|repo| self.exists(repo))
+    }
+
+    /// The repositories that were taken away and whose copies have not all followed.
+    pub fn gone(&self) -> &Gone {
+        &self.gone
+    }
+
+    /// Held while a repository is moved as a whole.
+    pub(super) fn moving(&self) -> MutexGuard<'_, BTreeMap<RepoName, Stamp>> {
+        // What a panic in between has left is what a crash would have left.
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directory that holds all repositories, for hooks to be told.

@@ -1,6 +1,7 @@
 //! An exec line becomes a git session, a mirror push or a command.
 
 use crate::git::service::{self, BadPath, Exec, ExecError, Service, from_word, repo_of_path};
+use crate::model::time::Stamp;
 use crate::model::{Epoch, Oid, RefName, RepoName, UserName, Voucher};
 use crate::transfer::{Metadata, MirrorPush};
 
@@ -79,7 +80,8 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
         Some("lost") => true,
         Some(other) => return Err(format!("the mirror push asks to keep {other:?}, which this node cannot")),
     };
-    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, detached, creator, roles, metadata, keep }))
+    let restored = value("restored").and_then(Stamp::parse);
+    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, detached, creator, roles, metadata, keep, restored }))
 }
 
 /// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.

@@ -222,6 +222,16 @@ impl Transfer {
         let owned = Ownership { creator: push.creator.clone(), roles: push.roles.clone() };
         let take_over = |realm: Realm, name: RepoName, owned: Ownership| move || realm.take_over(&name, &owned);
         if !self.store.exists(repo) {
+            let (realm, store, name, restored) = (self.realm.clone(), self.store.clone(), repo.clone(), push.restored);
+            let back = self.blocking(move || {
+                let back = store.bring_back(&name, restored)?;
+                if back { realm.moved(&name).map(|()| back) } else { Ok(back) }
+            });
+            if back.await?.map_err(|e| self.internal(&e))? {
+                tracing::info!(%repo, master = %node, "brought back from the trash, for its master has it again");
+            }
+        }
+        if !self.store.exists(repo) {
             let made = self.blocking(take_over(self.realm.clone(), repo.clone(), owned.clone())).await?;
             if made.map_err(|e| self.internal(&e))? {
                 tracing::info!(%repo, master = %node, "created, for its master mirrors it here");
@@ -230,6 +240,9 @@ impl Transfer {
         let open = self.open(&grant)?;
         match repo::promise_epoch(open.dir(), push.epoch).map_err(|e| self.internal(&e))? {
             Ok(()) => {
+                let (store, name, master) = (self.store.clone(), repo.clone(), node.clone());
+                let known = self.blocking(move || store.set_copy_of(&name, Some(&master))).await?;
+                known.map_err(|e| self.internal(&e))?;
                 // Only now: a master of the past gives no roles either.
                 let taken = self.blocking(take_over(self.realm.clone(), repo.clone(), owned)).await?;
                 taken.map_err(|e| self.internal(&e))?;

@@ -3,6 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::git::service::Service;
+use crate::model::time::Stamp;
 use crate::model::{Actor, Epoch, HostName, Oid, RefName, RepoName, UserName};
 pub use crate::repo::Metadata;
 
@@ -46,6 +47,8 @@ pub struct MirrorPush {
     pub metadata: Option<Metadata>,
     /// What is overwritten here is kept under `refs/gitmesh/lost/` first.
     pub keep: bool,
+    /// The time under which the repository was in the trash, of one that was brought back.
+    pub restored: Option<Stamp>,
 }
 
 /// The client's end of a session.
