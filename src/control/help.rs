@@ -74,6 +74,7 @@ rule '- VREF/lock = @all' of the repository refuses pushes by others that change
 ";
 
 const D: &str = "\
+In gitolite's words:
   D trash REPO           move it to the trash, here and on its copies
   D list                 what of yours is in the trash, and until when; 'D list-trash' tells the names alone
   D restore REPO/TIME    bring it back, here and on its copies
