@@ -1,6 +1,10 @@
 //! A push to the admin repository that is good: live at once.
 
-use crate::world::{World, eventually};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::world::{Node, World, eventually};
 
 #[test]
 fn a_good_push_is_live_for_the_next_connection() {
@@ -151,4 +155,46 @@ fn who_may_not_write_the_live_branch_makes_no_other_live() {
     work.push(&["HEAD:master"]).succeeds().says("'refs/heads/master' changes nothing");
     assert_eq!(node.head("gitmesh-admin"), "ref: refs/heads/main");
     assert!(!node.has_repo("stolen"));
+}
+
+/// Every file and directory of the repositories, but those of the configuration itself, as far as the disk can tell
+/// that it was touched.
+fn on_disk(node: &Node) -> BTreeMap<PathBuf, (u64, u64, i64, i64, i64, i64)> {
+    fn walk(at: &Path, found: &mut BTreeMap<PathBuf, (u64, u64, i64, i64, i64, i64)>) {
+        let of = at.symlink_metadata().unwrap();
+        let times = (of.ino(), of.size(), of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec());
+        found.insert(at.to_owned(), times);
+        if of.is_dir() {
+            std::fs::read_dir(at).unwrap().for_each(|entry| walk(&entry.unwrap().path(), found));
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(&node.data().join("repositories"), &mut found);
+    found.retain(|path, _| !path.starts_with(node.repo_dir("gitmesh-admin")));
+    found
+}
+
+#[test]
+fn one_line_touches_one_repository_and_a_rule_none() {
+    let world = World::new();
+    let (node, alice) = (world.node("server1"), world.alice());
+    let repos: String = (0..20)
+        .map(|n| format!("repo many/r{n}\n    RW+ = alice\n    desc = number {n}\n    owner = Alice\n"))
+        .collect();
+    let configure = |more: &str| {
+        let conf = format!("{repos}repo testing\n    RW+ = @all\n{more}");
+        alice.configure(&node, |c| c.conf(&conf)).succeeds().says("is in force");
+        on_disk(&node)
+    };
+    let before = configure("");
+    let after = configure("repo many/r7\n    desc = changed\n");
+    let of_it = node.repo_dir("many/r7");
+    let description = std::fs::read_to_string(of_it.join("description")).unwrap();
+    assert_eq!(description, "changed\n");
+    let touched: Vec<_> =
+        after.iter().filter(|(path, is)| before.get(*path) != Some(is)).map(|(path, _)| path).collect();
+    assert!(!touched.is_empty() && touched.iter().all(|path| path.starts_with(&of_it)), "{touched:#?}");
+    assert!(before.keys().all(|path| path.starts_with(&of_it) || after.contains_key(path)));
+
+    assert_eq!(configure("repo many/r7\n    desc = changed\n    R = alice\n"), after);
 }

@@ -384,23 +384,14 @@ impl Realm {
 
     /// Whether the actor may read and write an existing repository.
     pub fn rights(&self, actor: &Actor, repo: &RepoName) -> (bool, bool) {
-        let live = self.live();
-        let disk = self.store.ownership(repo).unwrap_or_default();
-        let may = |access| live.may(actor, repo, Some(&disk), access);
-        (may(Access::Read), may(Access::Write) && !matches!(actor, Actor::Node(_)))
+        self.rights_in(actor, repo, &self.store.ownership(repo).unwrap_or_default())
     }
 
-    /// Those of the given existing repositories that the actor may use, with read and write.
-    pub fn repos_for(
-        &self,
-        actor: &Actor,
-        existing: impl IntoIterator<Item = RepoName>,
-    ) -> Vec<(RepoName, bool, bool)> {
-        let rights = |repo: RepoName| {
-            let (read, write) = self.rights(actor, &repo);
-            (repo, read, write)
-        };
-        existing.into_iter().map(rights).filter(|(_, read, write)| *read || *write).collect()
+    /// As [`Realm::rights`], for somebody who knows already whose it is.
+    pub fn rights_in(&self, actor: &Actor, repo: &RepoName, disk: &Ownership) -> (bool, bool) {
+        let live = self.live();
+        let may = |access| live.may(actor, repo, Some(disk), access);
+        (may(Access::Read), may(Access::Write) && !matches!(actor, Actor::Node(_)))
     }
 
     /// Whether the actor may write the admin repository.
@@ -549,8 +540,8 @@ mod tests {
         let grant = realm.authorize(&alice, &repo("secret"), Access::Write).unwrap();
         assert_eq!((grant.repo().as_str(), grant.access(), grant.actor()), ("secret", Access::Write, &alice));
         assert!(realm.may_administer(&alice) && !realm.may_administer(&bob) && realm.may_administer(&Actor::Local));
-        let all = ["secret", "open", "gitmesh-admin"].map(repo);
-        assert_eq!(realm.repos_for(&bob, all), [(repo("open"), true, false)]);
+        let rights = ["secret", "open", "gitmesh-admin"].map(|name| realm.rights(&bob, &repo(name)));
+        assert_eq!(rights, [(false, false), (true, false), (false, false)]);
     }
 
     #[test]

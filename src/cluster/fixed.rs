@@ -39,7 +39,12 @@ impl Cluster {
     /// As [`Cluster::locate`]; `asking` counts as the creator of a repository that is not here.
     pub fn locate_for(&self, repo: &RepoName, asking: Option<&UserName>) -> Place {
         let creator = (self.creators)(repo).or_else(|| asking.cloned());
-        let facts = Facts { creator: creator.as_ref().map(UserName::as_str), ..Facts::existing(repo) };
+        self.locate_made_by(repo, creator.as_ref())
+    }
+
+    /// As [`Cluster::locate`], for somebody who knows already who has made the repository.
+    pub fn locate_made_by(&self, repo: &RepoName, creator: Option<&UserName>) -> Place {
+        let facts = Facts { creator: creator.map(UserName::as_str), ..Facts::existing(repo) };
         let mirror = self.policy.borrow().mirror(&facts, &self.host);
         let redirects = |name: &HostName| mirror.redirectors.iter().any(|known| known == name.as_str());
         match mirror.mode {

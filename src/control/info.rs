@@ -197,15 +197,17 @@ impl Control {
     }
 
     fn row(&self, actor: &Actor, repo: &RepoName, options: &Options) -> Option<Row> {
-        let place = self.cluster.locate(repo);
+        // Read once for all that depends on it: with ten thousand repositories this is what the answer costs.
+        let disk = self.store.ownership(repo)?;
+        let place = || self.cluster.locate_made_by(repo, disk.creator.as_ref());
         let (rights, note) = if let Actor::Node(peer) = actor {
-            (Rights::Peer(role_of(peer, &place)?), None)
+            (Rights::Peer(role_of(peer, &place())?), None)
         } else {
-            let (read, write) = self.realm.rights(actor, repo);
+            let (read, write) = self.realm.rights_in(actor, repo, &disk);
             if !read && !write {
                 return None;
             }
-            let note = match place {
+            let note = match place() {
                 Place::There { master, .. } => {
                     let freshness = self.mirror.freshness(repo, &master).to_string();
                     Some(Note::CopyOf { master, freshness })

@@ -68,6 +68,10 @@ pub(super) fn read_creator(dir: &Path) -> Option<UserName> {
 }
 
 fn read(file: &Path) -> Option<String> {
+    // Most repositories have no such file, and to open what is not there costs twice as much as to look.
+    if matches!(file.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        return None;
+    }
     match std::fs::read(file) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) => {
