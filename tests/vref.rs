@@ -259,3 +259,28 @@ fn hooks_are_told_who_and_where() {
         assert!(answer.remote_lines().lines().any(|said| said.starts_with(line)), "no {line}: {answer:#?}");
     }
 }
+
+#[test]
+fn hooks_of_single_repositories() {
+    let stage = Stage::new(" RW+ = bob\n");
+    let hooks = stage.node.data().join("local/hooks/repo-specific");
+    program(&hooks.join("lint"), "#!/bin/sh\nwhile read old new name; do echo lint $name for $GL_USER; done\n");
+    program(&hooks.join("deploy"), "#!/bin/sh\ncat >/dev/null; echo deployed >&2\nexit 3\n");
+    program(&hooks.join("index"), "#!/bin/sh\necho indexed $*\n");
+    let options = " option hook.pre-receive = lint\n option hook.post-receive.01 = index deploy\n\
+                   option hook.post-update = index\n";
+    stage.configure(&format!(" RW+ = bob\n{options}"), &[]).succeeds();
+    stage.commit("one");
+    let told = stage.accepted("main");
+    told.says("remote: lint refs/heads/main for bob")
+        .says("remote: indexed")
+        .says("remote: deployed")
+        .says("warning: your push stands, but the post-receive hook 'deploy' failed")
+        .says("remote: indexed refs/heads/main");
+    program(&hooks.join("lint"), "#!/bin/sh\necho not today\nexit 1\n");
+    stage.commit("two");
+    stage.refused("main", "the pre-receive hook 'lint' failed").says("remote: not today");
+    // A push by path, past every door, asks the same programs.
+    let path = stage.node.repo_dir("testing").display().to_string();
+    stage.work.git(&["push", &path, "HEAD:main"]).refused_by("the pre-receive hook 'lint' failed");
+}

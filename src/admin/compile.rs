@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::model::{HostName, Oid, RefName, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
-    Diagnostic, Facts, Op, Place, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
+    Diagnostic, Facts, Op, Policy, Settings, Severity, Sources, Target, compile as compile_rules, render,
 };
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
@@ -25,10 +25,6 @@ const MAIN_OF_GITOLITE: &str = "conf/gitolite.conf";
 const ADMIN_REPO_OF_GITOLITE: &str = "gitolite-admin";
 /// Remarks shown to whoever pushes; more would hide the first, which often is the cause of the rest.
 const REMARKS_SHOWN: usize = 20;
-
-/// What the language has and this server does not do yet. A configuration that uses it is refused, since a rule that
-/// is silently not carried out gives or takes rights nobody sees. Whoever builds one deletes its line.
-const NOT_YET: &[(&str, &str)] = &[("hooks", "hooks of single repositories (option hook.*)")];
 
 pub(super) type Remarks = Vec<Diagnostic>;
 
@@ -242,7 +238,6 @@ fn compile(
     }
 
     let policy = compiled.policy?;
-    not_yet(&policy, main, found);
     program::unreadable(&policy, found);
     let admin_alias = admin_alias(&policy, main, found);
     if keys_good {
@@ -280,23 +275,6 @@ fn nodes_keys(keyring: &Keyring, around: &Surroundings, clash: Severity, found: 
             let mut clash = remark("E0305", "key-of-a-node", &owner.file, message, &help);
             (clash.line, clash.severity) = (owner.line, severity);
             found.push(clash);
-        }
-    }
-}
-
-fn not_yet(policy: &Policy, main: &str, found: &mut Remarks) {
-    let mut refuse = |what: &str, place: Option<&Place>| {
-        let message = format!("not supported yet: {what}");
-        let help = "what cannot be carried out is refused, so that no line is silently without effect; leave it out";
-        let file = place.map_or(main, |place| place.file.as_str());
-        let mut refused = remark("E0306", "not-supported-yet", file, message, help);
-        refused.line = place.map_or(0, |place| place.line);
-        found.push(refused);
-    };
-    let features = policy.features();
-    for (feature, what) in NOT_YET {
-        if let Some(place) = features.get(feature) {
-            refuse(what, Some(place));
         }
     }
 }

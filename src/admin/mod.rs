@@ -52,7 +52,7 @@ pub use invitation::{Ended, Invitation, Invitations, Invited, NoInvitation};
 pub use judge::Judged;
 pub use making::Making;
 pub use peers::{KnownPeers, load_peers};
-pub use program::Programs;
+pub use program::{Programs, Purpose};
 pub use realm::{Live, Realm};
 pub use roles::RoleChange;
 pub use store::Store;

@@ -1,5 +1,6 @@
-//! Where a site's own programs for virtual refs come from: the machine's `local/VREF/` in the data directory, and, if
-//! the machine's settings allow code from there, `local/VREF/` of the admin repository.
+//! Where a site's own programs come from: for virtual refs `local/VREF/`, for hooks of single repositories (option
+//! `hook.*`) `local/hooks/repo-specific/`, gitolite's places, in the data directory; and, if the machine's settings
+//! allow code from there, in the admin repository.
 
 use std::fs;
 use std::io;
@@ -8,13 +9,34 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compile::remark;
-use super::{DataDir, write_whole};
+use super::{DataDir, Realm, write_whole};
 use crate::git::objects;
-use crate::model::Oid;
+use crate::model::{Oid, RepoName};
 use crate::policy::{Diagnostic, Place, Policy, Severity, Virtual};
 
-/// Below the data directory, and at the top of the admin repository.
-const FOLDER: &str = "local/VREF";
+/// What a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    VirtualRef,
+    Hook,
+}
+
+impl Purpose {
+    /// Below the data directory, and at the top of the admin repository.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::VirtualRef => "local/VREF",
+            Self::Hook => "local/hooks/repo-specific",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::VirtualRef => "for this virtual ref",
+            Self::Hook => "for this hook",
+        }
+    }
+}
 
 const BUILT_IN: &str =
     "built in are NAME/, NAME_NC, COUNT, FILETYPE, EMAIL-CHECK, MAX_NEWBIN_SIZE, MERGE-CHECK and VOTES";
@@ -42,13 +64,17 @@ impl Programs {
         Self { data, admin_dir, from_admin_repo, writing: Arc::default() }
     }
 
-    fn on_machine(&self, name: &str) -> PathBuf {
-        self.data.path().join(FOLDER).join(name)
+    fn on_machine(&self, purpose: Purpose, name: &str) -> PathBuf {
+        self.data.path().join(purpose.folder()).join(name)
     }
 
     /// Why the program cannot be run under a commit of the admin repository, and the cure; `None` if it can.
-    pub fn problem(&self, commit: &Oid, name: &str) -> Option<(String, String)> {
-        let own = self.on_machine(name);
+    pub fn problem(&self, commit: &Oid, purpose: Purpose, name: &str) -> Option<(String, String)> {
+        if name.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+            let why = format!("'{name}' is no name of a program");
+            return Some((why, "a program's name leads to no other place".to_owned()));
+        }
+        let own = self.on_machine(purpose, name);
         match is_executable(&own) {
             Ok(true) => return None,
             Ok(false) => {
@@ -57,8 +83,8 @@ impl Programs {
             }
             Err(_) => {}
         }
-        let in_commit = matches!(self.in_commit(commit, name), Ok(Some(_)));
-        let why = format!("there is no program '{name}' for this virtual ref");
+        let in_commit = matches!(self.in_commit(commit, purpose, name), Ok(Some(_)));
+        let why = format!("there is no program '{name}' {}", purpose.what());
         let on_machine = format!("put it into {}", own.display());
         match (in_commit, self.from_admin_repo) {
             (true, true) => None,
@@ -66,21 +92,26 @@ impl Programs {
                 format!("the program '{name}' of the admin repository may not run on this server"),
                 format!("set from_admin_repo = true under [hooks] in gitmesh.toml, or {on_machine}"),
             )),
-            (false, true) => Some((why, format!("commit it as {FOLDER}/{name}, or {on_machine}"))),
+            (false, true) => Some((why, format!("commit it as {}/{name}, or {on_machine}", purpose.folder()))),
             (false, false) => Some((why, on_machine)),
         }
     }
 
-    fn in_commit(&self, commit: &Oid, name: &str) -> Result<Option<(Oid, Vec<u8>)>, objects::ObjectsError> {
-        objects::file_at(&self.admin_dir, commit, &format!("{FOLDER}/{name}"))
+    fn in_commit(
+        &self,
+        commit: &Oid,
+        purpose: Purpose,
+        name: &str,
+    ) -> Result<Option<(Oid, Vec<u8>)>, objects::ObjectsError> {
+        objects::file_at(&self.admin_dir, commit, &format!("{}/{name}", purpose.folder()))
     }
 
     /// The file to run. One of the admin repository is written below the state directory first, under its object id.
-    pub fn locate(&self, commit: &Oid, name: &str) -> Result<PathBuf, String> {
-        if let Some((why, cure)) = self.problem(commit, name) {
+    pub fn locate(&self, commit: &Oid, purpose: Purpose, name: &str) -> Result<PathBuf, String> {
+        if let Some((why, cure)) = self.problem(commit, purpose, name) {
             return Err(format!("{why}; an administrator can mend it: {cure}"));
         }
-        let own = self.on_machine(name);
+        let own = self.on_machine(purpose, name);
         if own.exists() {
             return Ok(own);
         }
@@ -89,7 +120,7 @@ impl Programs {
             format!("the program '{name}' of the admin repository cannot be read; tell an administrator")
         };
         let (oid, text) =
-            self.in_commit(commit, name).map_err(|e| unreadable(&e))?.ok_or_else(|| unreadable(&"gone"))?;
+            self.in_commit(commit, purpose, name).map_err(|e| unreadable(&e))?.ok_or_else(|| unreadable(&"gone"))?;
         let file = self.data.state().join("programs").join(oid.as_str()).join(name);
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !file.exists() {
@@ -116,13 +147,34 @@ pub(super) fn unreadable(policy: &Policy, found: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The virtual refexes whose program cannot be run under a commit; `severity` says how bad that is.
+/// The virtual refexes and hooks whose program cannot be run under a commit; `severity` says how bad that is.
 pub(super) fn missing(policy: &Policy, programs: &Programs, commit: &Oid, severity: Severity) -> Vec<Diagnostic> {
     let one = |(refex, place): (&str, Place)| {
         let Ok(Virtual::Program { name, .. }) = Virtual::parse(refex) else { return None };
-        let (why, cure) = programs.problem(commit, &name)?;
+        let (why, cure) = programs.problem(commit, Purpose::VirtualRef, &name)?;
         let missing = remark("E0309", "no-program", &place.file, format!("'{refex}': {why}"), &cure);
         Some(Diagnostic { line: place.line, severity, ..missing })
     };
-    policy.virtual_refexes().into_iter().filter_map(one).collect()
+    let features = policy.features();
+    let hook = |name: &str| {
+        let place = features.get("hooks")?; // of the first; which line names this one is in its words
+        let (why, cure) = programs.problem(commit, Purpose::Hook, name)?;
+        let missing = remark("E0309", "no-program", &place.file, why, &cure);
+        Some(Diagnostic { line: place.line, severity, ..missing })
+    };
+    let virtual_refs = policy.virtual_refexes().into_iter().filter_map(one);
+    virtual_refs.chain(policy.named_hooks().into_iter().filter_map(hook)).collect()
+}
+
+impl Realm {
+    /// The programs that a repository's options name for one of git's hooks (githooks(5)), in the order of the keys:
+    /// `hook.post-receive`, `hook.post-receive.01` and so on.
+    pub fn hook_programs(&self, repo: &RepoName, hook: &str) -> Vec<String> {
+        let key = format!("hook.{hook}");
+        let options = self.with_rules(repo, "", |policy, facts| policy.options(facts, &key));
+        let own = options
+            .into_iter()
+            .filter(|(name, _)| name.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+        own.flat_map(|(_, value)| value.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
 }

@@ -145,7 +145,7 @@ impl Git {
         Ok(Serving { child })
     }
 
-    /// Runs a site's own program in the bare repository at `dir` and waits for it, with no input, `env` on top of the
+    /// Runs a site's own program in the bare repository at `dir` and waits for it, with `input`, `env` on top of the
     /// cleared environment, and no more than `time` and [`PROGRAM_OUTPUT_MAX`]; beyond either it is killed with its
     /// children. For git to be at hand, it gets our settings and `GIT_DIR`.
     pub async fn run(
@@ -154,14 +154,15 @@ impl Git {
         arguments: &[String],
         dir: &Path,
         env: &[(String, String)],
+        input: &[u8],
         time: Duration,
     ) -> Result<Ran, RunError> {
         let mut command = self.environment(Command::new(program));
         command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(k, v)| (k, v))).current_dir(dir);
-        run_within(command, b"", time).await
+        run_within(command, input, time).await
     }
 
-    /// As [`Git::run`], for a program that has to do with no repository: it works in `/`, and `input` is given to it.
+    /// As [`Git::run`], for a program that has to do with no repository: it works in `/`.
     pub async fn run_apart(
         &self,
         program: &Path,
@@ -326,7 +327,7 @@ mod tests {
         let run = async |script: &str, time: u64| {
             let arguments = ["-c".to_owned(), script.to_owned()];
             let env = [("GL_USER".to_owned(), "alice".to_owned())];
-            git.run(shell, &arguments, dir.path(), &env, Duration::from_millis(time)).await
+            git.run(shell, &arguments, dir.path(), &env, b"", Duration::from_millis(time)).await
         };
         let ran = run("echo $GL_USER; env | wc -l; echo no >&2; exit 3", 10_000).await.expect("it runs");
         assert_eq!(ran.status.code(), Some(3));
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(told.stdout, b"input");
         let deaf = git.run_apart(Path::new("/bin/true"), &[b'x'; 1 << 20], &[], Duration::from_secs(10)).await;
         assert!(deaf.expect("it runs").status.success(), "a program need not read");
-        let missing = git.run(Path::new("/nonexistent"), &[], dir.path(), &[], Duration::from_secs(1)).await;
+        let missing = git.run(Path::new("/nonexistent"), &[], dir.path(), &[], b"", Duration::from_secs(1)).await;
         assert!(matches!(missing, Err(RunError::Start(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! Effective config and option values (section 7.1): of all lines that reach a repository the last wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::Facts;
 use super::parser::OPTION_PREFIX;
@@ -59,6 +59,16 @@ impl Policy {
         ids.sort_unstable();
         ids.dedup();
         ids
+    }
+}
+
+impl Policy {
+    /// The programs that options `hook.*` name anywhere, each once.
+    pub fn named_hooks(&self) -> BTreeSet<&str> {
+        let hooks = self.configs.iter().filter(|entry| {
+            is_set(&entry.value) && entry.key.strip_prefix(OPTION_PREFIX).is_some_and(|name| name.starts_with("hook."))
+        });
+        hooks.flat_map(|entry| entry.value.split_whitespace()).collect()
     }
 }
 

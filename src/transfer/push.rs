@@ -195,6 +195,9 @@ impl Transfer {
                 });
             }
         }
+        if !push.mirror {
+            self.ask_hooks(&push, dir, updates, &mut verdicts);
+        }
         if let (Some(via), true) = (&push.via, verdicts.refused.iter().any(Option::is_some)) {
             verdicts.text.push_str(&self.whose_rule(&push.repo, via));
         }
@@ -204,6 +207,20 @@ impl Transfer {
             }
         }
         Ok(verdicts)
+    }
+
+    /// The repository's own pre-receive programs see what the rules let through, and refuse all of it or nothing.
+    fn ask_hooks(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate], verdicts: &mut Verdicts) {
+        let passed = updates.iter().zip(&verdicts.refused).filter(|(_, verdict)| verdict.is_none());
+        let passed: Vec<RefUpdate> = passed.map(|(update, _)| update.clone()).collect();
+        if passed.is_empty() {
+            return;
+        }
+        if let Err(why) = self.run_hooks(&push.told(), dir, "pre-receive", &passed, &mut verdicts.text) {
+            for verdict in verdicts.refused.iter_mut().filter(|verdict| verdict.is_none()) {
+                *verdict = Some(why.clone());
+            }
+        }
     }
 
     /// A git that was killed while we lived on may have left locks in the way of this very push.
@@ -303,10 +320,17 @@ impl Transfer {
         if push.repo.as_str() == ADMIN_REPO {
             text.push_str(&self.configuration_landed(&push, dir, updates));
         }
+        if !push.mirror {
+            self.mirror.mark(&push.repo);
+        }
+        for hook in ["post-receive", "post-update"] {
+            if let Err(why) = self.run_hooks(&push.told(), dir, hook, updates, &mut text) {
+                text.push_str(&format!("warning: your push stands, but {why}\n"));
+            }
+        }
         if push.mirror {
             return Ok((text, None));
         }
-        self.mirror.mark(&push.repo);
         let (told, patience) = self.told_of_replicas(&push.repo, options);
         text.push_str(&told);
         Ok((text, patience))
