@@ -250,7 +250,9 @@ fn includes() {
 fn a_hook_without_its_program() {
     let (world, node) = stage();
     let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
-    insta::assert_snapshot!(conf("repo testing\n    RW = alice\n    option hook.pre-receive = lint\n"), @"");
+    let told = conf("repo testing\n    RW = alice\n    option hook.pre-receive = lint\n");
+    assert!(told.contains("error[E0309]: there is no program 'lint' for this hook"), "{told}");
+    assert!(told.contains("conf/gitmesh.conf:6") && told.contains("server1/local/hooks/repo-specific/lint"), "{told}");
 }
 
 #[test]

@@ -138,6 +138,16 @@ fn every_refusal_of_every_door() {
     told.note("roles of another's", carol.ssh(&node, "perms pub/bob/x + READERS carol"));
     told.note("roles of what is missing", carol.ssh(&node, "perms pub/bob/y -l"));
     told.note("a role that is none", bob.ssh(&node, "perms pub/bob/x + KINGS carol"));
+    told.note("delete what is locked", bob.ssh(&node, "D rm pub/bob/x"));
+    told.note("delete another's", carol.ssh(&node, "D trash pub/bob/x"));
+    told.note("delete what the rules name", alice.ssh(&node, "D trash docs"));
+    bob.ssh(&node, "D trash pub/bob/x").succeeds();
+    let listed = bob.ssh(&node, "D list").succeeds().stdout;
+    let entry = listed.split_whitespace().find(|word| word.starts_with("pub/bob/x/")).unwrap().to_owned();
+    bob.ssh(&node, "create pub/bob/x").succeeds();
+    let mut there = bob.ssh(&node, &format!("D restore {entry}"));
+    there.stderr = there.stderr.replace(&entry, "pub/bob/x/TIME");
+    told.note("bring back what is there", there);
     told.note("ask about others", bob.ssh(&node, "access docs carol W"));
     told.note("an unknown command", bob.ssh(&node, "sh -c id"));
     told.note("a quote that is not closed", bob.ssh(&node, "info 'x"));
