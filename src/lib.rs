@@ -24,9 +24,9 @@
 //!
 //! 1. `ssh::session` turns a proved key into an `Actor`, and the exec line into a request.
 //! 2. `transfer::serve` asks `admin::Realm` for a `Grant`, `cluster` whose repository it is, and `repo` to open it.
-//! 3. git receives the pack; its proc-receive hook knocks at `socket` with the push's secret id, and
-//!    `transfer::push` judges every reference by the newest policy.
-//! 4. git updates the references; its post-receive hook knocks again, and `mirror` is told that the copies are behind.
+//! 3. `transfer::receive` offers the references, has git check the pack in quarantine, and asks `transfer::push` to judge
+//!    every reference by the newest policy. For a push by path, git's proc-receive hook knocks at `socket` and asks the same.
+//! 4. git moves the references in one transaction; `mirror` is told that the copies are behind.
 //! 5. `mirror` compares both sides over the pooled link of `peer` and sends what is missing.
 //!
 //! # What is deliberately absent
