@@ -1,6 +1,6 @@
 //! Packs that are wanted again: what several clones of one state have in common is made once.
 //!
-//! The first fetch of a state is not kept, for most are never repeated; the second one within [`AGAIN`] is written to
+//! The first fetch of a state is not kept, for most are never repeated; the second one within `AGAIN` is written to
 //! a file while it is made, and everybody who asks meanwhile or later reads that file. A pack is named by what was
 //! asked, and objects never change, so nothing here is ever stale; who may have it is decided before, by others.
 //!

@@ -1,7 +1,7 @@
 //! `doctor`: every pair of nodes from everywhere to everywhere, clocks, versions, and each machine's own state.
 //!
 //! Each node is asked over its link what it sees of the others and of itself; what that means is decided by
-//! [`report`], which is pure. It changes nothing.
+//! `report`, which is pure. It changes nothing.
 
 mod host;
 mod report;
