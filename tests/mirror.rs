@@ -98,7 +98,7 @@ fn a_detached_head_and_the_description_travel() {
 fn a_missing_repository_is_created_where_both_sides_agree() {
     let world = World::new();
     let pair = pair(&world);
-    std::fs::remove_dir_all(pair.two.repo_dir("testing")).unwrap();
+    pair.two.lose_repo("testing");
     let work = world.alice().clone_of(&pair.one, "testing");
     work.commit("a", "one");
     work.push(&["HEAD:main"]).succeeds();

@@ -56,7 +56,7 @@ fn an_emptied_repository_does_not_empty_its_copy() {
     let before = pair.two.refs("testing");
     // The disk came back empty: the configuration makes the repository anew at the next start.
     pair.one.stop();
-    std::fs::remove_dir_all(pair.one.repo_dir("testing")).unwrap();
+    pair.one.lose_repo("testing");
     std::fs::remove_file(pair.one.data().join("state/applied")).unwrap();
     pair.one.start();
     let held = pair.one.gitmesh(&["mirror", "push", "server2", "testing"]);
@@ -127,7 +127,7 @@ fn a_repository_in_a_format_that_is_not_read_is_refused_in_words() {
     let alice = world.alice();
     alice.configure(&node, |c| c.conf("repo testing\n    RW+ = @all\n")).succeeds();
     let dir = node.repo_dir("testing");
-    std::fs::remove_dir_all(&dir).unwrap();
+    node.lose_repo("testing");
     let path = dir.display().to_string();
     let mut made = world.command("git");
     made.args(["init", "-q", "--bare", "--object-format=sha256", &path]);

@@ -90,6 +90,13 @@ impl Node {
         self.data().join("repositories").join(format!("{repo}.git"))
     }
 
+    /// The repository is gone from one moment to the next, also while the node works in it: a removal file by file would
+    /// meet files that are being made.
+    pub fn lose_repo(&self, repo: &str) {
+        let lost = self.data().join(format!("lost-{}", repo.replace('/', "-")));
+        std::fs::rename(self.repo_dir(repo), lost).expect("the repository is there to be lost");
+    }
+
     pub fn has_repo(&self, repo: &str) -> bool {
         self.repo_dir(repo).join("HEAD").exists()
     }
