@@ -2,7 +2,9 @@
 //! whatever breaks on the way is said.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::world::{Actor, Pair, World, eventually};
 
@@ -405,6 +407,34 @@ fn a_key_removed_during_a_carried_push_refuses_it() {
     pair.back.delay(Duration::ZERO);
     push.end().refused_by("server1 does not know the user 'bob' of server2");
     assert!(pair.one.refs("testing").is_empty());
+}
+
+#[test]
+fn a_push_carried_to_a_master_that_stops_dead_ends_soon() {
+    let world = World::new();
+    let (pair, bob) = pair_with_bob(&world, CONF);
+    let work = bob.clone_of(&pair.two, "testing");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    work.commit_random("big", 4 << 20);
+    pair.back.delay(Duration::from_millis(10));
+    let before = pair.back.carried();
+    let push = work.begin(&["push", "origin", "HEAD:main"]);
+    eventually("a part of the pack to be on the way", || pair.back.carried() > before + (1 << 20));
+    // Its connections stay open, and nothing comes from it any more.
+    pair.one.signal(Signal::STOP);
+    let since = Instant::now();
+    let pushed = push.end();
+    let took = since.elapsed();
+    pair.one.signal(Signal::CONT);
+    let told = pushed.refused_by("server2 carried this push to server1, the master of 'testing', and lost it");
+    told.says("it gave no sign of life for").says("it may have landed or not");
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    pair.back.delay(Duration::ZERO);
+    // What was in its hands already may land just now.
+    eventually("the push to be made again", || work.push(&["HEAD:main"]).code == Some(0));
+    pair.in_step("testing");
+    assert_eq!(pair.one.refs("testing"), pair.two.refs("testing"));
 }
 
 #[test]
