@@ -132,7 +132,8 @@ Compares references, HEAD and what else is mirrored; what differs is pushed.
 Exit code: 0 all equal, 1 some are not, 4 nothing is meant by this.
 ";
 const REPAIR: &str = "\
-What the copy has and its master lacks is kept there under refs/gitmesh/lost/. For administrators.
+What the copy has and its master lacks is kept there under refs/gitmesh/lost/. A copy in which git finds damage is made
+anew from its master; the old one goes to the trash there. For administrators.
 ";
 
 /// The words that name a command: those before its first argument.

@@ -297,7 +297,14 @@ impl Control {
                     let said = |at: &str, lines: &[String]| {
                         if lines.is_empty() { String::new() } else { format!("; {at}: {}", lines.join(" | ")) }
                     };
-                    ("damaged", format!("DAMAGED{}{}", said("here", here), said("there", there)))
+                    let (peer, repo) = (&one.peer, &one.repo);
+                    let cure = match here.is_empty() {
+                        true => format!("; 'gitmesh mirror repair {peer} {repo}' makes that copy anew"),
+                        false => {
+                            "; bring the damaged objects back here first, from a sound copy or a backup".to_owned()
+                        }
+                    };
+                    ("damaged", format!("DAMAGED{}{}{cure}", said("here", here), said("there", there)))
                 }
                 Verdict::Paused(pause) => ("paused", format!("not looked at: paused by {}", pause.by)),
                 Verdict::Failed(error) => ("failed", format!("cannot be compared: {error}")),

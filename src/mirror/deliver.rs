@@ -43,7 +43,7 @@ pub(super) async fn push(
     }
     inner.refuse_paused(repo, peer)?;
     let gone = inner.tell_gone(peer, repo, epoch, order).await?;
-    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: began.elapsed(), gone };
+    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: began.elapsed(), gone, fresh: false };
     let dir = match (inner.world.dir)(repo) {
         Some(dir) => dir,
         None if gone => return Ok(report),
@@ -55,6 +55,10 @@ pub(super) async fn push(
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let metadata = (inner.world.metadata)(repo);
     let mut exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+    if order == Order::Repair && is_damaged(inner, peer, repo).await? {
+        exec.push_str(" fresh=yes");
+        report.fresh = true;
+    }
     if let Some(at) = (inner.world.restored)(repo) {
         // A replica that has no such copy takes its own out of the trash first.
         exec.push_str(&format!(" restored={at}"));
@@ -88,6 +92,20 @@ pub(super) async fn push(
     }
     report.elapsed = began.elapsed();
     Ok(report)
+}
+
+/// Whether git finds damage in the copy, which no push would mend: git takes objects that it has for good.
+async fn is_damaged(inner: &Inner, peer: &HostName, repo: &RepoName) -> Result<bool, MirrorError> {
+    match inner.fsck_there(repo, peer).await {
+        Ok(damage) if damage.is_empty() => Ok(false),
+        Ok(damage) => {
+            tracing::warn!(%repo, %peer, ?damage, "the copy is damaged; it is made anew");
+            Ok(true)
+        }
+        // The push itself says better what is wrong, or there is nothing to be checked yet.
+        Err(MirrorError::Remote { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn session(

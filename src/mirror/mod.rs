@@ -100,11 +100,16 @@ pub struct Report {
     pub elapsed: Duration,
     /// The repository is gone here, and its copy has followed.
     pub gone: bool,
+    /// The copy was damaged and has been made anew; what it was is in the trash there.
+    pub fresh: bool,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { refs, pack_bytes, elapsed, gone } = self;
+        let Self { refs, pack_bytes, elapsed, gone, fresh } = self;
+        if *fresh {
+            write!(f, "it was damaged and is made anew, the old copy is in the trash there: ")?;
+        }
         match refs {
             _ if *gone => write!(f, "in the trash there too")?,
             0 => write!(f, "in step already")?,

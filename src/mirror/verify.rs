@@ -148,7 +148,7 @@ impl Inner {
         checked.map_err(|error| MirrorError::Local(format!("git fsck: {error}")))
     }
 
-    async fn fsck_there(&self, repo: &RepoName, peer: &HostName) -> Result<Vec<String>, MirrorError> {
+    pub(super) async fn fsck_there(&self, repo: &RepoName, peer: &HostName) -> Result<Vec<String>, MirrorError> {
         let mut pipe = self.links.run(peer, &format!("{FSCK} '{repo}'")).await?;
         let limit = self.config().timeout;
         let said = timeout(limit, capped(Some(&mut pipe.reader))).await.map_err(|_| MirrorError::Timeout(limit))?;

@@ -7,6 +7,7 @@
 
 mod digests;
 mod file_locks;
+mod fresh;
 mod gone;
 mod locks;
 mod lost;
@@ -19,6 +20,7 @@ mod trash;
 mod weight;
 
 pub use file_locks::{BrokenLock, FileLock, FileLocks};
+pub use fresh::Fresh;
 pub use gone::{Gone, Tombstone};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;

@@ -52,6 +52,11 @@ pub struct Space {
 }
 
 impl Repo {
+    /// For this room alone: what is made here has no grant yet.
+    pub(super) fn at(name: RepoName, dir: PathBuf) -> Self {
+        Self { name, dir }
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -192,7 +197,7 @@ impl Store {
         if self.exists(name) {
             return Ok(None);
         }
-        let making = self.root.join(format!("{MAKING}{}-{:016x}", std::process::id(), rand::random::<u64>()));
+        let making = self.beside();
         let made = objects::init_bare(&making, "main")
             .and_then(|()| include_settings(&making, &self.settings))
             .and_then(|()| prepare(name, &making));
@@ -200,6 +205,11 @@ impl Store {
             std::fs::remove_dir_all(&making)?;
         }
         made.map(|()| Some(making))
+    }
+
+    /// A place for what is being made: nobody sees it, and the next start removes what is left there.
+    pub(super) fn beside(&self) -> PathBuf {
+        self.root.join(format!("{MAKING}{}-{:016x}", std::process::id(), rand::random::<u64>()))
     }
 
     /// Gives a repository its name; false if another task was quicker.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, RenameFlags};
 use serde::Deserialize;
 
 use super::gone::Tombstone;
@@ -51,6 +52,15 @@ pub enum Why<'a> {
     Asked(&'a str),
     /// A copy that the configuration does not place here any more; named again, it comes back.
     Unnamed,
+}
+
+impl Why<'_> {
+    fn text(self) -> String {
+        match self {
+            Self::Asked(by) => format!("asked by {by}\n"),
+            Self::Unnamed => "unnamed\n".to_owned(),
+        }
+    }
 }
 
 /// One repository in the trash.
@@ -100,13 +110,27 @@ impl Store {
             return Ok(false);
         }
         let (dir, entry) = (self.dir(repo), self.entry(repo, at));
-        let why = match why {
-            Why::Asked(by) => format!("asked by {by}\n"),
-            Why::Unnamed => "unnamed\n".to_owned(),
-        };
-        write_whole(&dir, WHY, &why)?;
+        write_whole(&dir, WHY, &why.text())?;
         move_durably(&dir, &entry)?;
         Ok(true)
+    }
+
+    /// What is at `dir` takes the place of a repository, which is in the trash afterwards: one exchange of names, so that
+    /// there is always one to be seen, and at no time neither.
+    pub(super) fn exchange(&self, dir: &Path, repo: &RepoName, at: Stamp, why: Why<'_>) -> io::Result<()> {
+        let _one_at_a_time = self.moving();
+        let (place, entry) = (self.dir(repo), self.entry(repo, at));
+        write_whole(&place, WHY, &why.text())?;
+        move_durably(dir, &entry)?;
+        let exchanged = rustix::fs::renameat_with(CWD, &place, CWD, &entry, RenameFlags::EXCHANGE);
+        if let Err(error) = exchanged {
+            std::fs::rename(&entry, dir)?;
+            return Err(error.into());
+        }
+        for dir in [&place, &entry].into_iter().filter_map(|path| path.parent()) {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Takes a repository away, and remembers the nodes whose copies are to follow. False when it is not there.

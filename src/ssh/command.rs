@@ -80,8 +80,18 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
         Some("lost") => true,
         Some(other) => return Err(format!("the mirror push asks to keep {other:?}, which this node cannot")),
     };
+    let fresh = match value("fresh") {
+        None => false,
+        Some("yes") => true,
+        Some(other) => {
+            return Err(format!("the mirror push is fresh in a way that this node does not know: {other:?}"));
+        }
+    };
     let restored = value("restored").and_then(Stamp::parse);
-    Ok(Order::MirrorReceive(repo, MirrorPush { epoch, head, detached, creator, roles, metadata, keep, restored }))
+    Ok(Order::MirrorReceive(
+        repo,
+        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, restored },
+    ))
 }
 
 /// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.

@@ -7,6 +7,7 @@
 mod configuration;
 mod fetch;
 mod forward;
+mod fresh;
 mod listing;
 mod program;
 mod push;
@@ -288,6 +289,9 @@ impl Transfer {
         repo: &Repo,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
+        if let Some(push) = request.mirror.as_ref().filter(|push| push.fresh) {
+            return self.receive_fresh(request, push, repo, streams).await;
+        }
         let began = Instant::now();
         let entry = self.pushes.enter(request, repo.name.clone());
         let code = if self.receives_here(request, repo).await {

@@ -29,7 +29,7 @@ use crate::model::RefUpdate;
 use crate::repo::{Quarantine, Repo};
 
 /// Commands are collected up to here, some two hundred thousand of them; of more, git takes care.
-const COMMANDS_MAX: usize = 32 << 20;
+pub(super) const COMMANDS_MAX: usize = 32 << 20;
 /// Options of one push, in bytes.
 const OPTIONS_MAX: usize = 1 << 20;
 /// Read from the client at once, who sends packets of 32 KiB.
@@ -48,23 +48,23 @@ pub(super) enum Ended {
 }
 
 /// The client's side of the answer.
-struct Client<'a, W, E> {
-    output: &'a mut W,
-    errors: &'a mut E,
-    banded: bool,
+pub(super) struct Client<'a, W, E> {
+    pub(super) output: &'a mut W,
+    pub(super) errors: &'a mut E,
+    pub(super) banded: bool,
     /// A client that left is told nothing more; its push goes on.
-    there: bool,
+    pub(super) there: bool,
 }
 
 impl<W: Output, E: Output> Client<'_, W, E> {
-    async fn write(&mut self, bytes: &[u8]) {
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
         if self.there && self.output.write_all(bytes).await.is_err() {
             self.there = false;
         }
     }
 
     /// Text for the pusher's terminal.
-    async fn say(&mut self, text: &[u8]) {
+    pub(super) async fn say(&mut self, text: &[u8]) {
         if text.is_empty() {
             return;
         }
@@ -289,7 +289,7 @@ impl Transfer {
     }
 
     /// Takes the pack into quarantine, checks it, and gives it to the repository. The error is for the report.
-    async fn take_pack<R: Input, W: Output, E: Output>(
+    pub(super) async fn take_pack<R: Input, W: Output, E: Output>(
         &self,
         request: &Request,
         repo: &Repo,
@@ -350,7 +350,7 @@ impl Transfer {
     }
 
     /// Moves the references, all in one transaction; when that fails and the push is not atomic, those that can be.
-    async fn move_references<W: Output, E: Output>(
+    pub(super) async fn move_references<W: Output, E: Output>(
         &self,
         request: &Request,
         repo: &Repo,
@@ -420,7 +420,7 @@ impl Transfer {
 }
 
 /// Collects frames up to a flush; false when they are more than `most` bytes.
-async fn collect<R: AsyncRead + Unpin>(
+pub(super) async fn collect<R: AsyncRead + Unpin>(
     input: &mut Reader<R>,
     said: &mut Vec<u8>,
     most: usize,
@@ -453,7 +453,7 @@ fn texts(lines: &[u8]) -> Vec<String> {
 }
 
 /// Gives git its input, passes on what it says, and returns whether it ended well.
-async fn run<W: Output, E: Output>(
+pub(super) async fn run<W: Output, E: Output>(
     mut git: Serving,
     mut input: impl AsyncRead + Unpin,
     client: &mut Client<'_, W, E>,

@@ -47,6 +47,8 @@ pub struct MirrorPush {
     pub metadata: Option<Metadata>,
     /// What is overwritten here is kept under `refs/gitmesh/lost/` first.
     pub keep: bool,
+    /// What is here is damaged: all that comes is put into an empty copy, which replaces it.
+    pub fresh: bool,
     /// The time under which the repository was in the trash, of one that was brought back.
     pub restored: Option<Stamp>,
 }
