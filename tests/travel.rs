@@ -134,3 +134,17 @@ fn a_repository_in_a_format_that_is_not_read_is_refused_in_words() {
     assert!(made.status().unwrap().success());
     alice.ls_remote(&node, "testing").refused_by("'testing' keeps its objects by SHA-256");
 }
+
+#[test]
+fn a_reference_that_a_power_cut_emptied_is_no_deletion() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 2);
+    let before = pair.two.refs("testing");
+    let torn = pair.one.repo_dir("testing").join("refs/heads/main");
+    std::fs::write(&torn, "").unwrap();
+    let said = pair.one.gitmesh(&["mirror", "push", "server2", "testing"]);
+    said.refused_by("the references here cannot be read").says("refs/heads/main holds no reference");
+    assert_eq!(pair.two.refs("testing"), before);
+    std::fs::write(&torn, format!("{}\n", work.oid("HEAD"))).unwrap();
+    pair.in_step("testing");
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use crate::git::objects::{self, FILES_BYTES_MAX, FILES_MAX, ObjectsError};
+use crate::git::ref_state;
 use crate::model::Oid;
 
 use super::compile::{Remarks, remark};
@@ -32,7 +33,7 @@ impl Tree {
     pub fn of_commit(repo: &Path, commit: &Oid) -> Self {
         let read =
             objects::top_level(repo, commit).and_then(|top| Ok((top, objects::files_at(repo, commit, &FOLDERS)?)));
-        let live = objects::read_refs(repo).ok().and_then(|refs| refs.head);
+        let live = ref_state::read_refs(repo).ok().and_then(|refs| refs.head);
         let live = live.map_or_else(|| LIVE.to_owned(), |name| name.to_string());
         match read {
             Ok((top, files)) => Self { live, ..Self::read(&top, files) },
@@ -138,6 +139,6 @@ pub fn newest_commit(dir: &Path) -> Result<Option<Oid>, ObjectsError> {
     if let Some(commit) = objects::head_commit(dir)? {
         return Ok(Some(commit));
     }
-    let refs = objects::read_refs(dir)?.refs;
+    let refs = ref_state::read_refs(dir)?.refs;
     Ok(refs.into_iter().find_map(|(name, oid)| (name.as_str() == FIRST_REF).then_some(oid)))
 }

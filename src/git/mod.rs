@@ -11,6 +11,7 @@ pub mod pktline;
 pub mod process;
 pub mod protocol;
 pub mod receive;
+pub mod ref_state;
 pub mod refs;
 pub mod service;
 pub mod upstream;

@@ -7,11 +7,9 @@
 //! object format and in the reftable format are answered with an error, since libgit2 reads neither.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use git2::{ErrorCode, FileMode, ObjectType, Repository};
-use sha2::{Digest as _, Sha256};
 
 use crate::model::{Oid, RefName, RefUpdate};
 
@@ -60,42 +58,6 @@ pub enum Kind {
     Delete,
 }
 
-/// All references of a repository at one moment, with what HEAD points at.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RefState {
-    /// The branch that HEAD names, born or unborn; `None` when HEAD is detached or names something odd.
-    pub head: Option<RefName>,
-    /// The object that a detached HEAD names.
-    pub detached: Option<Oid>,
-    /// Every reference, `refs/gitmesh/*` too. Symbolic ones count with the object they lead to; dangling ones and
-    /// those whose name is not UTF-8 are left out, as git leaves them out of what it advertises to us.
-    pub refs: BTreeMap<RefName, Oid>,
-}
-
-impl RefState {
-    /// The fingerprint by which two copies are compared: SHA-256, in hexadecimal, over `HEAD <target>\n` (the branch, or
-    /// the object of a detached HEAD) and `<oid> <name>\n` for each reference in byte order, without `refs/gitmesh/*`.
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        if let Some(head) = &self.head {
-            hash.update(format!("HEAD {head}\n"));
-        }
-        if let Some(oid) = &self.detached {
-            hash.update(format!("HEAD {oid}\n"));
-        }
-        for (name, oid) in self.refs.iter().filter(|(name, _)| !name.is_internal()) {
-            hash.update(oid.as_str());
-            hash.update(b" ");
-            hash.update(name.as_str());
-            hash.update(b"\n");
-        }
-        hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-    }
-}
-
 pub(super) fn open(dir: &Path) -> Result<Repository, ObjectsError> {
     Ok(Repository::open_bare(dir)?)
 }
@@ -105,38 +67,15 @@ pub(super) fn raw(oid: &Oid) -> Result<git2::Oid, ObjectsError> {
     git2::Oid::from_str(oid.as_str()).map_err(|_| ObjectsError::Missing(oid.clone()))
 }
 
-fn own(oid: git2::Oid) -> Oid {
+pub(super) fn own(oid: git2::Oid) -> Oid {
     Oid::parse(&oid.to_string()).expect("git2 prints 40 hexadecimal digits")
 }
 
-/// The branch of HEAD, or the object of a detached one.
-fn head_of(repo: &Repository) -> Result<(Option<RefName>, Option<Oid>), ObjectsError> {
-    let head = repo.find_reference("HEAD")?;
-    Ok((head.symbolic_target().ok().flatten().and_then(RefName::parse), head.target().map(own)))
-}
-
-/// Reads HEAD and all references. Cost grows with their number alone.
-pub fn read_refs(dir: &Path) -> Result<RefState, ObjectsError> {
-    let repo = open(dir)?;
-    let (head, detached) = head_of(&repo)?;
-    let mut refs = BTreeMap::new();
-    for reference in repo.references()? {
-        let reference = reference?;
-        let Some(name) = reference.name().ok().and_then(RefName::parse) else { continue };
-        // A direct reference is not resolved, which would look it up a second time.
-        let target = match reference.target() {
-            Some(oid) => Some(oid),
-            None => reference.resolve().ok().and_then(|direct| direct.target()),
-        };
-        if let Some(oid) = target {
-            refs.insert(name, own(oid));
-        }
-    }
-    Ok(RefState { head, detached, refs })
-}
-
-/// Makes HEAD name `branch`, which need not exist yet.
+/// Makes HEAD name `branch`, which need not exist yet. One that does so already is left as it is.
 pub fn set_head(dir: &Path, branch: &RefName) -> Result<(), ObjectsError> {
+    if std::fs::read_to_string(dir.join("HEAD"))?.trim_end() == format!("ref: {branch}") {
+        return Ok(());
+    }
     let repo = open(dir)?;
     repo.reference_symbolic("HEAD", branch.as_str(), true, "gitmesh: set HEAD")?;
     Ok(())
@@ -445,36 +384,6 @@ mod tests {
             let name = RefName::parse("refs/heads/main").unwrap();
             update_kind(self.path(), &RefUpdate { name, old: old.clone(), new: new.clone() }).unwrap()
         }
-    }
-
-    #[test]
-    fn an_unborn_head_is_read() {
-        let repo = Fixture::new();
-        let state = read_refs(repo.path()).unwrap();
-        assert_eq!(state.head, RefName::parse("refs/heads/main"));
-        assert!(state.refs.is_empty());
-        assert_eq!(head_commit(repo.path()).unwrap(), None);
-        set_head(repo.path(), &RefName::parse("refs/heads/other").unwrap()).unwrap();
-        assert_eq!(read_refs(repo.path()).unwrap().head, RefName::parse("refs/heads/other"));
-        // sha256 of "HEAD refs/heads/main\n", by sha256sum(1)
-        assert_eq!(state.digest(), "fb43f7aec2edff3a42083b926418904e51c6b4f68fc7fa24af54d9bae7e1da0a");
-    }
-
-    #[test]
-    fn internal_refs_do_not_count_in_the_digest() {
-        let repo = Fixture::new();
-        let first = repo.commit("main", &[("a", "1")], None);
-        let before = read_refs(repo.path()).unwrap();
-        let raw_repo = open(repo.path()).unwrap();
-        raw_repo.reference("refs/gitmesh/lost/1", raw(&first).unwrap(), false, "").unwrap();
-        raw_repo.reference_symbolic("refs/remotes/origin/HEAD", "refs/heads/gone", false, "").unwrap();
-        let after = read_refs(repo.path()).unwrap();
-        assert_eq!(after.refs.len(), before.refs.len() + 1, "the dangling reference is left out");
-        assert_eq!(after.digest(), before.digest());
-        raw_repo.reference_symbolic("refs/heads/alias", "refs/heads/main", false, "").unwrap();
-        let aliased = read_refs(repo.path()).unwrap();
-        assert_eq!(aliased.refs.get(&RefName::parse("refs/heads/alias").unwrap()), Some(&first));
-        assert_ne!(aliased.digest(), before.digest());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An object id of 40 hexadecimal digits, as the files hold it.
 pub type Hex = [u8; 40];
@@ -52,9 +52,11 @@ pub enum Head {
 }
 
 /// The references of one repository at one moment.
-pub struct Snapshot<'a> {
-    dir: &'a Path,
+pub struct Snapshot {
+    dir: PathBuf,
     loose: Vec<Loose>,
+    /// Names of files that hold no reference.
+    broken: Vec<Vec<u8>>,
     packed: Option<Packed>,
 }
 
@@ -66,25 +68,53 @@ struct Loose {
 enum Target {
     Direct(Hex),
     Symbolic(Vec<u8>),
+    /// The file holds neither.
+    Broken,
 }
 
-impl<'a> Snapshot<'a> {
+impl Snapshot {
     /// Reads the loose references below the prefixes, and opens the packed ones. Only names that start with one of
     /// `prefixes` are in it; no prefix at all stands for every reference.
     ///
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] for `packed-refs` as only very old versions of git write it; git itself has
     /// to be asked then.
-    pub fn read(dir: &'a Path, prefixes: &[Vec<u8>]) -> io::Result<Self> {
-        let mut loose = Vec::new();
+    pub fn read(dir: &Path, prefixes: &[Vec<u8>]) -> io::Result<Self> {
+        let (mut loose, mut broken) = (Vec::new(), Vec::new());
         for prefix in prefixes {
             // The last whole folder of the prefix; names are compared with the rest below.
             let folder = prefix.iter().rposition(|b| *b == b'/').map_or(&b"refs/"[..], |end| &prefix[..=end]);
             walk(dir, folder.to_vec(), prefix, 0, &mut loose)?;
         }
+        loose.retain_mut(|found: &mut Loose| match found.target {
+            Target::Broken => {
+                broken.push(std::mem::take(&mut found.name));
+                false
+            }
+            _ => true,
+        });
         loose.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let packed = Packed::open(&dir.join("packed-refs"))?;
-        Ok(Self { dir, loose, packed })
+        Ok(Self { dir: dir.to_owned(), loose, broken, packed })
+    }
+
+    /// All references of a repository in the format that this reads.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] for a repository in another format, and as [`Snapshot::read`];
+    /// [`io::ErrorKind::InvalidData`] when a file holds no reference: nothing can be said of the one it held.
+    pub fn of_all(dir: &Path) -> io::Result<Self> {
+        if !has_files_format(&std::fs::read_to_string(dir.join("config"))?) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a repository in another format"));
+        }
+        let snapshot = Self::read(dir, &minimal(&[]))?;
+        match snapshot.broken.first() {
+            None => Ok(snapshot),
+            Some(name) => {
+                let name = String::from_utf8_lossy(name);
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file of {name} holds no reference")))
+            }
+        }
     }
 
     /// HEAD, with the commit of its branch. `None` if the file is neither form.
@@ -95,7 +125,7 @@ impl<'a> Snapshot<'a> {
                 let oid = self.resolve(&branch)?;
                 Some(Head::Branch(branch, oid))
             }
-            None => None,
+            Some(Target::Broken) | None => None,
         })
     }
 
@@ -136,6 +166,7 @@ impl<'a> Snapshot<'a> {
             Target::Direct(oid) => (Some(*oid), None),
             // One that leads nowhere is left out, as git leaves it out.
             Target::Symbolic(name) => (self.resolve(name)?, Some(name.clone())),
+            Target::Broken => (None, None),
         };
         Ok(oid.map(|oid| Reference { name: loose.name.clone(), oid, symbolic, peeled: Peeled::Unknown }))
     }
@@ -150,6 +181,7 @@ impl<'a> Snapshot<'a> {
             match read_loose(&self.dir.join(std::ffi::OsStr::from_bytes(&name)))? {
                 Some(Target::Direct(oid)) => return Ok(Some(oid)),
                 Some(Target::Symbolic(next)) => name = next,
+                Some(Target::Broken) => return Ok(None),
                 None => return self.packed.as_ref().map_or(Ok(None), |packed| packed.find(&name)),
             }
         }
@@ -213,7 +245,7 @@ fn walk(dir: &Path, folder: Vec<u8>, prefix: &[u8], depth: usize, found: &mut Ve
     Ok(())
 }
 
-/// One loose reference; `None` for a file that is not there or holds none.
+/// One loose reference; `None` for a file that is not there.
 fn read_loose(path: &Path) -> io::Result<Option<Target>> {
     let mut text = Vec::with_capacity(64);
     match File::open(path).and_then(|file| file.take(4200).read_to_end(&mut text)) {
@@ -232,7 +264,17 @@ fn read_loose(path: &Path) -> io::Result<Option<Target>> {
     if let Some(name) = text.strip_prefix(b"ref:") {
         return Ok(Some(Target::Symbolic(name.trim_ascii_start().to_vec())));
     }
-    Ok(hex(text).map(Target::Direct))
+    Ok(Some(hex(text).map_or(Target::Broken, Target::Direct)))
+}
+
+/// Whether a repository's own configuration says that objects are named by SHA-1 and references are files
+/// (gitrepository-layout(5)): so it is without extensions.
+fn has_files_format(config: &str) -> bool {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("repositoryformatversion").then(|| value.trim().trim_matches('"').to_owned())
+    };
+    config.lines().filter_map(value).all(|version| version == "0")
 }
 
 fn hex(text: &[u8]) -> Option<Hex> {

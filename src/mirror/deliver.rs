@@ -12,7 +12,7 @@ use super::send::{self, Manner, SendError, Sent, Terms, Toll};
 use super::worker::{END_TIMEOUT, blocking_refs, local};
 use super::{Inner, MirrorError, Report};
 use crate::cluster::Place;
-use crate::git::objects::RefState;
+use crate::git::ref_state::RefState;
 use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
 use crate::peer::Finished;

@@ -64,11 +64,11 @@ async fn a_wait_ends_when_the_copy_has_it_and_not_before() {
 }
 
 fn read_refs_there(mesh: &Mesh) -> String {
-    crate::git::objects::read_refs(&mesh.theirs("a.git")).unwrap().digest()
+    crate::git::ref_state::read_refs(&mesh.theirs("a.git")).unwrap().digest()
 }
 
 fn read_refs_here(mesh: &Mesh) -> String {
-    crate::git::objects::read_refs(&mesh.ours("a")).unwrap().digest()
+    crate::git::ref_state::read_refs(&mesh.ours("a")).unwrap().digest()
 }
 
 #[tokio::test]

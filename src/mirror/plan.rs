@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::git::objects::RefState;
+use crate::git::ref_state::RefState;
 use crate::model::{Oid, RefName, RefUpdate};
 
 /// Fewer deletions than this are everyday work, whatever their share.

@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::plan::{Obstacle, Order, plan};
-use crate::git::objects::{ObjectsError, RefState};
+use crate::git::objects::ObjectsError;
 use crate::git::odb;
 use crate::git::pktline::{self, Band, Packet, PktError, Reader};
 use crate::git::process::Git;
+use crate::git::ref_state::RefState;
 use crate::git::service::to_word;
 use crate::model::{Epoch, Oid, RefName, RefUpdate, RepoName};
 use crate::repo::{Metadata, Ownership};

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::plan::{Obstacle, Order};
 use super::send::{Manner, SendError, Sent, Terms, exec_line, send};
-use crate::git::objects::{RefState, read_refs};
 use crate::git::process::Git;
+use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{Epoch, Oid, RefName, RepoName, UserName};
 use crate::repo::{Metadata, Ownership};
 

@@ -19,7 +19,8 @@ use super::queue::{Outcome, Queue, Work};
 use super::settle::{Attempt, Shown, compared, outcome, settle, settle_scan};
 use super::state::{Input, Moment};
 use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, history, propagate_panic};
-use crate::git::objects::{ObjectsError, RefState, read_refs};
+use crate::git::objects::ObjectsError;
+use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
 use crate::peer::LinkError;
 use crate::repo::{Weight, weigh};
@@ -262,7 +263,8 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
 }
 
 pub(super) fn local(error: ObjectsError) -> MirrorError {
-    MirrorError::Local(error.to_string())
+    let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+    MirrorError::Local(format!("{error}{cause}"))
 }
 
 pub(super) async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, ObjectsError> {

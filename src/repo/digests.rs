@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::git::objects::{ObjectsError, read_refs};
+use crate::git::objects::ObjectsError;
+use crate::git::ref_state::read_refs;
 use crate::model::RepoName;
 
 /// What is older than this when it is looked at will have another time after its next change. The kernel's clock for

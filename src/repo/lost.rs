@@ -65,7 +65,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::git::objects::{Author, commit_files, init_bare, read_refs};
+    use crate::git::objects::{Author, commit_files, init_bare};
+    use crate::git::ref_state::read_refs;
 
     #[test]
     fn times_are_those_of_date() {

@@ -148,7 +148,7 @@ impl Store {
         self.open_as_daemon(name).map(|dir| Metadata::read(&dir)).unwrap_or_default()
     }
 
-    /// The fingerprint of a repository's references, see [`objects::RefState::digest`]. One that has not changed since
+    /// The fingerprint of a repository's references, see [`crate::git::ref_state::RefState::digest`]. One that has not changed since
     /// the last question costs a look at its files' times.
     pub fn digest(&self, name: &RepoName) -> Result<String, ObjectsError> {
         self.digests.of(name, &self.dir(name))

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::gone::Tombstone;
 use super::ownership::{Ownership, write_whole};
 use super::store::Store;
-use crate::git::objects;
+use crate::git::ref_state;
 use crate::model::setting::duration;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName};
@@ -259,7 +259,7 @@ impl Store {
     }
 
     fn is_empty(&self, repo: &RepoName) -> io::Result<bool> {
-        Ok(objects::read_refs(&self.dir(repo)).map_err(io::Error::other)?.refs.is_empty())
+        Ok(ref_state::read_refs(&self.dir(repo)).map_err(io::Error::other)?.refs.is_empty())
     }
 
     fn make_way(&self, repo: &RepoName) -> io::Result<()> {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::admin::{Applied, Good};
-use crate::git::objects::{self, RefState};
+use crate::git::objects;
+use crate::git::ref_state::{self, RefState};
 use crate::model::{RefName, RefUpdate, RepoName};
 
 use super::Transfer;
@@ -22,7 +23,7 @@ impl Transfer {
         updates: &[RefUpdate],
         verdicts: &mut Verdicts,
     ) {
-        let refs = objects::read_refs(dir).unwrap_or_else(|error| {
+        let refs = ref_state::read_refs(dir).unwrap_or_else(|error| {
             tracing::error!(%error, "cannot read HEAD of the admin repository");
             RefState::default()
         });

@@ -24,7 +24,7 @@ use super::settle::{Attempt, Shown, compared, settle, settle_scan};
 use super::state::{Input, Moment};
 use super::status::{Assigned, Board};
 use super::{MirrorError, Report};
-use crate::git::objects::RefState;
+use crate::git::ref_state::RefState;
 use crate::model::{Epoch, HostName, Oid, RefName, RepoName};
 use crate::peer::LinkError;
 use crate::repo::{Weight, promise_epoch};
