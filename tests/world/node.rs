@@ -215,7 +215,12 @@ impl Node {
         if !self.has_repo(repo) {
             return BTreeMap::new();
         }
-        let out = self.git(repo, &["for-each-ref", "--format=%(refname) %(objectname)"]).succeeds().stdout;
+        let listed = self.git(repo, &["for-each-ref", "--format=%(refname) %(objectname)"]);
+        // It may go between two looks, when a rename puts another one in its place.
+        if listed.code != Some(0) && listed.stderr.contains("not a git repository") {
+            return BTreeMap::new();
+        }
+        let out = listed.succeeds().stdout;
         out.lines().filter_map(|l| l.split_once(' ')).map(|(r, o)| (r.to_owned(), o.to_owned())).collect()
     }
 
