@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::world::{Node, World, eventually};
+use crate::world::{DEADLINE, Node, World, eventually, within};
 
 const CONF: &str = "\
 repo one two three
@@ -66,6 +68,112 @@ fn a_dead_peer_is_told_once_with_all_its_copies_and_its_return_once() {
     let events: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(events, ["peer-down", "peer-back"], "{text}");
     assert!(text.contains("\"copies\":3") && text.contains("\"node\":\"server1\""), "{text}");
+}
+
+/// A link that comes and goes is one outage after the other or none, never an alarm for each attempt.
+#[test]
+fn a_link_that_flaps_is_told_once_for_what_it_means() {
+    let world = World::new();
+    let pair = world.pair_with(CONF);
+    let alice = world.alice();
+    pair.one.stop();
+    pair.one.set("alarm_after", "\"2s\"");
+    pair.one.set("retry_max", "\"1s\"");
+    let heard = listen(&world, &pair.one);
+    pair.one.start();
+    let work = alice.clone_of(&pair.one, "one");
+    let read = || fs::read_to_string(&heard).unwrap_or_default();
+    // Each outage is shorter than what alarms anybody, and everything arrives in between.
+    for n in 0..4 {
+        pair.there.cut();
+        work.commit("a", format!("short {n}"));
+        work.push(&["HEAD:main"]).succeeds();
+        let before = pair.there.dialled();
+        eventually("a try that fails", || pair.there.dialled() > before);
+        pair.there.restore();
+        pair.in_step("one");
+    }
+    assert_eq!(read(), "", "nothing of this concerns anybody");
+    // A link that comes up for moments, in which nothing can be finished.
+    for name in ["one", "two", "three"] {
+        let work = alice.checkout("server1-one");
+        work.commit_random("big", 3 << 20);
+        work.git(&["push", "-q", &alice.url(&pair.one, name), "+HEAD:main"]).succeeds();
+    }
+    pair.there.delay(Duration::from_millis(40));
+    let mut cuts = 0;
+    eventually("an alarm, for copies that are behind for so long", || {
+        pair.there.cut();
+        let before = pair.there.dialled();
+        within(Duration::from_millis(700), || pair.there.dialled() > before);
+        pair.there.restore();
+        let before = pair.there.carried();
+        within(Duration::from_millis(700), || pair.there.carried() > before + 50_000);
+        cuts += 1;
+        read().lines().count() > 0 && cuts > 3
+    });
+    pair.there.delay(Duration::ZERO);
+    pair.there.restore();
+    ["one", "two", "three"].iter().for_each(|name| pair.in_step(name));
+    let over = |text: &str| text.contains("peer-back server2 {") || text.contains("recovered server2 {");
+    eventually("the end of the alarm", || over(&read()));
+    let text = read();
+    let events: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(events.len() <= 4, "{cuts} cuts: {text}");
+    for (begin, end) in [("peer-down", "peer-back"), ("late", "recovered")] {
+        let count = |word: &str| events.iter().filter(|event| **event == word).count();
+        assert!(count(begin) <= 1 && count(end) <= count(begin), "{text}");
+    }
+}
+
+#[test]
+fn a_webhook_is_posted_each_alarm_and_its_end() {
+    let world = World::new();
+    let pair = world.pair_with(CONF);
+    let work = world.alice().clone_of(&pair.one, "one");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("one");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hook = format!("http://{}/hook/secret", listener.local_addr().unwrap());
+    pair.one.stop();
+    pair.one.set("alarm_after", "\"2s\"");
+    pair.one.set("retry_max", "\"1s\"");
+    let settings = pair.one.data().join("gitmesh.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    let line = "# webhook = \"http://127.0.0.1:9000/gitmesh\"";
+    assert!(text.contains(line));
+    fs::write(&settings, text.replace(line, &format!("webhook = \"{hook}\""))).unwrap();
+    pair.one.start();
+    pair.there.cut();
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    // The first answer is an error, so the alarm comes again.
+    let refused = posted(&listener, "503 Service Unavailable");
+    let down = posted(&listener, "204 No Content");
+    assert_eq!(refused, down);
+    assert!(down.starts_with("POST /hook/secret HTTP/1.1\r\n"), "{down}");
+    assert!(down.contains("\"event\":\"peer-down\"") && down.contains("\"node\":\"server1\""), "{down}");
+    pair.there.restore();
+    pair.in_step("one");
+    let back = posted(&listener, "200 OK");
+    assert!(back.contains("\"event\":\"peer-back\"") && back.contains("\"peer\":\"server2\""), "{back}");
+    assert!(!pair.one.log().contains("secret"), "the path of a webhook may be one");
+}
+
+/// Takes one request and answers it so.
+fn posted(listener: &TcpListener, status: &str) -> String {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (mut request, mut buffer) = (String::new(), [0; 4096]);
+    // The body is one line of JSON; its end is the end of the request.
+    while !request.trim_end().ends_with('}') {
+        let n = stream.read(&mut buffer).unwrap();
+        assert!(n > 0, "the request broke off: {request}");
+        request.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").unwrap();
+    request
 }
 
 #[test]

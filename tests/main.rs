@@ -41,5 +41,6 @@ mod see;
 mod robustness;
 mod serve;
 mod storm;
+mod waits;
 
 mod tidy;
