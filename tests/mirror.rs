@@ -175,7 +175,8 @@ fn who_is_not_the_master_is_refused() {
     let line = "gitmesh-mirror-receive 'testing' version=1 epoch=1";
     one.ssh(&pair.two, line).refused_by("not the master");
     one.ssh(&pair.two, &line.replace("version=1", "version=99")).refused_by("mirror protocol version 2, the master 99");
-    one.ssh(&pair.two, "gitmesh-mirror-digests version=99").refused_by("versions 1 and 2");
+    one.ssh(&pair.two, "gitmesh-mirror-digests version=99")
+        .refused_by("speaks mirror protocol version 1, not 'version=99'");
     let push = alice.ssh(&pair.two, line).fails();
     push.says("only the node that is master");
 }

@@ -102,6 +102,41 @@ fn commits_made_on_a_copy_are_not_overwritten_silently() {
 }
 
 #[test]
+fn file_locks_travel_so_that_a_copy_that_becomes_the_master_knows_them() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 1);
+    work.commit("b b", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    let alice = world.alice();
+    let file = |node: &crate::world::Node| std::fs::read_to_string(node.repo_dir("testing").join("gl-locks")).ok();
+    let equal = || file(&pair.one) == file(&pair.two);
+    alice.ssh(&pair.one, "lock -l testing a").succeeds();
+    eventually("the lock on the copy", || file(&pair.two).is_some_and(|text| text.contains("'a' =>")) && equal());
+    // Also more of them than a command line holds, and what is changed while the copy cannot be reached.
+    pair.there.cut();
+    alice.ssh(&pair.one, "lock -u testing a").succeeds();
+    let mut many = String::from("%locks = (\n");
+    for n in 0..2000 {
+        many.push_str(&format!(
+            "  'some/folder/file{n}' => {{\n    'TIME' => 1700000000,\n    'USER' => 'alice'\n  }},\n"
+        ));
+    }
+    std::fs::write(pair.one.repo_dir("testing").join("gl-locks"), many + ");\n").unwrap();
+    alice.ssh(&pair.one, "lock -l testing 'b b'").succeeds();
+    pair.there.restore();
+    eventually("many locks on the copy", || equal() && file(&pair.two).is_some_and(|text| text.contains("file1999")));
+    // A copy whose locks differ is no equal copy, and is mended.
+    std::fs::write(pair.two.repo_dir("testing").join("gl-locks"), "%locks = ();\n").unwrap();
+    alice.ssh(&pair.one, "mirror verify testing").says("DIFFERS");
+    eventually("the same locks again", equal);
+    eventually("a comparison that is equal", || alice.ssh(&pair.one, "mirror verify testing").code == Some(0));
+    // None here, none there.
+    std::fs::remove_file(pair.one.repo_dir("testing").join("gl-locks")).unwrap();
+    alice.ssh(&pair.one, "mirror verify testing").says("DIFFERS");
+    eventually("no locks", || file(&pair.two).is_none());
+}
+
+#[test]
 fn a_refused_reference_is_never_seen_as_success() {
     let world = World::new();
     let (pair, work) = pair_with_tags(&world, 1);

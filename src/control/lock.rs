@@ -38,7 +38,10 @@ impl Control {
         self.blocking(actor, move |control, actor| {
             let done = match &change {
                 None => control.realm.file_locks(actor, &repo).map(|locks| told(&locks)),
-                Some(change) => control.realm.change_file_lock(actor, &repo, change).map(|()| String::new()),
+                Some(change) => control.realm.change_file_lock(actor, &repo, change).map(|()| {
+                    control.mirror.mark(&repo);
+                    String::new()
+                }),
             };
             done.map_or_else(
                 |error| match error {

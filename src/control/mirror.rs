@@ -9,8 +9,8 @@ use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
 use crate::mirror::{MESSAGE_MAX, Order};
-use crate::model::{Actor, HostName, RepoName};
-use crate::repo::Metadata;
+use crate::model::{Actor, Epoch, HostName, RepoName};
+use crate::repo::{self, FileLocks, Metadata};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -110,13 +110,11 @@ impl Control {
         let Actor::Node(peer) = actor else {
             return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
         };
-        if !["version=1", "version=2"].contains(&version) {
+        if version != "version=1" {
+            let here = &self.node.name;
             return Reply::fail(
                 2,
-                format!(
-                    "FATAL: {} speaks mirror protocol versions 1 and 2, not '{version}'; upgrade the older node",
-                    self.node.name
-                ),
+                format!("FATAL: {here} speaks mirror protocol version 1, not '{version}'; upgrade the older node"),
             );
         }
         let repos = match self.list() {
@@ -131,10 +129,7 @@ impl Control {
             match self.store.digest(repo) {
                 Ok(refs) => {
                     let owned = self.store.ownership(repo).unwrap_or_default();
-                    let mut digest = owned.seal(refs);
-                    if version == "version=2" {
-                        digest = Metadata::received(&dir).seal(digest);
-                    }
+                    let digest = FileLocks::seal(&dir, Metadata::received(&dir).seal(owned.seal(refs)));
                     out.push_str(&format!("{digest}\t{repo}\n"));
                 }
                 // Left out, it counts as missing, and the master tries to push: the error shows there and here.
@@ -142,6 +137,63 @@ impl Control {
             }
         }
         Reply::done(out)
+    }
+
+    /// A master sends the file locks of a copy here, as the lines of its file.
+    pub(super) async fn take_locks(
+        &self,
+        actor: &Actor,
+        words: &[&str],
+        input: impl AsyncRead + Unpin + Send,
+    ) -> Reply {
+        let Actor::Node(master) = actor else {
+            return Reply::fail(5, "FATAL: this is told by the nodes of the mesh only");
+        };
+        let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        let epoch = value("epoch").and_then(Epoch::parse);
+        let (Some(repo), Some("1"), Some(epoch)) = (words.first(), value("version"), epoch) else {
+            let here = &self.node.name;
+            return Reply::fail(2, format!("FATAL: {here} does not understand this order; upgrade the older node"));
+        };
+        let repo = match parse_repo(repo) {
+            Ok(repo) => repo,
+            Err(reply) => return reply,
+        };
+        let mut text = String::new();
+        let mut input = input.take(FileLocks::BYTES_MAX);
+        match timeout(HEARTBEAT_PATIENCE, input.read_to_string(&mut text)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Reply::fail(1, format!("FATAL: the locks cannot be read: {error}")),
+            Err(_) => return Reply::fail(8, "FATAL: the locks did not end"),
+        }
+        let master = master.clone();
+        self.blocking(actor, move |control, _| {
+            if let Err(denial) = control.realm.authorize_mirror(&master, &repo, None) {
+                return Reply::fail(5, denial.to_string());
+            }
+            let Some(dir) = control.store.open_as_daemon(&repo) else {
+                return Reply::fail(4, format!("FATAL: '{repo}' is not here"));
+            };
+            let taken = match repo::promise_epoch(&dir, epoch) {
+                Ok(Ok(())) => FileLocks::take_over(&dir, Some(&text)),
+                Ok(Err(promised)) => {
+                    let here = &control.node.name;
+                    return Reply::fail(
+                        5,
+                        format!("FATAL: epoch {epoch} of '{repo}' is over: {promised} has been promised on {here}"),
+                    );
+                }
+                Err(error) => Err(error),
+            };
+            taken.map_or_else(
+                |error| {
+                    tracing::error!(%error, %repo, "the file locks of the master cannot be written");
+                    Reply::fail(1, "FATAL: the locks cannot be written here")
+                },
+                |()| Reply::default(),
+            )
+        })
+        .await
     }
 
     /// A master has its copy here checked: git's words about each damage, nothing if there is none.

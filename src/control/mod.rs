@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Realm;
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
-use crate::mirror::{HEARTBEAT, MOVE, Mirror, TRASH};
+use crate::mirror::{HEARTBEAT, LOCKS, MOVE, Mirror, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::Store;
@@ -134,6 +134,7 @@ impl Control {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
+            [LOCKS, ref rest @ ..] => self.take_locks(actor, rest, input).await,
             [TRASH | MOVE, ..] => self.ordered(actor, words).await,
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::plan::Order;
@@ -15,8 +16,12 @@ use crate::cluster::Place;
 use crate::git::ref_state::RefState;
 use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
-use crate::peer::Finished;
+use crate::peer::{Finished, LinkError};
+use crate::repo::FileLocks;
 
+/// The first word of the order that brings the file locks: `gitmesh-mirror-locks 'REPO' version=1 epoch=N`, with the file as
+/// its input. There may be too many of them for the line of a push.
+pub const LOCKS: &str = "gitmesh-mirror-locks";
 /// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
 const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions that one push may take: one transaction, a second where names make room for others, a third where the
@@ -59,6 +64,12 @@ pub(super) async fn push(
         exec.push_str(" fresh=yes");
         report.fresh = true;
     }
+    let of = dir.clone();
+    let locks = tokio::task::spawn_blocking(move || FileLocks::to_send(&of)).await;
+    let locks = locks.expect("reading locks does not panic, and is not cancelled");
+    if locks.is_none() {
+        exec.push_str(" locks=none");
+    }
     if let Some(at) = (inner.world.restored)(repo) {
         // A replica that has no such copy takes its own out of the trash first.
         exec.push_str(&format!(" restored={at}"));
@@ -90,8 +101,25 @@ pub(super) async fn push(
             Err(error) => return Err(error),
         }
     }
+    if let Some(locks) = locks {
+        timeout(END_TIMEOUT, bring_locks(inner, peer, &format!("{LOCKS} '{repo}' version=1 epoch={epoch}"), &locks))
+            .await
+            .map_err(|_| MirrorError::Timeout(END_TIMEOUT))??;
+    }
     report.elapsed = began.elapsed();
     Ok(report)
+}
+
+async fn bring_locks(inner: &Inner, peer: &HostName, exec: &str, locks: &str) -> Result<(), MirrorError> {
+    let mut pipe = inner.links.run(peer, exec).await?;
+    let said = async {
+        pipe.writer.write_all(locks.as_bytes()).await?;
+        pipe.writer.shutdown().await?;
+        tokio::io::copy(&mut pipe.reader, &mut tokio::io::sink()).await
+    };
+    let said = said.await;
+    check(peer, pipe.finish().await)?;
+    said.map(drop).map_err(|error| LinkError::Closed { peer: peer.clone(), why: error.to_string() }.into())
 }
 
 /// Whether git finds damage in the copy, which no push would mend: git takes objects that it has for good.

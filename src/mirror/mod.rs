@@ -75,6 +75,7 @@ use wait::Waits;
 use worker::Lane;
 
 pub use config::{Config, NotifyConfig};
+pub use deliver::LOCKS;
 pub use first::FirstCopy;
 pub use heard::Freshness;
 pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};

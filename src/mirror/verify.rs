@@ -110,7 +110,7 @@ impl Inner {
             let verdict = match &theirs {
                 Err(error) => Verdict::Failed(error.clone()),
                 Ok(theirs) => {
-                    let shown = self.shown(repo, theirs.of.get(repo).cloned(), theirs.version).await;
+                    let shown = self.shown(repo, theirs.get(repo).cloned()).await;
                     self.compared(&self.lane(peer), repo, shown, began);
                     match shown {
                         Shown::Equal if deep => self.verify_objects(repo, peer).await,
@@ -126,9 +126,9 @@ impl Inner {
         all
     }
 
-    async fn shown(self: &Arc<Self>, repo: &RepoName, there: Option<String>, version: u32) -> Shown {
+    async fn shown(self: &Arc<Self>, repo: &RepoName, there: Option<String>) -> Shown {
         let (this, repo) = (self.clone(), repo.clone());
-        let comparing = tokio::task::spawn_blocking(move || shown(&this, &repo, there.as_deref(), version));
+        let comparing = tokio::task::spawn_blocking(move || shown(&this, &repo, there.as_deref()));
         comparing.await.expect("comparing does not panic, and is not cancelled")
     }
 

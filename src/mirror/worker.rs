@@ -23,10 +23,11 @@ use crate::git::objects::ObjectsError;
 use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
 use crate::peer::LinkError;
-use crate::repo::{Weight, weigh};
+use crate::repo::{FileLocks, Weight, weigh};
 
-/// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there.
-const DIGESTS: &str = "gitmesh-mirror-digests version=";
+/// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there. The digest
+/// covers references, HEAD, creator, roles, description, settings and file locks.
+const DIGESTS: &str = "gitmesh-mirror-digests version=1";
 /// Longest line of that answer, in bytes: 64 digits, a tab and a name.
 const DIGEST_LINE_MAX: usize = 64 + 1 + RepoName::MAX + 1;
 /// How long running pushes may go on when the node stops. What is cut off is found again by the next comparison.
@@ -327,9 +328,9 @@ fn compare_all(
             }
             continue;
         };
-        match theirs.of.get(repo) {
+        match theirs.get(repo) {
             None if has_no_refs(&dir) => young.push(repo.clone()),
-            there => all.push((repo.clone(), shown(inner, repo, there.map(String::as_str), theirs.version))),
+            there => all.push((repo.clone(), shown(inner, repo, there.map(String::as_str)))),
         }
     }
     (all, young)
@@ -340,18 +341,14 @@ fn has_no_refs(dir: &std::path::Path) -> bool {
 }
 
 /// What a peer says of its copies.
-pub(super) struct Digests {
-    /// 1 covers references, HEAD, creator and roles; 2 description and settings too.
-    pub version: u32,
-    pub of: BTreeMap<RepoName, String>,
-}
+pub(super) type Digests = BTreeMap<RepoName, String>;
 
 /// How a copy is, by the digest that its peer has told, if any. Blocks.
-pub(super) fn shown(inner: &Inner, repo: &RepoName, there: Option<&str>, version: u32) -> Shown {
+pub(super) fn shown(inner: &Inner, repo: &RepoName, there: Option<&str>) -> Shown {
     let weight = || (inner.world.dir)(repo).map(|dir| weigh(&dir)).unwrap_or_default();
     match there {
         None => Shown::Missing(weight()),
-        Some(digest) if equals(inner, repo, digest, version) => Shown::Equal,
+        Some(digest) if equals(inner, repo, digest) => Shown::Equal,
         Some(digest) if is_blank(inner, repo, digest) => Shown::Blank(weight()),
         Some(_) => Shown::Differs,
     }
@@ -370,24 +367,15 @@ fn is_blank(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
 
 /// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
 /// this repository alone. Blocks.
-fn equals(inner: &Inner, repo: &RepoName, digest: &str, version: u32) -> bool {
+fn equals(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    let Ok(ours) = (inner.world.digest)(repo) else { return false };
-    let ours = owned.seal(ours);
-    digest == if version == 1 { ours } else { (inner.world.metadata)(repo).seal(ours) }
+    let (Ok(ours), Some(dir)) = ((inner.world.digest)(repo), (inner.world.dir)(repo)) else { return false };
+    digest == FileLocks::seal(&dir, (inner.world.metadata)(repo).seal(owned.seal(ours)))
 }
 
-/// The peer's digest of each repository whose master we are in its view. A peer of an older version is asked again in
-/// its own; what that does not cover is sent to it with the next push.
+/// The peer's digest of each repository whose master we are in its view.
 pub(super) async fn digests(inner: &Inner, peer: &HostName) -> Result<Digests, MirrorError> {
-    match digests_of(inner, peer, 2).await {
-        Err(MirrorError::Remote { exit: 2, .. }) => digests_of(inner, peer, 1).await,
-        answer => answer,
-    }
-}
-
-async fn digests_of(inner: &Inner, peer: &HostName, version: u32) -> Result<Digests, MirrorError> {
-    let mut pipe = inner.links.run(peer, &format!("{DIGESTS}{version}")).await?;
+    let mut pipe = inner.links.run(peer, DIGESTS).await?;
     let mut found = BTreeMap::new();
     let mut reader = BufReader::new(&mut pipe.reader);
     let mut line = Vec::new();
@@ -411,6 +399,6 @@ async fn digests_of(inner: &Inner, peer: &HostName, version: u32) -> Result<Dige
     check(peer, finished)?;
     match broken {
         Some(why) => Err(LinkError::Closed { peer: peer.clone(), why }.into()),
-        None => Ok(Digests { version, of: found }),
+        None => Ok(found),
     }
 }

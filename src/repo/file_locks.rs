@@ -8,6 +8,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sha2::{Digest as _, Sha256};
+
 use super::write_whole;
 
 const FILE: &str = "gl-locks";
@@ -64,6 +66,44 @@ impl FileLocks {
         }
         write_whole(dir, FILE, &text)
     }
+
+    /// What of this travels from a master to its copies: the whole file, word for word; `None` if nothing is locked and
+    /// nothing was broken. What cannot be read does not travel, and says so in the log. Blocks.
+    pub fn to_send(dir: &Path) -> Option<String> {
+        let read = Self::read(dir).and_then(|locks| {
+            let none = locks == Self::default();
+            if none { Ok(None) } else { std::fs::read_to_string(dir.join(FILE)).map(Some) }
+        });
+        read.unwrap_or_else(|error| {
+            tracing::error!(dir = %dir.display(), %error, "its file locks cannot be read and are not mirrored");
+            None
+        })
+    }
+
+    /// On a copy: what its master has sent takes the place of what is there, whole; `None`: nothing is locked. Blocks.
+    pub fn take_over(dir: &Path, sent: Option<&str>) -> io::Result<()> {
+        match sent {
+            Some(text) => {
+                parse(text).ok_or_else(|| unreadable("it is not as gitolite writes it"))?;
+                write_whole(dir, FILE, text)
+            }
+            None => match std::fs::remove_file(dir.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// A digest that also covers the locks of the repository at `dir`; the same where there are none. Blocks.
+    pub fn seal(dir: &Path, digest: String) -> String {
+        match Self::to_send(dir) {
+            Some(text) => format!("{:x}", Sha256::digest(format!("{digest}\n{text}"))),
+            None => digest,
+        }
+    }
+
+    /// The longest file, in bytes.
+    pub const BYTES_MAX: u64 = BYTES_MAX;
 
     /// Takes a lock away from its holder and remembers that.
     pub fn break_lock(&mut self, path: &str, by: &str, at: SystemTime) -> Option<FileLock> {

@@ -87,10 +87,12 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
             return Err(format!("the mirror push is fresh in a way that this node does not know: {other:?}"));
         }
     };
+    // With locks, they come by an order of their own.
+    let unlocked = value("locks") == Some("none");
     let restored = value("restored").and_then(Stamp::parse);
     Ok(Order::MirrorReceive(
         repo,
-        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, restored },
+        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, unlocked, restored },
     ))
 }
 

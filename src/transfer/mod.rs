@@ -33,7 +33,7 @@ use crate::mirror::Mirror;
 use crate::model::{Actor, HostName, RepoName};
 use crate::peer::Links;
 use crate::policy::Grant;
-use crate::repo::{self, Ownership, Repo, Store};
+use crate::repo::{self, FileLocks, Ownership, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use replicas::Patience;
@@ -250,6 +250,11 @@ impl Transfer {
                 if let Some(said) = push.metadata.clone() {
                     let (realm, name) = (self.realm.clone(), repo.clone());
                     let taken = self.blocking(move || realm.take_metadata(&name, &said)).await?;
+                    taken.map_err(|e| self.internal(&e))?;
+                }
+                if push.unlocked {
+                    let dir = open.dir().to_owned();
+                    let taken = self.blocking(move || FileLocks::take_over(&dir, None)).await?;
                     taken.map_err(|e| self.internal(&e))?;
                 }
                 Ok(open)

@@ -49,6 +49,8 @@ pub struct MirrorPush {
     pub keep: bool,
     /// What is here is damaged: all that comes is put into an empty copy, which replaces it.
     pub fresh: bool,
+    /// No file is locked there.
+    pub unlocked: bool,
     /// The time under which the repository was in the trash, of one that was brought back.
     pub restored: Option<Stamp>,
 }
