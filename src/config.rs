@@ -215,6 +215,7 @@ impl Config {
             ("ssh", "max_sessions", self.ssh.max_sessions),
             ("ssh", "max_sessions_per_user", self.ssh.max_sessions_per_user),
             ("git", "max_processes", self.git.max_processes),
+            ("git", "max_packs", self.git.max_packs.unwrap_or(1)),
             ("mirror", "workers", self.mirror.workers),
         ];
         if let Some((section, key, _)) = positive.iter().find(|(_, _, value)| *value == 0) {

@@ -38,6 +38,7 @@ mod options;
 mod outage;
 mod see;
 
+mod pace;
 mod robustness;
 mod serve;
 mod storm;

@@ -50,6 +50,9 @@ enum Command {
     /// One screen: nodes, lag, what needs attention; '--watch' goes on
     #[command(disable_help_flag = true)]
     Status(remote::Args),
+    /// What this node has counted, in Prometheus' text format; '--summary' for people
+    #[command(disable_help_flag = true)]
+    Metrics(remote::Args),
     /// What changes with the copies, an object a line
     #[command(disable_help_flag = true)]
     Events(remote::Args),
@@ -85,6 +88,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Demo(args) => demo::run(args),
             Command::Status(args) => remote::run("status", args),
+            Command::Metrics(args) => remote::run("metrics", args),
             Command::Events(args) => remote::run("events", args),
             Command::Info(args) => remote::run("info", args),
             Command::Mirror(args) => remote::run("mirror", args),

@@ -33,6 +33,7 @@ const TOPICS: &[Topic] = &[
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),
     topic("status [--json] [--watch]", "one screen: nodes, lag, what needs attention; for administrators", OVERVIEW),
+    topic("metrics [--summary]", "what this node has counted, for Prometheus; for administrators", METRICS),
     topic(
         "events [--since ID] [--json]",
         "what happens, an object a line, until you leave; or since an event's id",
@@ -103,6 +104,11 @@ const OVERVIEW: &str = "\
 Each node with the generation of its configuration, how many of its copies lack something, the age of the oldest change
 that is lacking, its disk and its link; then the copies that are not in step.
 Exit code: 0 all is well, 1 something needs attention. --json is one object, schema gitmesh.status/1.
+";
+const METRICS: &str = "\
+Counters and histograms since the node's start: handshakes, sessions, first bytes, queueing, git's processes, hooks; and
+how the copies stand. In Prometheus' text format, on the machine as 'gitmesh metrics'.
+  --summary   the histograms in words: count, median and 99th percentile, each as the bound that it lies within
 ";
 const STATUS: &str = "\
 Columns: repository, node of the copy, how it is. A copy elsewhere of what is mastered here is known by comparing; a copy

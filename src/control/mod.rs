@@ -10,6 +10,7 @@ mod help;
 mod info;
 mod live;
 mod lock;
+mod metrics;
 mod mirror;
 mod orders;
 mod overview;
@@ -127,6 +128,7 @@ impl Control {
                 Err(usage) => usage,
             },
             ["status", ref rest @ ..] => self.overview(actor, rest, live).await,
+            ["metrics", ref rest @ ..] => self.metrics(actor, rest).await,
             ["events", ref rest @ ..] => self.events(actor, rest, live).await,
             ["whoami"] => self.whoami(actor, from),
             [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,

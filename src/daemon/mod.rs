@@ -26,7 +26,7 @@ use crate::model::RepoName;
 use crate::peer::Links;
 use crate::policy::parse_public_key;
 use crate::repo::{self, Space, Store};
-use crate::transfer::{Pushes, Transfer};
+use crate::transfer::{Pushes, Transfer, Turns};
 use crate::{observe, socket, ssh};
 use causes::{Cause, Causes};
 use install::{install_hooks, write_if_changed};
@@ -106,6 +106,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         pushes: Pushes::default(),
         auto_create: watched,
         processes: Arc::new(Semaphore::new(config.git.max_processes)),
+        turns: Turns::new(config.git.packs_at_once()),
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
     };
@@ -235,6 +236,12 @@ async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: Cancellati
                 }
                 let Some(dir) = store.open_as_daemon(&name) else { continue };
                 let removed = repo::remove_stale_locks(&dir, std::time::SystemTime::now())?;
+                // Of this run there are none to sweep, so once is enough.
+                let left =
+                    if wait.is_zero() { repo::sweep_quarantines(&dir, std::time::SystemTime::now())? } else { 0 };
+                if left > 0 {
+                    tracing::info!(repo = %name, left, "removed what killed pushes left behind");
+                }
                 if !removed.is_empty() {
                     tracing::warn!(repo = %name, locks = ?removed, "removed locks that a killed git left behind");
                 }

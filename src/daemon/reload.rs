@@ -74,12 +74,14 @@ impl Running {
         keep(new.admin_socket != old.admin_socket, "admin_socket.path");
         keep(new.git.program != old.git.program, "git.program");
         keep(new.git.max_processes != old.git.max_processes, "git.max_processes");
+        keep(new.git.max_packs != old.git.max_packs, "git.max_packs");
         keep(new.log.format != old.log.format, "log.format");
         new.node.name = old.node.name.clone();
         new.node.data.clone_from(&old.node.data);
         new.admin_socket = old.admin_socket.clone();
         new.git.program.clone_from(&old.git.program);
         new.git.max_processes = old.git.max_processes;
+        new.git.max_packs = old.git.max_packs;
         new.log.format = old.log.format;
 
         // What can fail comes first.

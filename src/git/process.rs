@@ -5,12 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::service::Service;
+use crate::observe::metrics::{self, Histogram, Present};
 
 /// Oldest git we test with. Every setting and hook we rely on is known since 2.36, when `core.fsync` got components.
 pub const MIN_VERSION: (u32, u32) = (2, 39);
@@ -108,7 +109,7 @@ impl Git {
         if let Some(stdout) = child.stdout.as_ref().filter(|_| service == Service::UploadPack) {
             widen(stdout);
         }
-        Ok(Serving { child })
+        Ok(Serving::new(child, service.subcommand()))
     }
 
     /// The file of our settings.
@@ -120,7 +121,7 @@ impl Git {
     pub fn answer(&self, dir: &Path, protocol: &str) -> io::Result<Serving> {
         let mut command = self.bare_command();
         command.args(["upload-pack", "--stateless-rpc"]).arg(dir).env("GIT_PROTOCOL", protocol);
-        Self::piped(command, dir)
+        Self::piped(command, dir, "upload-pack")
     }
 
     /// Starts git-pack-objects(1) with `arguments`; its input is what they say, its output the pack.
@@ -132,17 +133,17 @@ impl Git {
     pub fn start(&self, dir: &Path, arguments: &[&str], env: &[(&str, String)]) -> io::Result<Serving> {
         let mut command = self.bare_command();
         command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(name, value)| (name, value)));
-        Self::piped(command, dir)
+        Self::piped(command, dir, arguments.first().copied().unwrap_or_default())
     }
 
-    fn piped(mut command: Command, dir: &Path) -> io::Result<Serving> {
+    fn piped(mut command: Command, dir: &Path, program: &str) -> io::Result<Serving> {
         command.current_dir(dir).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn()?;
         if let Some(stdout) = &child.stdout {
             widen(stdout);
         }
-        Ok(Serving { child })
+        Ok(Serving::new(child, program))
     }
 
     /// Runs a site's own program in the bare repository at `dir` and waits for it, with `input`, `env` on top of the
@@ -190,7 +191,7 @@ async fn run_within(mut command: Command, input: &[u8], time: Duration) -> Resul
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    let mut serving = Serving { child };
+    let mut serving = Serving::new(child, "");
     let (Some(out), Some(err)) = (serving.child.stdout.take(), serving.child.stderr.take()) else {
         return Err(RunError::Start(io::ErrorKind::BrokenPipe.into()));
     };
@@ -254,10 +255,33 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct Serving {
     pub child: Child,
+    begun: Instant,
+    time: &'static Histogram,
+    _present: Present,
+}
+
+/// What work in bulk leaves to others: a tenth of a processor's time while they want it (sched(7), "The nice value"),
+/// and later turns at the disk, whose priority follows it (ioprio_set(2)).
+const NICE: i32 = 10;
+
+impl Serving {
+    fn new(child: Child, program: &str) -> Self {
+        let (time, present) = (metrics::PROCESS.of(&[program]), metrics::PROCESSES.enter());
+        Self { child, begun: Instant::now(), time, _present: present }
+    }
+
+    /// Lets everything else on this machine go first, for work that takes long anyway. What git starts for it follows.
+    pub fn give_way(&self) {
+        let pid = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
+        if let Err(error) = rustix::process::setpriority_process(pid, NICE) {
+            tracing::debug!(%error, "git's priority stays");
+        }
+    }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        self.time.since(self.begun);
         let Some(pid) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) else {
             return; // it has ended and been waited for
         };

@@ -130,6 +130,20 @@ pub fn parse(request: &[u8]) -> Asked {
     .unwrap_or(Asked::Other)
 }
 
+/// Whether a request is a fetch by somebody who has nothing yet, however shallow or partial it is to be.
+pub fn wants_all(request: &[u8]) -> bool {
+    let (mut at, mut fetches) = (0, false);
+    while let Ok(Some((packet, length))) = pktline::decode(&request[at..]) {
+        at += length;
+        match packet.text() {
+            Some(b"command=fetch") => fetches = true,
+            Some(text) if text.starts_with(b"have ") => return false,
+            _ => {}
+        }
+    }
+    fetches
+}
+
 fn ls_refs(arguments: &[&[u8]]) -> Option<Asked> {
     let mut asked = LsRefs::default();
     for argument in arguments {
@@ -365,6 +379,15 @@ mod tests {
         ] {
             assert_eq!(parse(&request(other)), Asked::Other, "{other:?}");
         }
+    }
+
+    #[test]
+    fn who_has_nothing_wants_all() {
+        let want = format!("want {}\n", "a".repeat(40));
+        let have = format!("have {}\n", "b".repeat(40));
+        assert!(wants_all(&request(&["command=fetch", "0001", "filter blob:none", &want, "done"])));
+        assert!(!wants_all(&request(&["command=fetch", "0001", &want, &have])));
+        assert!(!wants_all(&request(&["command=ls-refs", "0001", "peel"])));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
-pub use quarantine::Quarantine;
+pub use quarantine::{Quarantine, sweep_quarantines};
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Space, Store};
 pub use trash::{Maintenance, Trashed, Why};

@@ -1,11 +1,20 @@
 //! Where a push's objects are until they are known to be whole: seen by nobody, and gone with the push.
 //!
-//! It is git's own arrangement (git-receive-pack(1), "QUARANTINE ENVIRONMENT"), names included, so that git's cleaning
-//! finds what a killed daemon leaves behind.
+//! It is git's own arrangement (git-receive-pack(1), "QUARANTINE ENVIRONMENT"), beginnings of names included. What a
+//! killed daemon leaves behind goes when the next one looks at its repositories, or with the next push.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+/// How git's names begin, and ours; git-prune(1) would remove both in time.
+const GITS: &str = "tmp_objdir-incoming-";
+/// Ours name the run of the daemon too. There is one daemon at a time, so those of other runs are nobody's.
+static OURS: LazyLock<String> = LazyLock::new(|| format!("{GITS}gm{:08x}-", rand::random::<u32>()));
+/// git's own are left alone until nothing has changed in them for so long.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// A folder of new objects beside a repository's own.
 #[derive(Debug)]
@@ -18,7 +27,10 @@ impl Quarantine {
     /// `dir` is a repository's. Blocks, as all of it.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let objects = dir.join("objects");
-        let path = objects.join(format!("tmp_objdir-incoming-{:016x}", rand::random::<u64>()));
+        if let Err(error) = sweep_quarantines(dir, SystemTime::now()) {
+            tracing::warn!(%error, dir = %dir.display(), "what a killed daemon left behind cannot be removed");
+        }
+        let path = objects.join(format!("{}{:08x}", *OURS, rand::random::<u32>()));
         std::fs::create_dir(&path)?;
         let made = Self { objects, path };
         std::fs::create_dir(made.path.join("pack"))?;
@@ -59,9 +71,58 @@ impl Drop for Quarantine {
     }
 }
 
+/// Removes what dead pushes have left in the repository at `dir`, and returns how many there were. Blocks.
+pub fn sweep_quarantines(dir: &Path, now: SystemTime) -> io::Result<usize> {
+    let mut removed = 0;
+    let entries = match std::fs::read_dir(dir.join("objects")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(GITS) && !name.starts_with(&*OURS)) else {
+            continue;
+        };
+        let path = entry.path();
+        if name.len() != OURS.len() + 8 {
+            // A push by path, served by a git of its own, which may live.
+            let changed =
+                [path.clone(), path.join("pack")].into_iter().filter_map(|dir| dir.metadata().ok()?.modified().ok());
+            let newest = changed.max().unwrap_or(now);
+            if now.duration_since(newest).unwrap_or_default() < ABANDONED {
+                continue;
+            }
+        }
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => removed += 1,
+        }
+    }
+    Ok(removed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_dead_have_left_goes() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let objects = tmp.path().join("objects");
+        let living = {
+            std::fs::create_dir_all(&objects).expect("made");
+            Quarantine::new(tmp.path()).expect("made")
+        };
+        for name in ["tmp_objdir-incoming-gm00000000-00000001", "tmp_objdir-incoming-Ab3dEf", "pack", "00"] {
+            std::fs::create_dir_all(objects.join(name).join("pack")).expect("made");
+        }
+        let sweep = |at| sweep_quarantines(tmp.path(), at).expect("swept");
+        assert_eq!(sweep(SystemTime::now()), 1, "that of another run");
+        assert!(objects.join("tmp_objdir-incoming-Ab3dEf").exists(), "git may be at work there");
+        assert_eq!(sweep(SystemTime::now() + 2 * ABANDONED), 1, "nobody has been there for days");
+        assert!(living.path.exists() && objects.join("pack").exists() && objects.join("00").exists());
+    }
 
     #[test]
     fn objects_are_given_over_or_gone() {

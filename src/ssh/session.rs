@@ -22,6 +22,7 @@ use crate::admin::Invited;
 use crate::control::{Live, at_a_terminal};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
+use crate::observe::metrics;
 use crate::transfer::{Request, Streams, Via};
 
 /// Channels of one connection; OpenSSH's default is 10 (sshd_config(5), MaxSessions).
@@ -365,6 +366,7 @@ impl Handler for Session {
         if self.shared.control.realm.identify(&blob).is_some() || self.shared.control.invited(&blob).is_some() {
             return Ok(Auth::Accept);
         }
+        metrics::AUTH.of(&["publickey", "refused"]).add(1);
         let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
         let key = format!("{} {fingerprint}", offer.public_key.algorithm());
         if self.unknown.len() < 20 && !self.unknown.contains(&key) {

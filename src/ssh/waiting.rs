@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::observe::metrics;
+
 pub(super) struct Waiting {
     seats: Mutex<VecDeque<Weak<Seat>>>,
     capacity: usize,
@@ -19,6 +21,7 @@ pub(super) struct Waiting {
 pub(super) struct Seat {
     progress: AtomicU8,
     evict: CancellationToken,
+    begun: Instant,
     last_session: Mutex<Option<Instant>>,
 }
 
@@ -36,6 +39,7 @@ impl Waiting {
         let seat = Arc::new(Seat {
             progress: AtomicU8::new(HANDSHAKE),
             evict: CancellationToken::new(),
+            begun: Instant::now(),
             last_session: Mutex::default(),
         });
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,10 +57,21 @@ impl Waiting {
     }
 }
 
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if !self.is_authenticated() {
+            metrics::CONNECTIONS.of(&["left"]).add(1);
+        }
+    }
+}
+
 impl Seat {
     /// The client has proved a known key.
     pub(super) fn authenticated(&self) {
         self.progress.store(AUTHENTICATED, Ordering::Relaxed);
+        metrics::HANDSHAKE.since(self.begun);
+        metrics::CONNECTIONS.of(&["authenticated"]).add(1);
+        metrics::AUTH.of(&["publickey", "accepted"]).add(1);
     }
 
     /// The client has asked for its first session: the small packets of the handshake are over.

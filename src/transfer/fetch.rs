@@ -9,7 +9,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::listing::{Item, list};
 use super::request::{Input, Output, Streams};
+use super::turns::Turn;
 use super::{Refusal, Request, Transfer, exit_code};
 use crate::git::odb;
 use crate::git::packs::{Key, Pack, Use};
@@ -25,6 +26,7 @@ use crate::git::process::Serving;
 use crate::git::protocol::{self, Advertisement, Asked, Clone, LsRefs, Version};
 use crate::git::refs::Snapshot;
 use crate::git::service::Service;
+use crate::observe::metrics;
 use crate::repo::Repo;
 
 /// A request that is longer is not collected but streamed to git; ten thousand `have` lines fit.
@@ -35,6 +37,12 @@ const CHUNK: usize = 256 << 10;
 /// (uploadpack.keepAlive).
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_PACKET: &[u8] = b"0005\x01";
+/// Packs of a repository from which on its clones wait for a turn and give way to everything else, in bytes.
+const LARGE: u64 = 8 << 20;
+/// The longest wait for a turn.
+const TURN: Duration = Duration::from_secs(600);
+/// After so long, the client is told what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The line before a pack (gitprotocol-v2(5), fetch).
 const PACKFILE: &[u8] = b"000dpackfile\n";
 
@@ -114,7 +122,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         if !advertised.await? {
             let git = self.transfer.git.serve(Service::UploadPack, self.repo.dir(), &[], &[]);
             let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
-            return self.converse(git.map_err(|error| self.internal(&error))?, &[], More::ToEnd).await;
+            return self.converse(git.map_err(|error| self.internal(&error))?, &[], More::ToEnd, None).await;
         }
         let mut asked = Vec::new();
         let whole = self.read_request(&mut asked).await?;
@@ -140,7 +148,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             let mut advertised = Reader::new(stdout);
             while !matches!(advertised.next().await?, None | Some(Packet::Flush)) {}
         }
-        self.converse(git, &asked, More::ToEnd).await
+        self.converse(git, &asked, More::ToEnd, None).await
     }
 
     async fn run(&mut self) -> Result<u32, Stop> {
@@ -202,14 +210,67 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
 
     /// Hands the request to a git of its own.
     async fn by_git(&mut self, asked: &[u8], whole: bool) -> Result<u32, Stop> {
+        let turn = if protocol::wants_all(asked) {
+            let dir = self.repo.dir().to_owned();
+            let size = tokio::task::spawn_blocking(move || size_of_packs(&dir)).await;
+            self.turn(size.map_err(io::Error::other)??, None).await.map_err(Stop::Ours)?
+        } else {
+            None
+        };
         let _permit = self.transfer.permit().await.map_err(Stop::Ours)?;
         let protocol = self.request.protocol.as_deref().unwrap_or_default();
         let git = self.transfer.git.answer(self.repo.dir(), protocol).map_err(|error| self.internal(&error))?;
-        self.converse(git, asked, if whole { More::Nothing } else { More::ToFlush }).await
+        if turn.is_some() {
+            git.give_way();
+        }
+        self.converse(git, asked, if whole { More::Nothing } else { More::ToFlush }, turn).await
+    }
+
+    /// Waits until it is this client's turn, if the pack is a large one. A client whose answer is multiplexed already
+    /// hears from us meanwhile, in `words` if it wants any.
+    async fn turn(&mut self, size: u64, words: Option<bool>) -> Result<Option<Turn>, Refusal> {
+        if size < LARGE {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let mut place = match self.transfer.turns.ask(&self.request.actor.to_string()) {
+            Ok(turn) => return Ok(Some(turn)),
+            Err(place) => place,
+        };
+        let mut told = false;
+        while begun.elapsed() < TURN {
+            let pause = if told { KEEP_ALIVE } else { PATIENCE };
+            tokio::select! {
+                turn = place.turn() => {
+                    metrics::QUEUE.since(begun);
+                    return Ok(Some(turn));
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            let mut said = Vec::new();
+            match words {
+                Some(true) if !told => pktline::multiplex(&mut said, 2, b"waiting until other large packs are made\n"),
+                Some(_) => said.extend_from_slice(KEEP_ALIVE_PACKET),
+                None => {}
+            }
+            told = true;
+            if !said.is_empty() && self.output.write_all(&said).await.is_err() {
+                return Err("the client left".into());
+            }
+        }
+        metrics::QUEUE.since(begun);
+        Err("this server is busy with large packs for others; try again in a few minutes".into())
     }
 
     /// Gives git what has been read and what follows, and the client what git says, until git ends.
-    async fn converse(&mut self, mut git: Serving, asked: &[u8], more: More) -> Result<u32, Stop> {
+    /// The turn ends when an answer flows.
+    async fn converse(
+        &mut self,
+        mut git: Serving,
+        asked: &[u8],
+        more: More,
+        mut turn: Option<Turn>,
+    ) -> Result<u32, Stop> {
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
             (git.child.stdin.take(), git.child.stdout.take(), git.child.stderr.take())
         else {
@@ -238,11 +299,16 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             Ok::<_, Stop>(())
         };
         let from_git = async {
-            let mut buffer = vec![0; CHUNK];
+            let (mut buffer, mut said) = (vec![0; CHUNK], 0);
             loop {
                 let n = stdout.read(&mut buffer).await?;
                 if n == 0 {
                     return Ok::<_, Stop>(());
+                }
+                said += n;
+                if said > CHUNK {
+                    // More than git says while it prepares a pack.
+                    turn = None;
                 }
                 output.write_all(&buffer[..n]).await?;
             }
@@ -261,55 +327,84 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
 
     /// Sends everything that the wants reach; `None`, with nothing said yet, when git has to say why it cannot be.
     async fn clone(&mut self, asked: Clone, head: &[u8]) -> Result<Option<u32>, Stop> {
+        let begun = Instant::now();
         let (dir, name) = (self.repo.dir().to_owned(), self.repo.name.clone());
         let looking = tokio::task::spawn_blocking(move || look(&dir, name.as_str(), asked));
         let looked = looking.await.map_err(|error| self.internal(&error))?;
-        let Ok(Some(Looked { asked, key, expected })) = looked else { return Ok(None) };
+        let Ok(Some(looked)) = looked else { return Ok(None) };
         self.output.write_all(head).await?;
-        let sent = match self.transfer.packs.request(key, expected) {
-            Use::Read(pack) => self.send_shared(pack).await?,
+        // From here on the client takes nothing but packets of a pack, so a refusal is one too.
+        let why = match self.send(&looked, begun).await {
+            Ok(Sent::Whole) => {
+                self.output.write_all(pktline::FLUSH).await?;
+                return Ok(Some(0));
+            }
+            Ok(Sent::Nothing(why) | Sent::Part(why)) => {
+                tracing::warn!(why, repo = %self.repo.name, "a pack broke off");
+                "the pack could not be made; try again, and tell an administrator when it fails again".to_owned()
+            }
+            Err(Stop::Ours(Refusal(why))) => why,
+            Err(stop) => return Err(stop),
+        };
+        let mut last = Vec::new();
+        pktline::multiplex(&mut last, 3, format!("gitmesh: {why}\n").as_bytes());
+        self.output.write_all(&last).await?;
+        Ok(Some(128))
+    }
+
+    /// Sends the pack: one that others read too, or one for this client alone.
+    async fn send(&mut self, looked: &Looked, begun: Instant) -> Result<Sent, Stop> {
+        let Looked { asked, key, expected } = looked;
+        let pack = match self.transfer.packs.request(*key, *expected) {
+            Use::Read(pack) => Some(pack),
             Use::Fill(filling, pack) => {
-                let (git, permit) = self.start(&asked, false).await?;
+                let (git, permit, turn) = self.start(asked, *expected, false).await?;
                 // On its own, so that it goes on for the others when this client leaves.
                 tokio::spawn(async move {
                     filling.fill(git).await;
-                    drop(permit);
+                    drop((permit, turn));
                 });
-                self.send_shared(pack).await?
+                Some(pack)
             }
-            Use::Alone => {
-                let (git, _permit) = self.start(&asked, asked.progress).await?;
-                self.send_own(git).await?
-            }
+            Use::Alone => None,
         };
-        if let Err(why) = sent {
-            tracing::warn!(why, repo = %self.repo.name, "a pack broke off");
-            let mut last = Vec::new();
-            let text = b"gitmesh: the pack could not be made; tell an administrator, then try again\n";
-            pktline::multiplex(&mut last, 3, text);
-            self.output.write_all(&last).await?;
-            return Ok(Some(128));
+        if let Some(pack) = pack {
+            match self.send_shared(pack, begun).await? {
+                // What went wrong for somebody else need not do so for this one.
+                Sent::Nothing(why) => tracing::debug!(why, repo = %self.repo.name, "a shared pack failed"),
+                sent => return Ok(sent),
+            }
         }
-        self.output.write_all(pktline::FLUSH).await?;
-        Ok(Some(0))
+        let (git, _permit, turn) = self.start(asked, *expected, asked.progress).await?;
+        self.send_own(git, turn, begun).await
     }
 
-    /// Starts git on the pack. Of one that many read, nobody is shown the progress.
-    async fn start(&self, asked: &Clone, progress: bool) -> Result<(Serving, OwnedSemaphorePermit), Stop> {
+    /// Starts git on the pack when there is room for it. Of one that many read, nobody is shown the progress.
+    async fn start(
+        &mut self,
+        asked: &Clone,
+        expected: u64,
+        progress: bool,
+    ) -> Result<(Serving, OwnedSemaphorePermit, Option<Turn>), Stop> {
+        let turn = self.turn(expected, Some(asked.progress)).await.map_err(Stop::Ours)?;
         let mut arguments = vec!["--revs", "--stdout", if progress { "--progress" } else { "-q" }];
         let options = [(asked.ofs_delta, "--delta-base-offset"), (asked.include_tag, "--include-tag")];
         arguments.extend(options.iter().filter(|(wanted, _)| *wanted).map(|(_, argument)| argument));
         let permit = self.transfer.permit().await.map_err(Stop::Ours)?;
         let mut git = self.transfer.git.pack(self.repo.dir(), &arguments).map_err(|error| self.internal(&error))?;
+        if turn.is_some() {
+            git.give_way();
+        }
         feed(&mut git, &protocol::revisions(&asked.wants)).await?;
-        Ok((git, permit))
+        Ok((git, permit, turn))
     }
 
-    /// Sends what git makes for this client alone, with its progress.
-    async fn send_own(&mut self, mut git: Serving) -> Result<Result<(), String>, Stop> {
+    /// Sends what git makes for this client alone, with its progress. The turn ends when the pack flows.
+    async fn send_own(&mut self, mut git: Serving, turn: Option<Turn>, begun: Instant) -> Result<Sent, Stop> {
         let (Some(mut stdout), Some(mut stderr)) = (git.child.stdout.take(), git.child.stderr.take()) else {
             unreachable!("all three streams are piped");
         };
+        let mut preparing = Some(turn);
         let (mut pack, mut words, mut out) = (vec![0; CHUNK], vec![0; 4096], Vec::with_capacity(CHUNK + 64));
         let (mut packing, mut talking) = (true, true);
         let mut said = String::new();
@@ -318,7 +413,12 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             tokio::select! {
                 n = stdout.read(&mut pack), if packing => match n? {
                     0 => packing = false,
-                    n => pktline::multiplex(&mut out, 1, &pack[..n]),
+                    n => {
+                        if preparing.take().is_some() {
+                            metrics::FIRST_PACK_BYTE.since(begun);
+                        }
+                        pktline::multiplex(&mut out, 1, &pack[..n]);
+                    }
                 },
                 n = stderr.read(&mut words), if talking => match n? {
                     0 => talking = false,
@@ -334,11 +434,20 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             }
         }
         let status = git.child.wait().await?;
-        Ok(if status.success() { Ok(()) } else { Err(format!("git pack-objects: {status}: {said}")) })
+        let why = || format!("git pack-objects: {status}: {said}");
+        Ok(match (status.success(), preparing) {
+            (true, _) => Sent::Whole,
+            (false, Some(_)) => Sent::Nothing(why()),
+            (false, None) => Sent::Part(why()),
+        })
     }
 
     /// Sends a pack that others read too, while it grows.
-    async fn send_shared(&mut self, pack: Arc<Pack>) -> Result<Result<(), String>, Stop> {
+    async fn send_shared(&mut self, pack: Arc<Pack>, begun: Instant) -> Result<Sent, Stop> {
+        let broken = |at, error: io::Error| match at {
+            0 => Sent::Nothing(error.to_string()),
+            _ => Sent::Part(error.to_string()),
+        };
         let (mut at, mut raw, mut out) = (0, vec![0; CHUNK], Vec::with_capacity(CHUNK + 64));
         loop {
             let ready = match tokio::time::timeout(KEEP_ALIVE, pack.ready(at)).await {
@@ -346,8 +455,8 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                     self.output.write_all(KEEP_ALIVE_PACKET).await?;
                     continue;
                 }
-                Ok(Err(error)) => return Ok(Err(error.to_string())),
-                Ok(Ok(0)) => return Ok(Ok(())),
+                Ok(Err(error)) => return Ok(broken(at, error)),
+                Ok(Ok(0)) => return Ok(Sent::Whole),
                 Ok(Ok(ready)) => usize::try_from(ready).unwrap_or(CHUNK).min(CHUNK),
             };
             let reading = pack.clone();
@@ -359,7 +468,10 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             });
             match framed.await.map_err(io::Error::other).and_then(|framed| framed) {
                 Ok((buffer, packets)) => (raw, out) = (buffer, packets),
-                Err(error) => return Ok(Err(error.to_string())),
+                Err(error) => return Ok(broken(at, error)),
+            }
+            if at == 0 {
+                metrics::FIRST_PACK_BYTE.since(begun);
             }
             self.output.write_all(&out).await?;
             at += ready as u64;
@@ -399,6 +511,13 @@ enum More {
     ToEnd,
 }
 
+/// How far a pack got, and why not further.
+enum Sent {
+    Whole,
+    Nothing(String),
+    Part(String),
+}
+
 /// A clone that can be served here.
 struct Looked {
     asked: Clone,
@@ -425,9 +544,12 @@ fn look(dir: &Path, name: &str, asked: Clone) -> Result<Option<Looked>, Box<dyn 
             Ok(())
         })?;
     }
-    let mut expected = 0;
-    for entry in std::fs::read_dir(dir.join("objects/pack"))? {
-        expected += entry?.metadata().map_or(0, |file| file.len());
-    }
+    let expected = size_of_packs(dir)?;
     Ok(Some(Looked { asked: Clone { wants, ..asked }, key: hash.finalize().into(), expected }))
+}
+
+/// Bytes of all packs of a repository. Blocks.
+fn size_of_packs(dir: &Path) -> io::Result<u64> {
+    let files = std::fs::read_dir(dir.join("objects/pack"))?;
+    files.map(|entry| Ok(entry?.metadata().map_or(0, |file| file.len()))).sum()
 }

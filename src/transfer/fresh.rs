@@ -66,7 +66,10 @@ impl Transfer {
         };
         client.banded = asked.banded;
         let received = match self.take_pack(request, fresh.repo(), &asked, &mut input, &mut client).await {
-            Ok(()) => self.place(request, push, damaged, fresh, asked.updates.clone(), &mut client).await,
+            Ok(missing) if missing.is_empty() => {
+                self.place(request, push, damaged, fresh, asked.updates.clone(), &mut client).await
+            }
+            Ok(_) => Err("missing necessary objects".to_owned()),
             Err(why) => Err(why),
         };
         let results: Vec<_> =

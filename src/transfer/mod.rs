@@ -15,6 +15,7 @@ mod receive;
 mod relay;
 mod replicas;
 mod request;
+mod turns;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::git::service::Service;
 use crate::git::{objects, odb, pktline};
 use crate::mirror::Mirror;
 use crate::model::{Actor, HostName, RepoName};
+use crate::observe::metrics::{self, Metered};
 use crate::peer::Links;
 use crate::policy::Grant;
 use crate::repo::{self, FileLocks, Ownership, Repo, Store};
@@ -38,6 +40,7 @@ pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use replicas::Patience;
 pub use request::{Input, Metadata, MirrorPush, Output, Request, Streams, Via};
+pub use turns::Turns;
 
 /// How long a session waits for a free git process before it is told to come back.
 const QUEUE: Duration = Duration::from_secs(30);
@@ -62,6 +65,8 @@ pub struct Transfer {
     pub auto_create: watch::Receiver<AutoCreate>,
     /// One permit a git process.
     pub processes: Arc<Semaphore>,
+    /// Turns at making large packs.
+    pub turns: Turns,
     /// Where hooks knock.
     pub socket: Arc<str>,
     /// The directory of our hooks.
@@ -79,11 +84,30 @@ impl<T: Display> From<T> for Refusal {
 
 impl Transfer {
     /// Serves one session and returns the exit code for the client: git's own, or 1 after a refusal.
-    pub async fn serve<R: Input, W: Output, E: Output>(&self, request: Request, mut streams: Streams<R, W, E>) -> u32 {
+    pub async fn serve<R: Input, W: Output, E: Output>(&self, request: Request, streams: Streams<R, W, E>) -> u32 {
         let begun = Instant::now();
+        let Request { actor, service, repo, from, .. } = &request;
+        let name = service.subcommand();
+        let Streams { input, output, errors } = streams;
+        let mut streams = Streams {
+            input: Metered::new(input, metrics::TRANSFERRED.of(&[name, "received"]), None),
+            output: Metered::new(
+                output,
+                metrics::TRANSFERRED.of(&[name, "sent"]),
+                Some((begun, metrics::FIRST_BYTE.of(&[name]))),
+            ),
+            errors,
+        };
         let result = self.run(&request, &mut streams).await;
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let Request { actor, service, repo, from, .. } = &request;
+        let transport = if matches!(actor, Actor::Node(_)) || request.via.is_some() { "mesh" } else { "ssh" };
+        let ended = match result {
+            Ok(0) => "served",
+            Ok(_) => "failed",
+            Err(_) => "refused",
+        };
+        metrics::REQUEST.of(&[name, transport]).since(begun);
+        metrics::REQUESTS.of(&[name, transport, ended]).add(1);
         match result {
             Ok(code) => {
                 tracing::info!(user = %actor, %repo, %service, from, code, ms, "served");
@@ -156,7 +180,9 @@ impl Transfer {
 
     /// A place for one more git process.
     async fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let begun = Instant::now();
         let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned()).await;
+        metrics::QUEUE.since(begun);
         let permit = permit.map_err(|_| "this server is busy; try again in a minute")?;
         Ok(permit.map_err(|_| "this server is shutting down; try again in a minute")?)
     }

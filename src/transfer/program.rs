@@ -9,6 +9,7 @@ use super::Transfer;
 use crate::admin::{ProgramCall, Purpose};
 use crate::git::process::Ran;
 use crate::model::{Actor, RefUpdate, RepoName};
+use crate::observe::metrics;
 
 /// One program for one reference.
 const PROGRAM_TIME: Duration = Duration::from_secs(20);
@@ -85,8 +86,11 @@ impl Transfer {
             _ => (Vec::new(), lines.collect()),
         };
         for name in self.realm.hook_programs(&told.repo, hook) {
+            let begun = Instant::now();
             let work = Work { purpose: Purpose::Hook, name: &name, arguments: &arguments, input: input.as_bytes() };
-            let Ran { status, stdout, stderr } = self.run_site(told, dir, until, &work)?;
+            let ran = self.run_site(told, dir, until, &work);
+            metrics::HOOK.of(&[hook]).since(begun);
+            let Ran { status, stdout, stderr } = ran?;
             text.push_str(&shown(&stdout));
             text.push_str(&shown(&stderr));
             if !status.success() {

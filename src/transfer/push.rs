@@ -10,6 +10,7 @@ use crate::admin::{ADMIN_REPO, Access, Look, ProgramCall};
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
 use crate::model::{Actor, Epoch, HostName, PushId, RefName, RefUpdate, RepoName};
+use crate::observe::metrics;
 use crate::repo;
 
 use super::program::Told;
@@ -155,6 +156,20 @@ impl Transfer {
     /// a configuration.
     /// `options` are the push's own (git-push(1), `-o`).
     pub fn judge(
+        &self,
+        id: Option<&str>,
+        dir: &Path,
+        atomic: bool,
+        options: &[String],
+        updates: &[RefUpdate],
+    ) -> Result<Verdicts, String> {
+        let begun = Instant::now();
+        let verdicts = self.judged(id, dir, atomic, options, updates);
+        metrics::HOOK.of(&["proc-receive"]).since(begun);
+        verdicts
+    }
+
+    fn judged(
         &self,
         id: Option<&str>,
         dir: &Path,

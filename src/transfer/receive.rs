@@ -10,6 +10,7 @@
 //! Promises: nothing is visible before it is whole and judged; a push that has been received lands or is refused as
 //! a whole even if the client is gone; what is reported as done is on the disk (core.fsync).
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -25,7 +26,8 @@ use crate::git::process::Serving;
 use crate::git::protocol::{self, Advertisement, Version};
 use crate::git::receive::{self, Asked, Push};
 use crate::git::refs::Snapshot;
-use crate::model::RefUpdate;
+use crate::model::{Oid, RefUpdate};
+use crate::observe::metrics;
 use crate::repo::{Quarantine, Repo};
 
 /// Commands are collected up to here, some two hundred thousand of them; of more, git takes care.
@@ -37,6 +39,12 @@ const CHUNK: usize = 64 << 10;
 /// A client that hears nothing for so long gets an empty packet, as from git (receive.keepAlive).
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);
 const KEEP_ALIVE_PACKET: &[u8] = b"0005\x02";
+/// Packs of so many objects, or bytes, give way to everything else.
+const BULK_OBJECTS: u32 = 1000;
+const BULK_BYTES: u64 = 8 << 20;
+/// A git that takes nothing of a pack for so long is stuck. What the client sends meanwhile is held for it, and when
+/// that is full the whole connection stands still, so the wait has an end.
+const STUCK: std::time::Duration = std::time::Duration::from_secs(300);
 /// Of what a failing git says, so much is told.
 const WORDS_MAX: usize = 64 << 10;
 
@@ -173,7 +181,7 @@ impl Transfer {
         let received = if push.updates.iter().any(|update| !update.new.is_zero()) {
             self.take_pack(request, repo, &push, input, &mut client).await
         } else {
-            Ok(())
+            Ok(HashSet::new())
         };
         Ok(Ended::Code(self.land(entry, request, repo, push, received, options, &mut client).await))
     }
@@ -186,16 +194,22 @@ impl Transfer {
         request: &Request,
         repo: &Repo,
         push: Push,
-        received: Result<(), String>,
+        received: Result<HashSet<Oid>, String>,
         options: Vec<String>,
         client: &mut Client<'_, W, E>,
     ) -> u32 {
-        let Push { updates, bad, atomic, report, .. } = push;
+        let Push { mut updates, bad, atomic, report, .. } = push;
         let mut code = 0;
         let mut results: Vec<(String, Option<String>)> =
             bad.into_iter().map(|(name, why)| (name, Some(why.to_owned()))).collect();
+        if let Ok(missing) = &received {
+            let broken = updates.extract_if(.., |update| missing.contains(&update.new));
+            results
+                .extend(broken.map(|update| (update.name.to_string(), Some("missing necessary objects".to_owned()))));
+        }
         let refused = match &received {
-            Ok(()) => self.verdicts(entry, repo, atomic, &options, &updates, client).await,
+            Ok(_) if updates.is_empty() => Vec::new(),
+            Ok(_) => self.verdicts(entry, repo, atomic, &options, &updates, client).await,
             Err(_) => vec![Some("unpacker error".to_owned()); updates.len()],
         };
         let spoilt = atomic && !results.is_empty();
@@ -215,6 +229,8 @@ impl Transfer {
                 landed.push(update);
             }
         }
+        metrics::PUSH_REFS.of(&["landed"]).add(landed.len() as u64);
+        metrics::PUSH_REFS.of(&["refused"]).add((results.len() - landed.len()) as u64);
         if report {
             let text = receive::report(received.as_ref().map(drop).map_err(String::as_str), &results);
             let mut out = Vec::new();
@@ -288,7 +304,8 @@ impl Transfer {
         }
     }
 
-    /// Takes the pack into quarantine, checks it, and gives it to the repository. The error is for the report.
+    /// Takes the pack into quarantine, checks it, and gives it to the repository. Returns the new values that lead to
+    /// what is not there; the error is for the report.
     pub(super) async fn take_pack<R: Input, W: Output, E: Output>(
         &self,
         request: &Request,
@@ -296,7 +313,7 @@ impl Transfer {
         push: &Push,
         input: &mut Reader<R>,
         client: &mut Client<'_, W, E>,
-    ) -> Result<(), String> {
+    ) -> Result<HashSet<Oid>, String> {
         let ours = |error: &dyn std::fmt::Display| self.internal(error).lines().next().unwrap_or_default().to_owned();
         let (ahead, raw) = input.parts();
         let mut stream = (&ahead[..]).chain(raw);
@@ -306,7 +323,7 @@ impl Transfer {
         if objects == 0 {
             let mut trailer = [0; 20];
             stream.read_exact(&mut trailer).await.map_err(|_| "the pack broke off".to_owned())?;
-            return self.is_whole(repo, push, &[], client).await;
+            return self.missing(repo, push, &[], false, client).await;
         }
         let dir = repo.dir().to_owned();
         let quarantine = tokio::task::spawn_blocking(move || Quarantine::new(&dir)).await;
@@ -321,32 +338,62 @@ impl Transfer {
             arguments.push("--strict");
         }
         let git = self.git.start(repo.dir(), &arguments, &env).map_err(|error| ours(&error))?;
+        if objects >= BULK_OBJECTS {
+            git.give_way();
+        }
         let source = (&header[..]).chain(stream);
         if !run(git, source, client).await.map_err(|error| ours(&error))? {
             return Err("index-pack abnormal exit".to_owned());
         }
-        self.is_whole(repo, push, &env, client).await?;
+        let missing = self.missing(repo, push, &env, objects >= BULK_OBJECTS, client).await?;
+        if push.updates.iter().all(|update| update.new.is_zero() || missing.contains(&update.new)) {
+            return Ok(missing);
+        }
         let released = tokio::task::spawn_blocking(move || quarantine.release()).await;
-        released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))
+        released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
+        Ok(missing)
     }
 
-    /// Sees that everything is there that the new values lead to.
-    async fn is_whole<W: Output, E: Output>(
+    /// The new values that lead to something that is not there. What is wrong with one does not refuse the others, so
+    /// when all together are not whole, halves are looked at.
+    async fn missing<W: Output, E: Output>(
         &self,
         repo: &Repo,
         push: &Push,
         env: &[(&str, String)],
+        bulk: bool,
         client: &mut Client<'_, W, E>,
-    ) -> Result<(), String> {
+    ) -> Result<HashSet<Oid>, String> {
         let new = push.updates.iter().filter(|update| !update.new.is_zero()).map(|update| update.new.clone());
-        let wanted = protocol::revisions(&new.collect::<Vec<_>>());
+        let mut new: Vec<Oid> = new.collect();
+        new.sort_unstable();
+        new.dedup();
         let arguments = ["rev-list", "--objects", "--stdin", "--not", "--all", "--quiet", "--alternate-refs"];
-        let git = self.git.start(repo.dir(), &arguments, env).map_err(|error| self.internal(&error))?;
-        match run(git, &wanted[..], client).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("missing necessary objects".to_owned()),
-            Err(error) => Err(self.internal(&error)),
+        let (mut missing, mut todo) = (HashSet::new(), vec![new]);
+        while let Some(mut part) = todo.pop().filter(|part| !part.is_empty()) {
+            let git = self.git.start(repo.dir(), &arguments, env).map_err(|error| self.internal(&error))?;
+            if bulk {
+                git.give_way();
+            }
+            let wanted = protocol::revisions(&part);
+            let whole = if part.len() == 1 {
+                run(git, &wanted[..], client).await
+            } else {
+                // The words of a larger part would come again with the smaller ones.
+                let (output, errors) = (&mut tokio::io::sink(), &mut tokio::io::sink());
+                run(git, &wanted[..], &mut Client { output, errors, banded: false, there: false }).await
+            };
+            if whole.map_err(|error| self.internal(&error))? {
+                continue;
+            }
+            let second = part.split_off(part.len() / 2);
+            if part.is_empty() {
+                missing.extend(second);
+            } else {
+                todo.extend([second, part]);
+            }
         }
+        Ok(missing)
     }
 
     /// Moves the references, all in one transaction; when that fails and the push is not atomic, those that can be.
@@ -463,21 +510,27 @@ pub(super) async fn run<W: Output, E: Output>(
     let mut stdout = git.child.stdout.take().ok_or_else(missing)?;
     let mut stderr = git.child.stderr.take().ok_or_else(missing)?;
     let feed = async {
-        let mut buffer = vec![0; CHUNK];
+        let (mut buffer, mut fed) = (vec![0; CHUNK], 0);
         loop {
             match input.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
-                // git that has ended needs no more.
                 Ok(n) => {
-                    if stdin.write_all(&buffer[..n]).await.is_err() {
-                        break;
+                    if (fed..fed + n as u64).contains(&BULK_BYTES) {
+                        git.give_way();
+                    }
+                    fed += n as u64;
+                    match tokio::time::timeout(STUCK, stdin.write_all(&buffer[..n])).await {
+                        Ok(Ok(())) => {}
+                        // git that has ended needs no more.
+                        Ok(Err(_)) => break,
+                        Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "git has taken nothing of a pack"),
                     }
                 }
             }
         }
         drop(stdin);
         // Only git's end ends the work: the client says nothing after its pack, and may leave the stream open.
-        std::future::pending::<()>().await
+        std::future::pending().await
     };
     let listen = async {
         let (mut words, mut said, mut all_in) = (vec![0; 4096], 0, false);
@@ -506,7 +559,7 @@ pub(super) async fn run<W: Output, E: Output>(
         tokio::try_join!(out, listen)
     };
     tokio::select! {
-        () = feed => unreachable!("feeding never ends the work"),
+        stuck = feed => return Err(stuck),
         listened = listened => drop(listened?),
     }
     Ok(git.child.wait().await?.success())

@@ -233,6 +233,13 @@ impl Node {
         fs::read_to_string(self.repo_dir(repo).join("HEAD")).unwrap_or_default().trim().to_owned()
     }
 
+    /// The value of one of the metrics that the daemon tells, labels included; below 0 if there is none.
+    pub fn metrics(&self, sample: &str) -> f64 {
+        let text = self.gitmesh(&["metrics"]).succeeds().stdout;
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or(-1.0)
+    }
+
     /// Every object of the repository is there and sound.
     #[track_caller]
     pub fn is_sound(&self, repo: &str) {

@@ -1,7 +1,9 @@
-//! Logs: text for a person at a terminal, JSON for everything else.
+//! What operators see: logs here, text for a person at a terminal and JSON for everything else; figures in `metrics`.
 //!
 //! One word for one thing in every room: `user`, `repo`, `peer`, `from`, `ms`. Never: a key, a push id, or the
 //! contents of a pack.
+
+pub mod metrics;
 
 use std::io::IsTerminal;
 
