@@ -1,6 +1,6 @@
 # Every target installs what it needs first (scripts/install-deps: Debian packages, when it may).
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build bench fuzz deps
+.PHONY: help demo test check build bench docs fuzz deps
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ build: deps ## the optimised binary, target/release/gitmesh
 
 bench: build ## the benchmark table, side by side with gitolite and sshd (as root; see BENCHMARKS.md)
 	scripts/bench
+
+docs: deps ## docs/commands.md, from the sessions that the tests play
+	GITMESH_DOCS=write cargo test --locked --test all sessions_are_the_reference
 
 fuzz: ## random input for every parser for a minute (FUZZ_SECONDS=N); installs cargo-fuzz and a nightly compiler
 	@scripts/fuzz

@@ -180,31 +180,40 @@ impl Door {
                     Err(why) => refuse(&mut to, why).await,
                 }
             }
-            Ask::Command(words) => {
-                let (live, mut said) = Live::channel();
-                let mut run =
-                    std::pin::pin!(self.control.run(&Actor::Local, &words, "local", tokio::io::empty(), live));
-                let mut left = std::pin::pin!(hung_up(&mut from));
-                let reply = loop {
-                    tokio::select! {
-                        biased;
-                        Some(text) = said.recv() => send(&mut to, &Answer::Out(text)).await?,
-                        reply = &mut run => break reply,
-                        () = &mut left, if !said.is_closed() => said.close(),
-                    }
-                };
-                while let Ok(text) = said.try_recv() {
-                    send(&mut to, &Answer::Out(text)).await?;
-                }
-                send(&mut to, &Answer::Out(reply.out)).await?;
-                send(&mut to, &Answer::Err(reply.err)).await?;
-                send(&mut to, &Answer::Exit(reply.code)).await
-            }
+            Ask::Command(words) => self.carry_out(&words, String::new(), from, to).await,
+            Ask::CommandWithInput { words, input } => self.carry_out(&words, input, from, to).await,
             Ask::Reload => {
                 self.reload.notify_one();
                 send(&mut to, &Answer::Exit(0)).await
             }
         }
+    }
+
+    /// A command typed on the machine.
+    async fn carry_out(
+        &self,
+        words: &[String],
+        input: String,
+        mut from: impl tokio::io::AsyncRead + Unpin,
+        mut to: impl tokio::io::AsyncWrite + Unpin,
+    ) -> io::Result<()> {
+        let (live, mut said) = Live::channel();
+        let mut run = std::pin::pin!(self.control.run(&Actor::Local, words, "local", input.as_bytes(), live));
+        let mut left = std::pin::pin!(hung_up(&mut from));
+        let reply = loop {
+            tokio::select! {
+                biased;
+                Some(text) = said.recv() => send(&mut to, &Answer::Out(text)).await?,
+                reply = &mut run => break reply,
+                () = &mut left, if !said.is_closed() => said.close(),
+            }
+        };
+        while let Ok(text) = said.try_recv() {
+            send(&mut to, &Answer::Out(text)).await?;
+        }
+        send(&mut to, &Answer::Out(reply.out)).await?;
+        send(&mut to, &Answer::Err(reply.err)).await?;
+        send(&mut to, &Answer::Exit(reply.code)).await
     }
 }
 

@@ -21,6 +21,7 @@ mod ask;
 mod bad_conf;
 mod bad_keys;
 mod check;
+mod commands;
 mod damage;
 mod hostile;
 mod lock;

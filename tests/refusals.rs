@@ -32,6 +32,8 @@ repo merges
 repo letters
     RWCD = alice
     RW+  = carol
+repo gitmesh-admin
+    option commands.disable = owns
 repo pub/CREATOR/..*
     C   = bob
     RW+ = CREATOR
@@ -66,6 +68,10 @@ fn seeded(actor: &Actor, node: &Node, repo: &str) -> Checkout {
     let work = actor.starts(node, repo);
     work.commit("one", "1");
     work
+}
+
+fn seeded_again(actor: &Actor, node: &Node) -> Checkout {
+    actor.checkout(&format!("new-{}-docs", node.name()))
 }
 
 #[test]
@@ -135,6 +141,14 @@ fn every_refusal_of_every_door() {
     told.note("make what is there", bob.ssh(&node, "create docs"));
     told.note("make one's own, without a right", carol.ssh(&node, "create pub/carol/x"));
     bob.ssh(&node, "create pub/bob/x").succeeds();
+    told.note("a text of what is not one's own", bob.ssh(&node, "desc docs Mine"));
+    told.note("fork what is closed", bob.ssh(&node, "fork closed pub/bob/closed"));
+    told.note("switch pushes off, of another's", carol.ssh(&node, "writable docs off"));
+    alice.ssh(&node, "writable docs off A new disk until noon").succeeds();
+    told.note("a push while pushes are off", seeded_again(&carol, &node).push(&["HEAD:later"]));
+    alice.ssh(&node, "writable docs on").succeeds();
+    told.note("a command that is switched off", bob.ssh(&node, "owns docs"));
+    told.note("a command as somebody else", bob.ssh(&node, "sudo alice info"));
     told.note("roles of another's", carol.ssh(&node, "perms pub/bob/x + READERS carol"));
     told.note("roles of what is missing", carol.ssh(&node, "perms pub/bob/y -l"));
     told.note("a role that is none", bob.ssh(&node, "perms pub/bob/x + KINGS carol"));

@@ -135,7 +135,7 @@ impl Activator {
         let (live, peer_problems) = live(&start, checked, emergency, counted)?;
         let store = Arc::clone(&start.store);
         let shown = Arc::new(Shown::new(&start.data));
-        let (publisher, realm) = realm(Arc::clone(&live), store, Arc::clone(&shown));
+        let (publisher, realm) = realm(Arc::clone(&live), store, Arc::clone(&shown), start.data.path());
         let activator = Self { start, publisher, shown, making: Making::default() };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
         if known.is_some_and(|(known, _)| known == live.commit) {

@@ -54,6 +54,10 @@ impl Denial {
     pub const LOCKED: &str = "E0214";
     /// A repository has the name already.
     pub const EXISTS: &str = "E0215";
+    /// Pushes are switched off for a while.
+    pub const WRITES_OFF: &str = "E0216";
+    /// A command that the configuration does not give to users.
+    pub const COMMAND_OFF: &str = "E0217";
 
     /// A node vouches for a user in a matter in which it is not believed.
     pub const NO_REDIRECT: &str = "E0220";

@@ -13,6 +13,7 @@ mod data;
 mod denial;
 mod emergency;
 mod file_lock;
+mod fork;
 mod handle;
 mod introduce;
 mod invitation;
@@ -32,10 +33,12 @@ mod store;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod texts;
 mod tree;
 mod virtual_ref;
 mod voucher;
 mod wild;
+mod writable;
 
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError};
@@ -56,8 +59,10 @@ pub use program::{Programs, Purpose};
 pub use realm::{Live, Realm};
 pub use roles::RoleChange;
 pub use store::Store;
+pub use texts::{Text, TextError};
 pub use tree::{FIRST_REF, Tree, newest_commit};
 pub use virtual_ref::{Look, ProgramCall};
 pub use wild::{CreateError, RolesError};
+pub use writable::{MESSAGE_MAX, Scope};
 
 pub use crate::model::ADMIN_REPO;

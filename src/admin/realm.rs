@@ -4,6 +4,7 @@
 //! `policy`; what is added here is what it cannot know: which repositories exist, who the peers are, and the words.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -206,6 +207,8 @@ pub struct Realm {
     /// Held while a role file or a file of locks is read, changed and written.
     pub(super) files: Arc<Mutex<()>>,
     pub(super) shown: Arc<Shown>,
+    /// The data directory.
+    pub(super) site: Arc<Path>,
 }
 
 /// The only writer of what a [`Realm`] answers.
@@ -240,14 +243,14 @@ impl Publisher {
 }
 
 /// A realm and its writer.
-pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>, shown: Arc<Shown>) -> (Publisher, Realm) {
+pub(super) fn realm(live: Arc<Live>, store: Arc<dyn Store>, shown: Arc<Shown>, site: &Path) -> (Publisher, Realm) {
     let (peers_in, peers) = watch::channel(Arc::clone(&live.peers));
     let (policies_in, policies) = watch::channel(Arc::clone(&live.policy));
     let (live_in, live) = watch::channel(live);
     let (changes_in, changes) = watch::channel(0);
     (
         Publisher { live: live_in, policies: policies_in, peers: peers_in, changes: changes_in },
-        Realm { live, policies, peers, changes, store, files: Arc::default(), shown },
+        Realm { live, policies, peers, changes, store, files: Arc::default(), shown, site: site.into() },
     )
 }
 
@@ -336,10 +339,11 @@ impl Realm {
     }
 
     /// Why this node does not serve the access itself, whatever the actor's rights: it is a copy, and copies take no
-    /// pushes, or the repository lives on other nodes. To be asked after [`Realm::authorize`].
+    /// pushes, the repository lives on other nodes, or pushes are off. To be asked after [`Realm::authorize`].
     pub fn refuse_here(&self, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
         let (live, disk, name) = (self.live(), self.store.ownership(repo), actor.to_string());
         refuse_here(&live, &live.facts(repo, disk.as_ref(), &name), actor, repo, access)
+            .or_else(|| if access == Access::Write { self.writes_off(&live, repo) } else { None })
     }
 
     /// Judges each update of a push by itself, by the newest rules. With `look`, also by what it brings: merge checks

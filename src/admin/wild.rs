@@ -4,6 +4,7 @@
 //! its roles and its git config at once. All of it blocks and belongs in `spawn_blocking`.
 
 use std::io;
+use std::path::Path;
 use std::sync::PoisonError;
 
 use crate::model::{Actor, HostName, RepoName, UserName};
@@ -14,6 +15,9 @@ use crate::repo::{Ownership, ROLES_MAX};
 use super::activate::configure;
 use super::realm::{Live, Realm, refuse_here, you};
 use super::{Denial, RoleChange};
+
+/// What puts the first contents into a new repository's directory.
+type Fill<'a> = dyn Fn(&Path) -> io::Result<()> + 'a;
 
 /// Why a repository was not made.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +64,19 @@ impl Realm {
     /// Makes a repository for the actor, who becomes its creator, with the default roles and git config of the
     /// configuration. `false` if it came into being at the same moment by somebody else.
     pub fn create(&self, actor: &Actor, repo: &RepoName) -> Result<bool, CreateError> {
-        let live = self.live();
-        let creator = self.creator_of_new(&live, actor, repo).map_err(CreateError::Denied)?;
-        let roles = default_roles(&live, repo, &creator);
-        let made = self.make(&live, repo, &Ownership { creator: Some(creator), roles })?;
+        let made = self.create_from(actor, repo, &|_| Ok(()))?;
         if made {
             tracing::info!(%repo, user = %actor, "created by a user");
         }
         Ok(made)
+    }
+
+    /// As [`Realm::create`]; `fill` is given the directory before anybody sees the repository.
+    pub(super) fn create_from(&self, actor: &Actor, repo: &RepoName, fill: &Fill<'_>) -> Result<bool, CreateError> {
+        let live = self.live();
+        let creator = self.creator_of_new(&live, actor, repo).map_err(CreateError::Denied)?;
+        let roles = default_roles(&live, repo, &creator);
+        Ok(self.make(&live, repo, &Ownership { creator: Some(creator), roles }, fill)?)
     }
 
     /// Makes the repository as its master has it, or takes over its creator and roles; `true` if it was made. To be
@@ -79,7 +88,7 @@ impl Realm {
             // No roles are as good as an empty file.
             master.roles = master.roles.filter(|roles| !roles.is_empty());
         }
-        let Some(mut known) = disk else { return self.make(&live, repo, &master) };
+        let Some(mut known) = disk else { return self.make(&live, repo, &master, &|_| Ok(())) };
         let before = known.clone();
         known.creator = master.creator.or(known.creator);
         known.roles = master.roles.or(known.roles);
@@ -100,9 +109,10 @@ impl Realm {
         }
     }
 
-    fn make(&self, live: &Live, repo: &RepoName, owned: &Ownership) -> io::Result<bool> {
+    fn make(&self, live: &Live, repo: &RepoName, owned: &Ownership, fill: &Fill<'_>) -> io::Result<bool> {
         let creator = owned.creator.as_ref();
         let made = self.store.create_with(repo, &|dir| {
+            fill(dir)?;
             owned.write(dir)?;
             configure(dir, &live.config(repo, creator)).map(drop).map_err(io::Error::other)
         })?;

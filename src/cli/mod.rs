@@ -66,6 +66,30 @@ enum Command {
     #[command(disable_help_flag = true)]
     #[command(name = "D")]
     D(remote::Args),
+    /// A repository's description: 'desc REPO [TEXT]'
+    #[command(disable_help_flag = true)]
+    Desc(remote::Args),
+    /// README.html for gitweb: 'readme REPO [set|rm]'
+    #[command(disable_help_flag = true)]
+    Readme(remote::Args),
+    /// The message of the day: 'motd REPO|@all [set|rm]'
+    #[command(disable_help_flag = true)]
+    Motd(remote::Args),
+    /// Pushes off for a while: 'writable REPO|@all off MESSAGE', 'on', 'status'
+    #[command(disable_help_flag = true)]
+    Writable(remote::Args),
+    /// The default branch: 'symbolic-ref REPO HEAD refs/heads/main'
+    #[command(disable_help_flag = true)]
+    SymbolicRef(remote::Args),
+    /// What the configuration says for a repository: 'git-config REPO KEY'
+    #[command(disable_help_flag = true)]
+    GitConfig(remote::Args),
+    /// Who made a repository
+    #[command(disable_help_flag = true)]
+    Creator(remote::Args),
+    /// A command as some user: 'sudo USER COMMAND'
+    #[command(disable_help_flag = true)]
+    Sudo(remote::Args),
     /// Gives a repository another name: 'repo rename OLD NEW'
     #[command(disable_help_flag = true)]
     Repo(remote::Args),
@@ -94,6 +118,14 @@ impl Cli {
             Command::Mirror(args) => remote::run("mirror", args),
             Command::Perms(args) => remote::run("perms", args),
             Command::D(args) => remote::run("D", args),
+            Command::Desc(args) => remote::run("desc", args),
+            Command::Readme(args) => remote::run("readme", args),
+            Command::Motd(args) => remote::run("motd", args),
+            Command::Writable(args) => remote::run("writable", args),
+            Command::SymbolicRef(args) => remote::run("symbolic-ref", args),
+            Command::GitConfig(args) => remote::run("git-config", args),
+            Command::Creator(args) => remote::run("creator", args),
+            Command::Sudo(args) => remote::run("sudo", args),
             Command::Repo(args) => remote::run("repo", args),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }

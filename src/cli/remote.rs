@@ -1,6 +1,6 @@
 //! Commands for the running daemon, in the words of `ssh git@host WORDS`.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::control;
 use crate::hook::client;
 use crate::hook::wire::{Answer, Ask};
+
+/// No command takes more input, in bytes; the daemon says so where it is less.
+const INPUT_MAX: u64 = (1 << 20) + 1;
 
 /// The words as they are, since over SSH nothing else than the daemon reads them either. Of them `--data DIR` and
 /// `--config FILE` are for this program: the node's data directory, and its configuration file if that is not
@@ -70,7 +73,9 @@ pub(super) fn send(data: Option<PathBuf>, config: Option<PathBuf>, words: Vec<St
     let mut code = None;
     let mut trouble = None;
     // A mirror push by hand may copy gigabytes; the daemon ends the wait.
-    client::knock(&config.admin_socket.path, Ask::Command(words), None, |answer| {
+    let read = control::reads_input(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let ask = if read { Ask::CommandWithInput { input: typed()?, words } } else { Ask::Command(words) };
+    client::knock(&config.admin_socket.path, ask, None, |answer| {
         let printed = match answer {
             Answer::Out(text) => std::io::stdout().write_all(text.as_bytes()),
             Answer::Err(text) => std::io::stderr().write_all(text.as_bytes()),
@@ -92,6 +97,16 @@ pub(super) fn send(data: Option<PathBuf>, config: Option<PathBuf>, words: Vec<St
         Some(trouble) => Err(trouble),
         None => Ok(ExitCode::from(code.unwrap_or(1))),
     }
+}
+
+/// What is typed or piped into this program.
+fn typed() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("(type the text, and end it with Ctrl-D)");
+    }
+    let mut text = String::new();
+    std::io::stdin().take(INPUT_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Tells the daemon of a data directory to read its configuration again; false when none is running.

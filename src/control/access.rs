@@ -127,7 +127,7 @@ impl Control {
         Reply { out, err: String::new(), code: i32::from(!answer.decision.allowed) }
     }
 
-    fn sees_rules(&self, actor: &Actor) -> bool {
+    pub(super) fn sees_rules(&self, actor: &Actor) -> bool {
         let admin = RepoName::new(ADMIN_REPO).expect("a constant, and a valid name");
         self.realm.authorize(actor, &admin, Access::Read).is_ok()
     }

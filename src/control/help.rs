@@ -1,6 +1,7 @@
 //! What each command is for, how it is spelled, and what it answers: one table for every door.
 
 use super::Reply;
+use super::switches::Switches;
 
 /// One command.
 struct Topic {
@@ -24,6 +25,16 @@ const TOPICS: &[Topic] = &[
     topic("lock -l | -u | --break REPO FILE", "lock a file, give the lock back, or break somebody else's", LOCK),
     topic("lock -ls REPO", "who has locked which files", ""),
     topic("D trash|list|restore|unlock|lock|rm [REPO[/TIME]]", "delete a repository you made, or bring it back", D),
+    topic("fork FROM TO", "make a repository of your own that begins with all that another one has", FORK),
+    topic("desc REPO [TEXT...] [--json]", "show or set a repository's description", DESC),
+    topic("readme REPO [set | rm] [--json]", "show, set (from the input) or remove README.html, for gitweb", README),
+    topic("motd REPO|@all [set | rm] [--json]", "show, set (from the input) or remove the message of the day", MOTD),
+    topic("writable REPO|@all on | off [MESSAGE...] | status [--json]", "switch pushes off for a while", WRITABLE),
+    topic("symbolic-ref REPO [--short] [-q] [--json] HEAD [refs/heads/BRANCH]", "the default branch", HEAD),
+    topic("git-config [-n] [-q] [-r] [-ev] [--json] REPO KEY|PATTERN", "what the configuration says for it", CONFIG),
+    topic("creator [-n] REPO [USER]", "who made a repository; with USER, only by the exit code", ""),
+    topic("owns REPO", "whether you own a repository, by the exit code", ""),
+    topic("sudo USER COMMAND [ARGUMENTS...]", "give a command as somebody else; for administrators", ""),
     topic(
         "repo rename OLD NEW",
         "give a repository the name that the configuration has now; for administrators",
@@ -57,7 +68,7 @@ const TOPICS: &[Topic] = &[
 ];
 
 const INFO: &str = "\
-  -lc      show who made each repository
+\x20 -lc      show who made each repository
   -ld      show each repository's description
   -p       leave out the patterns of repositories that you may make
   -json    one object, schema gitmesh.info/1: gitolite's GL_USER, USER, git_version, gitolite_version and repos (name
@@ -85,6 +96,45 @@ In gitolite's words:
 
 For owners of repositories that users made, and for administrators. One that the configuration names is taken out of the
 rules first. What is in the trash goes by itself after trash_keep (gitmesh.toml, 30 days).
+";
+
+const FORK: &str = "\
+You need R for FROM, and a C in 'info' for TO, which becomes yours, with its branches and tags, the default roles and
+no tie to FROM. It costs no time and no space, however large FROM is.
+";
+
+const DESC: &str = "\
+To show it, you need to be allowed to read. To change it, the repository must be yours, or you may write to it and it has
+option writer-is-owner. What a 'desc =' line of the configuration says is changed there.
+";
+
+const README: &str = "\
+Like 'desc', in whole HTML. This command is off unless 'option commands.enable = readme' of gitmesh-admin switches it on,
+since gitweb shows the text as it is, scripts included.
+";
+
+const MOTD: &str = "\
+Whoever fetches or pushes reads it, the node's (@all) first; the node's is also shown with each command. To change it, the
+repository must be yours, or you may write to it and it has option writer-is-owner; @all is for administrators.
+";
+
+const WRITABLE: &str = "\
+While pushes are off, they are refused with MESSAGE (without it, with what is typed). Mirroring goes on. 'status' tells by
+its exit code: 0 on, 1 off. For owners and administrators, 'status' for whoever may write; @all, the whole node, for
+administrators.
+";
+
+const HEAD: &str = "\
+Shows the branch that a clone checks out, for whoever may read; sets it, for whoever may write. HEAD is the only one.
+";
+
+const CONFIG: &str = "\
+\x20 -r       KEY is an unanchored regular expression; prints repository, key and value, divided by tabs
+  -q       by the exit code alone: 0 there is one, 1 there is none
+  -n       no newline behind the value
+  -ev      keys with an empty value too
+REPO or KEY may be %: then they are read from the input, a line each. Options (gitolite-options.*) are told to those who
+may read the rules.
 ";
 
 const RENAME: &str = "\
@@ -155,9 +205,10 @@ fn told(topic: &Topic) -> String {
 }
 
 /// The commands with what each is for, in gitolite's shape.
-pub(super) fn list() -> String {
+pub(super) fn list(on: &Switches) -> String {
     let mut out = "\nlist of remote commands available:\n\n".to_owned();
-    for Topic { usage, what, .. } in TOPICS {
+    let is_on = |usage: &str| usage.split(' ').next().is_some_and(|command| on.is_on(command));
+    for Topic { usage, what, .. } in TOPICS.iter().filter(|topic| is_on(topic.usage)) {
         out.push_str(&format!("\t{usage:<52} {what}\n"));
     }
     out.push_str("\n'help COMMAND' or 'COMMAND -h' tells more.\n");

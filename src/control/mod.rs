@@ -5,7 +5,9 @@
 
 mod access;
 pub mod doctor;
+mod fork;
 mod forward;
+mod head;
 mod help;
 mod info;
 mod live;
@@ -16,9 +18,15 @@ mod orders;
 mod overview;
 pub mod peer;
 mod perms;
+mod settings;
 mod status;
+mod sudo;
+mod switches;
+mod texts;
 mod trash;
+mod typed;
 mod watch;
+mod writable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +35,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Realm;
+use crate::admin::{Denial, Realm, Text};
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
 use crate::mirror::{HEARTBEAT, LOCKS, MOVE, Mirror, TRASH};
@@ -36,6 +44,7 @@ use crate::peer::Links;
 use crate::repo::Store;
 pub use help::usage;
 pub use live::{Live, at_a_terminal};
+pub use typed::reads_input;
 
 /// Everything that commands ask. Cheap to clone.
 #[derive(Clone)]
@@ -80,6 +89,10 @@ impl Reply {
     fn fail(code: i32, err: impl Into<String>) -> Self {
         Self { out: String::new(), err: format!("{}\n", err.into()), code }
     }
+
+    fn denied(denial: &Denial) -> Self {
+        Self::fail(5, denial.to_string())
+    }
 }
 
 impl Control {
@@ -94,9 +107,28 @@ impl Control {
         live: Live,
     ) -> Reply {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match changed_repo(&words).and_then(|repo| self.carried_to(actor, repo)) {
-            Some(to) => self.forward(actor, to, &words, from, input).await,
-            None => self.carry_out(actor, &words, from, input, &live).await,
+        if let Some(refusal) = self.switched_off(actor, &words) {
+            return refusal;
+        }
+        let mut reply = self.answer(actor, &words, from, input, live).await;
+        if matches!(actor, Actor::User { .. }) {
+            // As in gitolite: whoever comes reads the node's message.
+            reply.err.insert_str(0, &self.realm.node_motd());
+        }
+        reply
+    }
+
+    async fn answer(
+        &self,
+        actor: &Actor,
+        words: &[&str],
+        from: &str,
+        input: impl AsyncRead + Unpin + Send,
+        live: Live,
+    ) -> Reply {
+        match changed_repo(words).and_then(|repo| self.carried_to(actor, repo)) {
+            Some(to) => self.forward(actor, to, words, from, input).await,
+            None => self.carry_out(actor, words, from, input, &live).await,
         }
     }
 
@@ -110,7 +142,7 @@ impl Control {
         live: &Live,
     ) -> Reply {
         match *words {
-            ["help"] | ["-h"] | ["--help"] => Reply::done(self.greeting(actor) + &help::list()),
+            ["help"] | ["-h"] | ["--help"] => Reply::done(self.greeting(actor) + &help::list(&self.switches(actor))),
             ["help", ref about @ ..] => help::about(about),
             [ref about @ .., "-h" | "--help"] if help::usage(about).is_some() => help::about(about),
             [] => self.blocking(actor, |c, a| c.info(a, &info::Options::default())).await,
@@ -122,6 +154,16 @@ impl Control {
             ["perms", ref rest @ ..] => self.perms(actor, rest, input).await,
             ["lock", ref rest @ ..] => self.lock(actor, rest).await,
             ["D", ref rest @ ..] => self.deletion(actor, rest).await,
+            ["desc", ref rest @ ..] => self.texts(actor, Text::Description, rest, input).await,
+            ["readme", ref rest @ ..] => self.texts(actor, Text::Readme, rest, input).await,
+            ["motd", ref rest @ ..] => self.texts(actor, Text::Motd, rest, input).await,
+            ["writable", ref rest @ ..] => self.writable(actor, rest, input).await,
+            ["fork", ref rest @ ..] => self.fork(actor, rest).await,
+            ["symbolic-ref", ref rest @ ..] => self.symbolic_ref(actor, rest).await,
+            ["git-config", ref rest @ ..] => self.git_config(actor, rest, input).await,
+            ["creator", ref rest @ ..] => self.creator(actor, rest).await,
+            ["owns", ref rest @ ..] => self.owns(actor, rest).await,
+            ["sudo", ref rest @ ..] => self.sudo(actor, rest, from, input, live).await,
             ["repo", ref rest @ ..] => self.repo_command(actor, rest).await,
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
@@ -205,6 +247,14 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         ["perms", ref rest @ ..] => perms::changed_repo(rest),
         ["lock", ref rest @ ..] => lock::changed_repo(rest),
         ["D", ref rest @ ..] => trash::changed_repo(rest),
+        ["desc", ref rest @ ..] => texts::changed_repo(Text::Description, rest),
+        ["readme", ref rest @ ..] => texts::changed_repo(Text::Readme, rest),
+        ["motd", ref rest @ ..] => texts::changed_repo(Text::Motd, rest),
+        ["writable", ref rest @ ..] => writable::changed_repo(rest),
+        ["symbolic-ref", ref rest @ ..] => head::changed_repo(rest),
+        // The new one: what it is made from need only be readable there.
+        ["fork", _, to] => Some(to),
+        ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => changed_repo(rest),
         // By its new name, for the configuration knows the old one no more.
         ["repo", "rename", _, new] => Some(new),
         _ => None,

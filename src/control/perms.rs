@@ -1,9 +1,8 @@
 //! `create` and `perms`: repositories that users make, and the roles they give in them. gitolite's forms and shapes.
 
-use std::time::Duration;
+use tokio::io::AsyncRead;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-
+use super::typed::typed;
 use super::{Control, Reply, parse_repo};
 use crate::admin::{CreateError, Denial, RoleChange, RolesError};
 use crate::model::{Actor, RepoName};
@@ -16,8 +15,6 @@ usage: perms REPO -l            the roles that you gave in a repository of yours
        perms REPO - ROLE USER   take it away
        perms REPO < FILE        replace all roles by the lines of a file, as -l prints them
        perms -c REPO < FILE     the same, and make the repository if it is missing";
-/// Somebody may type the lines.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a `perms` line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +45,10 @@ pub(super) fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         Order::List(_) | Order::Rules(_) => None,
         Order::Add(repo, ..) | Order::Remove(repo, ..) | Order::Replace { repo, .. } => Some(repo),
     }
+}
+
+pub(super) fn reads_input(words: &[&str]) -> bool {
+    matches!(parse(words), Some(Order::Replace { .. }))
 }
 
 impl Control {
@@ -121,9 +122,9 @@ impl Control {
                 .await
             }
             Order::Replace { create, .. } => {
-                let text = match lines(input).await {
+                let text = match typed(input, ROLES_MAX).await {
                     Ok(text) => text,
-                    Err(why) => return Reply::fail(2, format!("FATAL: {why}")),
+                    Err(why) => return Reply::fail(2, format!("FATAL: {why}; many names fit into a group")),
                 };
                 self.blocking(actor, move |control, actor| {
                     if create
@@ -187,17 +188,6 @@ fn table(rules: &[(String, String, String)]) -> String {
     out
 }
 
-async fn lines(input: impl AsyncRead + Unpin + Send) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let mut limited = input.take(ROLES_MAX as u64 + 1);
-    match tokio::time::timeout(PATIENCE, limited.read_to_end(&mut bytes)).await {
-        Err(_) => Err("no end of the lines came".to_owned()),
-        Ok(Err(error)) => Err(format!("the lines cannot be read: {error}")),
-        Ok(Ok(n)) if n > ROLES_MAX => Err(format!("more than {ROLES_MAX} bytes of lines; give roles to groups")),
-        Ok(Ok(_)) => String::from_utf8(bytes).map_err(|_| "the lines are not text".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,12 +213,5 @@ mod tests {
         assert_eq!(table(&one), format!("{header}\tR\t--any--\t=\tREADERS\n"));
         let two = [rule("RW", "refs/heads/dev", "WRITERS"), rule("RW+", "refs/tags/", "WRITERS")];
         assert!(table(&two).contains("\tRW\tdev       \t=\tWRITERS\n\tRW+\trefs/tags/\t=\t"));
-    }
-
-    #[tokio::test]
-    async fn input_is_bounded() {
-        assert_eq!(lines(&b"READERS bob\n"[..]).await.as_deref(), Ok("READERS bob\n"));
-        assert!(lines(&vec![b'x'; ROLES_MAX + 1][..]).await.is_err());
-        assert!(lines(&[0xff][..]).await.is_err());
     }
 }

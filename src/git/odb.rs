@@ -60,6 +60,14 @@ pub fn create_refs(dir: &Path, refs: &[(RefName, Oid)], message: &str) -> Result
     Ok(())
 }
 
+/// The branch that HEAD names; none if it is detached.
+pub fn head_branch(dir: &Path) -> Result<Option<RefName>, ObjectsError> {
+    let head = Repository::open_bare(dir)?
+        .find_reference("HEAD")
+        .map(|head| head.symbolic_target().ok().flatten().and_then(RefName::parse))?;
+    Ok(head)
+}
+
 /// Makes HEAD name an object and no branch.
 pub fn detach_head(dir: &Path, oid: &Oid) -> Result<(), ObjectsError> {
     Ok(Repository::open_bare(dir)?.set_head_detached(raw(oid)?)?)

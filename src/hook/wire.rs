@@ -26,6 +26,8 @@ pub enum Ask {
     Landed(Push),
     /// A command typed on the machine; the words are those of `ssh git@host WORDS`.
     Command(Vec<String>),
+    /// The same, with what was typed or piped into it.
+    CommandWithInput { words: Vec<String>, input: String },
     /// Read the configuration and the peers again.
     Reload,
 }

@@ -57,6 +57,8 @@ const OPTIONS: &[&str] = &[
     "ENV.*",
     "default.roles*",
     "writer-is-owner",
+    "commands.disable*",
+    "commands.enable*",
     "umask",
     "user-configs",
     "user-options",

@@ -145,6 +145,13 @@ impl Transfer {
             }
         }
         let repo = self.admit(request).await?;
+        if request.mirror.is_none()
+            && let motd = self.realm.motd(&request.repo)
+            && !motd.is_empty()
+            && let Err(error) = streams.errors.write_all(motd.as_bytes()).await
+        {
+            tracing::debug!(%error, "the client left before its answer");
+        }
         if request.service != Service::ReceivePack
             && let Some(line) = self.stale_line(&request.repo)
             && let Err(error) = streams.errors.write_all(line.as_bytes()).await

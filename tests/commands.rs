@@ -1,0 +1,370 @@
+//! Every command that people have over SSH, in sessions as they see them, refusals included. The sessions are the
+//! reference: `docs/commands.md` is made of them (`make docs`) and must be what the program says today.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::world::{Actor, Answer, Node, Running, World};
+
+/// bob reads docs, carol writes it, dave is nobody special, erin has no right at all.
+const RULES: &str = "\
+repo docs
+    RW+ = carol
+    R   = bob
+    option writer-is-owner = 1
+repo secret
+    RW+ = carol
+repo pub/CREATOR/..*
+    C   = bob carol
+    RW+ = CREATOR
+    RW  = WRITERS
+    R   = READERS
+repo gitmesh-admin
+    option commands.enable = readme
+    option commands.disable = events
+repo old-name
+    RW  = carol
+";
+
+/// One line of a session: `WHO WORDS`, `WHO WORDS << TEXT` with a text that is piped in, `WHO git ARGUMENTS` for git
+/// itself, and `# WORDS` for a remark. Names in the text: TRASHED is what `D list` has shown.
+const SESSIONS: &[(&str, &str)] = &[
+    ("info", "bob info\nbob info -lc pub/\nbob info -json docs\nerin info\nbob info (\nbob info -x"),
+    ("help", "erin help create\nerin help frobnicate"),
+    ("whoami", "bob whoami\nalice whoami"),
+    (
+        "access",
+        "bob access docs bob W\nbob access docs carol W\nalice access docs carol W refs/heads/main --explain\n\
+         alice access docs carol R --json\nerin access secret erin R\nerin access missing erin R\nbob access docs",
+    ),
+    (
+        "create",
+        "bob create pub/bob/tools\nbob create pub/bob/tools\nbob create pub/carol/tools\nerin create pub/erin/x\n\
+         bob create ../x",
+    ),
+    (
+        "perms",
+        "bob perms pub/bob/tools + READERS carol\nbob perms pub/bob/tools + READERS carol\nbob perms pub/bob/tools -l\n\
+         bob perms pub/bob/tools -lr\nbob perms pub/bob/tools - READERS carol\n\
+         bob perms pub/bob/tools << READERS carol\nWRITERS @staff\nbob perms pub/bob/tools -l\n\
+         bob perms -c pub/bob/new << READERS @all\nbob perms pub/bob/tools + KINGS carol\n\
+         carol perms pub/bob/tools + WRITERS carol\nerin perms pub/bob/missing -l\nbob perms",
+    ),
+    (
+        "desc",
+        "bob desc pub/bob/tools Tools of ours\ncarol desc pub/bob/tools\ncarol desc pub/bob/tools --json\n\
+         carol desc docs Handbooks\nbob desc docs\nbob desc docs Mine\nerin desc docs\nerin desc missing\nbob desc",
+    ),
+    (
+        "readme",
+        "bob readme pub/bob/tools set << <h1>Tools</h1>\ncarol readme pub/bob/tools\ncarol readme pub/bob/tools rm\n\
+         bob readme pub/bob/tools rm\ncarol readme pub/bob/tools\nerin readme docs",
+    ),
+    (
+        "motd",
+        "carol motd docs set << Freeze until Monday.\nbob git ls-remote docs\nbob motd docs --json\nbob motd docs rm\n\
+         carol motd docs rm\n# The whole node's, which is shown with commands too:\n\
+         alice motd @all set << This server moves on Friday.\nbob desc docs\nalice motd @all rm\nbob motd @all rm\n\
+         bob motd @all on",
+    ),
+    (
+        "writable",
+        "alice writable docs off New disk until noon\ncarol git push docs\ncarol writable docs status --json\n\
+         carol writable docs on\nalice writable docs on\ncarol git push docs\ncarol writable docs status\n\
+         # Without a message it is read from the input:\nalice writable @all off << Back at noon.\n\
+         carol git push docs\nalice writable @all on\nbob writable @all off x\nerin writable docs status\n\
+         erin writable missing status\nbob writable docs maybe",
+    ),
+    (
+        "symbolic-ref",
+        "bob symbolic-ref docs HEAD\ncarol symbolic-ref docs HEAD refs/heads/next\nbob symbolic-ref docs --short HEAD\n\
+         carol symbolic-ref docs HEAD refs/heads/main\nbob symbolic-ref docs --json HEAD\n\
+         bob symbolic-ref docs HEAD refs/heads/next\nerin symbolic-ref docs HEAD\n\
+         alice symbolic-ref gitmesh-admin HEAD refs/heads/other\nbob symbolic-ref docs -d HEAD",
+    ),
+    (
+        "fork",
+        "bob fork docs pub/bob/docs\nbob git ls-remote pub/bob/docs\nbob fork docs pub/bob/docs\nbob fork docs docs2\n\
+         bob fork secret pub/bob/secret\nbob fork missing pub/bob/missing\nerin fork docs pub/erin/docs\nbob fork docs",
+    ),
+    (
+        "git-config",
+        "alice git-config docs gitolite-options.writer-is-owner\nalice git-config -r docs .\n\
+         alice git-config --json -r docs writer\nalice git-config -r % writer << docs\nsecret\n\
+         bob git-config -r docs .\nbob git-config secret foo.bar\nbob git-config -r docs (\nbob git-config docs",
+    ),
+    ("creator", "bob creator pub/bob/tools\nbob creator pub/bob/tools carol\nbob creator docs\nerin creator secret"),
+    ("owns", "bob owns pub/bob/tools\ncarol owns pub/bob/tools\nerin owns missing\nerin owns"),
+    (
+        "lock",
+        "carol lock -l docs a\ncarol lock -ls docs\nbob lock -l docs a\ncarol lock -u docs a\ncarol lock --break docs a\n\
+         erin lock -ls docs\ncarol lock",
+    ),
+    (
+        "D",
+        "bob D rm pub/bob/new\nbob D unlock pub/bob/new\nbob D lock pub/bob/new\nbob D trash pub/bob/new\nbob D list\n\
+         bob D list-trash\nbob D restore TRASHED\nbob D unlock pub/bob/new\nbob D rm pub/bob/new\n\
+         carol D trash pub/bob/tools\nalice D trash docs\nerin D trash pub/bob/missing\nbob D",
+    ),
+    (
+        "sudo",
+        "alice sudo bob create pub/bob/by-alice\nalice sudo bob access secret bob R\nbob sudo alice info\n\
+         alice sudo bob sudo carol info\nalice sudo bob",
+    ),
+    ("repo", "alice repo rename old-name docs\nbob repo rename docs new-name\nalice repo rename"),
+    ("peer", "alice peer list\nbob peer list\nalice peer show server9"),
+    ("doctor", "bob doctor"),
+    ("status", "alice status\nbob status"),
+    ("events", "# Switched off here by option commands.disable:\nalice events"),
+    (
+        "mirror",
+        "alice mirror status\nbob mirror status docs\nalice mirror list docs\nerin mirror status docs\n\
+         bob mirror push docs\nbob mirror pause docs\nalice mirror wait docs --timeout 1s\nalice mirror log docs\n\
+         alice mirror frobnicate",
+    ),
+    ("request-push", "bob request-push docs"),
+];
+
+const CHAPTERS: &str = "docs/commands.md";
+
+/// Set to write the document instead of comparing it: `make docs`.
+const WRITE: &str = "GITMESH_DOCS";
+
+struct Stage<'w> {
+    world: &'w World,
+    node: Node,
+    people: Vec<Actor>,
+    masks: Vec<(String, &'static str)>,
+    trashed: String,
+}
+
+impl Stage<'_> {
+    fn person(&self, name: &str) -> &Actor {
+        self.people.iter().find(|actor| actor.name() == name).unwrap_or_else(|| panic!("who is {name}?"))
+    }
+
+    /// Carries a line out: as the reader would type it, and what came.
+    fn play(&mut self, who: &str, words: &str, input: Option<&str>) -> (String, Answer) {
+        let words = words.replace("TRASHED", &self.trashed);
+        let actor = self.person(who).clone();
+        if let Some(line) = words.strip_prefix("git ") {
+            return (format!("git {}", line.replacen(' ', " git@server1:", 1)), self.git(&actor, line));
+        }
+        let host = "git@server1";
+        let mut command = actor.ssh_command(&[host, &words]);
+        let piped = input.map(|text| {
+            let file = self.world.dir().join("input");
+            fs::write(&file, format!("{text}\n")).unwrap();
+            fs::File::open(file).unwrap()
+        });
+        command.stdin(piped.map_or_else(std::process::Stdio::null, Into::into));
+        let answer = Running::start(command).end();
+        if words == "D list" {
+            self.trashed = answer.stdout.split_whitespace().next().unwrap_or_default().to_owned();
+        }
+        let shown = input.map_or(String::new(), |text| format!("printf '{}\\n' | ", text.replace('\n', "\\n")));
+        (format!("{shown}ssh {host} {}", quoted(&words)), answer)
+    }
+
+    fn git(&self, actor: &Actor, line: &str) -> Answer {
+        match line.split_once(' ') {
+            Some(("ls-remote", repo)) => actor.ls_remote(&self.node, repo),
+            Some(("push", repo)) => {
+                let work = actor.dir().join(format!("new-server1-{repo}"));
+                if !work.exists() {
+                    actor.starts(&self.node, repo);
+                }
+                let work = actor.checkout(&format!("new-server1-{repo}"));
+                work.commit("a", line);
+                work.push(&["HEAD:main"])
+            }
+            _ => panic!("no such session: git {line}"),
+        }
+    }
+
+    /// Without what differs from run to run.
+    fn masked(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (from, to) in &self.masks {
+            text = text.replace(from, to);
+        }
+        let patterns = [
+            (r"\b[0-9a-f]{40}\b", "5e1c309dae7f45e0f39b1bf3ac3cd9db12e7d689"),
+            (r"\b[0-9a-f]{7}\.\.[0-9a-f]{7}\b", "5e1c309..b4d01e9"),
+            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-21T08:30:00Z"),
+            (r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d", "2026-11-21_08:30:00"),
+            (r"\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d", "2026-11-21.08:30:00"),
+            (r"SHA256:[A-Za-z0-9+/]{43}", "SHA256:(the node's key)"),
+            (r"\b127\.0\.0\.1:\d+", "192.0.2.7:50022"),
+            (r"git@127\.0\.0\.1:", "git@server1:"),
+            (r"ssh://git@192\.0\.2\.7:50022/", "git@server1:"),
+            (r"ssh -p \d+ git@127\.0\.0\.1", "ssh git@server1"),
+            (r"on git \d+\.\d+\.\d+", "on git 2.47.3"),
+            (r#""git_version": "[^"]*""#, r#""git_version": "2.47.3""#),
+            (r"\b\d+ % free", "19 % free"),
+        ];
+        for (pattern, to) in patterns {
+            text = regex::Regex::new(pattern).unwrap().replace_all(&text, to).into_owned();
+        }
+        text
+    }
+}
+
+/// As one has to type it, since the shell that ssh is typed into reads it first.
+fn quoted(words: &str) -> String {
+    if words.contains(['(', '<', '>', '*', ';', '&']) { format!("\"{words}\"") } else { words.to_owned() }
+}
+
+fn lines_of(session: &str) -> Vec<(String, Option<String>)> {
+    let starts = |line: &str| {
+        let who = line.split(' ').next().unwrap_or_default();
+        ["alice", "bob", "carol", "erin", "#"].contains(&who)
+    };
+    let mut lines: Vec<(String, Option<String>)> = Vec::new();
+    for line in session.lines() {
+        match lines.last_mut() {
+            // The rest of a text that is piped in.
+            Some((_, Some(text))) if !starts(line) => text.push_str(&format!("\n{line}")),
+            _ => match line.split_once(" << ") {
+                Some((words, text)) => lines.push((words.to_owned(), Some(text.to_owned()))),
+                None => lines.push((line.to_owned(), None)),
+            },
+        }
+    }
+    lines
+}
+
+fn chapter(stage: &mut Stage<'_>, command: &str, session: &str) -> String {
+    let help = stage.person("alice").ssh(&stage.node.clone(), &format!("help {command}")).succeeds();
+    let mut text = format!("## {command}\n\n```text\n{}```\n\n```console\n", stage.masked(&help.stdout));
+    for (line, input) in lines_of(session) {
+        let (who, words) = line.split_once(' ').unwrap();
+        if who == "#" {
+            text.push_str(&format!("```\n\n{words}\n\n```console\n"));
+            continue;
+        }
+        let (typed, answer) = stage.play(who, words, input.as_deref());
+        text.push_str(&format!("{who}$ {}\n", stage.masked(&typed)));
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        // git's own advice, which is not ours to keep.
+        let kept = said.lines().filter(|line| !line.starts_with("hint:") && !line.starts_with("To server1:"));
+        kept.for_each(|line| text.push_str(&format!("{}\n", stage.masked(line).trim_end())));
+        match answer.code {
+            Some(0) => {}
+            code => text.push_str(&format!("[exit {}]\n", code.map_or("by a signal".to_owned(), |c| c.to_string()))),
+        }
+    }
+    text.push_str("```\n\n");
+    text.replace("```console\n```\n\n", "")
+}
+
+#[test]
+fn sessions_are_the_reference() {
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice().clone();
+    let mut people: Vec<Actor> = ["bob", "carol", "erin"].iter().map(|name| world.actor(name)).collect();
+    alice
+        .configure(&node, |c| {
+            c.conf(RULES);
+            people.iter().for_each(|actor| c.key(actor));
+        })
+        .succeeds();
+    people.insert(0, alice.clone());
+    let work = people[2].starts(&node, "docs");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    let shown = ["SHA256:(alice's key)", "SHA256:(bob's key)", "SHA256:(carol's key)", "SHA256:(erin's key)"];
+    let mut masks: Vec<(String, &'static str)> = people.iter().map(Actor::fingerprint).zip(shown).collect();
+    masks.push((node.data().display().to_string(), "/var/lib/gitmesh"));
+    masks.push((format!(" gitmesh {} ", env!("CARGO_PKG_VERSION")), " gitmesh 0.1.0 "));
+    let mut stage = Stage { world: &world, node, people, masks, trashed: String::new() };
+
+    let mut text = "# Commands over SSH\n\nMade by `make docs` from sessions that the tests play; do not edit. On the machine the same commands are\n\
+         `gitmesh COMMAND`. Here alice is an administrator; carol may write to `docs` and bob may read it; erin has no right\n\
+         at all. `[exit N]` is the exit code where it is not 0.\n\n"
+        .to_owned();
+    for (command, session) in SESSIONS {
+        text.push_str(&chapter(&mut stage, command, session));
+    }
+    let text = text.trim_end().to_owned() + "\n";
+
+    // None is left out.
+    let listed = stage.person("alice").ssh(&stage.node.clone(), "help").succeeds().stdout;
+    let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix('\t')?.split(' ').next()).collect();
+    let played: BTreeSet<&str> = SESSIONS.iter().map(|(command, _)| *command).collect();
+    assert!(listed.is_subset(&played), "a command without a session: {:?}", listed.difference(&played));
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CHAPTERS);
+    if std::env::var_os(WRITE).is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &text).unwrap();
+        return;
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let differs = text.lines().zip(kept.lines()).find(|(now, then)| now != then);
+    assert!(
+        text == kept,
+        "{CHAPTERS} is not what the program says; 'make docs' writes it anew. First difference: {differs:?}"
+    );
+}
+
+/// Nobody learns from an answer whether what they may not read is there.
+#[test]
+fn what_is_absent_and_what_is_closed_answer_alike() {
+    let world = World::new();
+    let node = world.node("server1");
+    let (carol, erin) = (world.actor("carol"), world.actor("erin"));
+    let configured = world.alice().configure(&node, |c| {
+        c.conf(RULES);
+        c.key(&carol);
+        c.key(&erin);
+    });
+    configured.succeeds();
+    let connection = erin.shared_connection(&node);
+    for line in [
+        "info ^REPO$",
+        "access REPO erin R",
+        "perms REPO -l",
+        "perms REPO -lr",
+        "perms REPO + READERS erin",
+        "desc REPO",
+        "desc REPO x",
+        "readme REPO",
+        "readme REPO rm",
+        "motd REPO",
+        "motd REPO rm",
+        "writable REPO off x",
+        "writable REPO status",
+        "symbolic-ref REPO HEAD",
+        "symbolic-ref REPO HEAD refs/heads/x",
+        "fork REPO pub/carol/x",
+        "git-config REPO a.b",
+        "git-config -r REPO .",
+        "creator REPO",
+        "creator REPO carol",
+        "owns REPO",
+        "lock -ls REPO",
+        "lock -l REPO a",
+        "D trash REPO",
+        "D rm REPO",
+        "D unlock REPO",
+        "create REPO",
+        "mirror status REPO",
+        "mirror push REPO",
+        "mirror list REPO",
+        "mirror wait REPO",
+        "mirror log REPO",
+        "mirror pull REPO",
+        "request-push REPO",
+        "repo rename REPO x",
+        "mirror verify REPO",
+    ] {
+        let ask = |repo: &str| {
+            let answer = connection.run(&[&line.replace("REPO", repo)]);
+            (answer.code, answer.stdout.replace(repo, "REPO"), answer.stderr.replace(repo, "REPO"))
+        };
+        assert_eq!(ask("secret"), ask("absent"), "{line}");
+    }
+}
