@@ -202,6 +202,20 @@ fn doctor_finds_the_broken_pair_and_says_the_cure() {
     world.alice().configure(&one, |c| c.key(&bob)).succeeds();
     bob.ssh(&one, "doctor").refused_by("administrators only");
 
+    // Whom it cannot reach itself it asks through another one, so no row is missing.
+    one.add_peer(&three.public_key(), "git@127.0.0.1:1").succeeds();
+    let mut told = None;
+    eventually("the way from server1 to server3 to be broken", || {
+        let answer = one.gitmesh(&["doctor"]);
+        let found = answer.has("server1 -> server3: cannot reach server3");
+        told = Some(answer);
+        found
+    });
+    let told = told.unwrap().does_not_say("?");
+    assert!(told.stdout.lines().any(|line| line.starts_with("  server3") && !line.contains("FAILS")), "{told:#?}");
+    one.add_peer(&three.public_key(), &format!("git@127.0.0.1:{}", three.port())).succeeds();
+    eventually("all ways to be well", || one.gitmesh(&["doctor"]).code == Some(0));
+
     // A way between two others, which the asked node never goes itself.
     three.gitmesh(&["peer", "remove", "server2"]).succeeds();
     let mut last = None;

@@ -184,6 +184,7 @@ impl Control {
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,
             ["doctor", ref rest @ ..] => self.doctor(actor, rest).await,
+            ["gitmesh-doctor", "version=1", of] if of.starts_with("of=") => self.doctor_relay(actor, &of[3..]).await,
             ["gitmesh-doctor", version] => self.doctor_view(actor, version).await,
             ["peer", ref rest @ ..] => self.peer_command(actor, rest).await,
             ["mirror", ref rest @ ..] => self.mirror_command(actor, rest, live).await,

@@ -6,6 +6,7 @@
 mod host;
 mod report;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,10 @@ use report::{Asked, Report};
 
 /// A node asks all its peers at once, and looks at its own disk meanwhile.
 const LOOK: Duration = Duration::from_secs(PATIENCE.as_secs() * 2);
+/// The exec line by which a node is asked for its view; with ` of=NODE` it asks that one in turn.
+const QUESTION: &str = "gitmesh-doctor version=1";
+/// Nodes may stand in a row in which each sees only its neighbours; in a longer one something else is wrong.
+const ROUNDS: usize = 16;
 /// A view of a mesh of 50 nodes has some 20 kB.
 const VIEW_MAX: usize = 1 << 20;
 
@@ -66,36 +71,70 @@ impl Control {
             ["--json"] => true,
             _ => return Reply::fail(2, "usage: doctor [--json]"),
         };
+        let own = async { Asked { view: Ok(self.view().await), span: (now_ms(), now_ms()) } };
+        let peers = self.realm.live().peers.keys().map(|peer| (peer.clone(), peer.clone())).collect();
+        let (own, peers) = tokio::join!(own, self.ask_views(peers));
+        let mut views: BTreeMap<HostName, Asked> = peers;
+        views.insert(self.node.name.clone(), own);
+        // Whom this node cannot ask, another one may: until nobody is left whom somebody sees.
+        for _ in 0..ROUNDS {
+            let missing = report::missing(&views);
+            if missing.is_empty() {
+                break;
+            }
+            let more = self.ask_views(missing).await;
+            if more.values().all(|asked| asked.view.is_err()) {
+                break;
+            }
+            views.extend(more.into_iter().filter(|(_, asked)| asked.view.is_ok()));
+        }
+        let report = Report::of(&self.node.name, views);
+        let mut reply = if as_json { json(&report) } else { Reply::done(report.to_string()) };
+        reply.code = i32::from(report.is_grave());
+        reply
+    }
+
+    /// Asks nodes for their views, each through the peer that is named with it, which may be the node itself.
+    async fn ask_views(&self, whom: BTreeMap<HostName, HostName>) -> BTreeMap<HostName, Asked> {
         let mut asking = JoinSet::new();
-        for peer in self.realm.live().peers.keys().cloned() {
+        for (node, through) in whom {
             let links = self.links.clone();
             asking.spawn(async move {
                 let asked_ms = now_ms();
-                let said = links.ask(&peer, "gitmesh-doctor version=1", VIEW_MAX, LOOK).await;
+                let relayed = if node == through { String::new() } else { format!(" of={node}") };
+                let said = links.ask(&through, &format!("{QUESTION}{relayed}"), VIEW_MAX, LOOK * 2).await;
                 let asked = match said {
                     Err(error) => Err(error.to_string()),
                     Ok(said) => match serde_json::from_str::<View>(&said.out) {
-                        Ok(view) if view.node == peer.as_str() => Ok(view),
+                        Ok(view) if view.node == node.as_str() => Ok(view),
                         Ok(view) => Err(format!("it calls itself '{}'", view.node)),
                         Err(_) => Err(format!("it has no view; is its gitmesh older? It said: {}", said.err.trim())),
                     },
                 };
                 let span = (asked_ms, now_ms());
-                (peer, Asked { view: asked, span })
+                (node, Asked { view: asked, span })
             });
         }
-        let own = Asked { view: Ok(self.view().await), span: (now_ms(), now_ms()) };
-        let mut views = vec![(self.node.name.clone(), own)];
+        let mut views = BTreeMap::new();
         while let Some(asked) = asking.join_next().await {
             match asked {
-                Ok(asked) => views.push(asked),
+                Ok((node, asked)) => drop(views.insert(node, asked)),
                 Err(error) => tracing::error!(%error, "asking a node for its view panicked"),
             }
         }
-        let report = Report::of(&self.node.name, views.into_iter().collect());
-        let mut reply = if as_json { json(&report) } else { Reply::done(report.to_string()) };
-        reply.code = i32::from(report.is_grave());
-        reply
+        views
+    }
+
+    /// A peer wants to know what another one sees, whom it cannot ask itself.
+    pub(super) async fn doctor_relay(&self, actor: &Actor, of: &str) -> Reply {
+        if !matches!(actor, Actor::Node(_)) {
+            return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
+        }
+        let Some(of) = host_name(of) else { return Reply::fail(2, "FATAL: that is no node's name") };
+        match self.links.ask(&of, QUESTION, VIEW_MAX, LOOK).await {
+            Ok(said) => Reply { out: said.out, err: said.err, code: said.exit.map_or(7, u32::cast_signed) },
+            Err(error) => Reply::fail(7, format!("FATAL: {error}")),
+        }
     }
 
     /// A peer wants to know what this node sees.

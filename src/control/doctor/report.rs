@@ -109,6 +109,19 @@ impl Report {
     }
 }
 
+/// Nodes that have given no view, and that others see: each with one that sees it.
+pub(super) fn missing(asked: &BTreeMap<HostName, Asked>) -> BTreeMap<HostName, HostName> {
+    let mut found = BTreeMap::new();
+    for (through, view) in asked.iter().filter_map(|(name, asked)| Some((name, asked.view.as_ref().ok()?))) {
+        for peer in view.sees.iter().filter(|sight| sight.seen.is_ok()).filter_map(|sight| host_name(&sight.peer)) {
+            if asked.get(&peer).is_none_or(|asked| asked.view.is_err()) {
+                found.entry(peer).or_insert_with(|| through.clone());
+            }
+        }
+    }
+    found
+}
+
 fn problem(at: String, grave: bool, what: String, cure: String) -> Problem {
     Problem { at, trouble: Trouble { what, cure, grave } }
 }
@@ -339,6 +352,16 @@ mod tests {
             assert!(text.contains(words), "{words:?} is missing in\n{text}");
         }
         assert!(!text.contains("no problems"), "{text}");
+    }
+
+    #[test]
+    fn whom_one_cannot_ask_is_asked_through_another() {
+        let of = |view: Result<View, String>| Asked { view, span: (990, 1010) };
+        let a = view("a", &[("b", true), ("c", false), ("d", false)]);
+        let b = view("b", &[("a", true), ("c", true), ("e", true)]);
+        let failed = || of(Err("cannot reach it".to_owned()));
+        let asked = [(host("a"), of(Ok(a))), (host("b"), of(Ok(b))), (host("c"), failed()), (host("d"), failed())];
+        assert_eq!(missing(&asked.into()), [(host("c"), host("b")), (host("e"), host("b"))].into());
     }
 
     #[test]
