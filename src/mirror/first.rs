@@ -278,6 +278,12 @@ mod tests {
         assert_eq!(taken(&mut q, t, 4), None);
         q.give_up(|name| *name == admin);
         assert_eq!(taken(&mut q, t, 4).as_deref(), Some("c"), "a paused configuration holds up nobody");
+        q.lead(Some(&admin));
+        q.mark_first(&admin, Rank::of(&admin, Weight::default()));
+        q.mark_first(&repo("d"), Rank::of(&repo("d"), Weight::default()));
+        assert_eq!((taken(&mut q, t, 9).as_deref(), taken(&mut q, t, 9)), (Some(ADMIN_REPO), None));
+        q.pushed(&admin, Outcome::Waits, t, 0.0);
+        assert_eq!(taken(&mut q, t, 9).as_deref(), Some("d"), "nor does one that has diverged");
     }
 
     #[test]

@@ -93,6 +93,14 @@ impl Journal {
         ring.iter().skip(ring.len().saturating_sub(limit)).map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// What of this kind happened, oldest first: to which peer's copy, and when.
+    pub(super) fn of_kind(&self, what: &str) -> Vec<(HostName, SystemTime)> {
+        let found = self.repos.values().flatten().map(|(_, entry)| entry).filter(|entry| entry.what == what);
+        let mut found: Vec<_> = found.map(|entry| (entry.peer.clone(), entry.at)).collect();
+        found.sort_by_key(|(_, at)| *at);
+        found
+    }
+
     /// The lines that are not in the file yet.
     pub(super) fn take_lines(&mut self) -> Vec<String> {
         let mut lines: Vec<String> = self.lines.drain(..).collect();

@@ -320,7 +320,9 @@ impl<W> Queue<W> {
         self.running -= 1;
         let began = self.pairs.get(repo)?.slot.began;
         let link_try = self.link_result(outcome, began, now, dice);
-        if matches!(outcome, Outcome::Done | Outcome::Dropped) {
+        // A configuration that waits for a person (it has diverged there) holds up nobody: what the peer does not take
+        // without it, it refuses in its own words, which the status shows.
+        if matches!(outcome, Outcome::Done | Outcome::Dropped | Outcome::Waits) {
             self.caught_up(repo);
         }
         let pair = self.pairs.get_mut(repo)?;

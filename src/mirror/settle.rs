@@ -7,6 +7,7 @@ use super::plan::Obstacle;
 use super::queue::{Outcome, Queue};
 use super::state::{Input, Moment};
 use super::status::Board;
+use super::trash::FOLLOWED;
 use super::{MirrorError, Report};
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
@@ -41,7 +42,7 @@ pub(super) fn settle<W>(queue: &mut Queue<W>, board: &mut Board, attempt: &Attem
             board.link_works(peer, now);
             board.apply(repo, peer, Input::Equal { began }, now);
             if report.gone {
-                board.journal.add(repo, peer, "trashed", &report.to_string(), now.wall);
+                board.journal.add(repo, peer, FOLLOWED, &report.to_string(), now.wall);
                 board.drop_pair(repo, peer);
             } else if report.refs > 0 {
                 board.journal.add(repo, peer, "pushed", &report.to_string(), now.wall);

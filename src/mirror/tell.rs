@@ -10,6 +10,7 @@ use super::journal::Files;
 use super::notice::Notice;
 use super::notify::Way;
 use super::state::Moment;
+use super::trash::FOLLOWED;
 use super::{Inner, history};
 
 /// How often it is looked whether an alarm is due; also how long notices are collected, so that the copies of one peer
@@ -24,7 +25,14 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
         move || files.read()
     });
     match read.await {
-        Ok(text) => inner.board().journal.restore(&text),
+        Ok(text) => {
+            let (now, orders) = (Moment::now(), {
+                let journal = &mut inner.board().journal;
+                journal.restore(&text);
+                journal.of_kind(FOLLOWED)
+            });
+            inner.lately.restore(orders, now);
+        }
         Err(error) => tracing::warn!(%error, "the log of earlier mirroring cannot be read"),
     }
     inner.history().add(None, history::started());

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::deliver::check;
 use super::plan::{Obstacle, Order};
 use super::send::SendError;
+use super::state::Moment;
 use super::worker::END_TIMEOUT;
 use super::{Inner, MirrorError};
 use crate::model::{Epoch, HostName, RepoName};
@@ -26,6 +27,8 @@ pub const TRASH: &str = "gitmesh-mirror-trash";
 pub const MOVE: &str = "gitmesh-mirror-move";
 /// Fewer repositories than this may go within [`GUARD_TIME`] whatever their share.
 const GUARD_LEAST: usize = 10;
+/// In the journal: a copy has followed into the trash.
+pub(super) const FOLLOWED: &str = "trashed";
 const GUARD_TIME: Duration = Duration::from_secs(3600);
 /// What is kept of an answer, in bytes; there is none.
 const ANSWER_MAX: u64 = 4096;
@@ -42,6 +45,16 @@ impl Lately {
             orders.pop_front();
         }
         orders.len()
+    }
+
+    /// Counts the orders that the journal tells of an earlier run, so that a restart is no way around the guard.
+    pub(super) fn restore(&self, orders: Vec<(HostName, SystemTime)>, now: Moment) {
+        for (peer, at) in orders {
+            let age = now.wall.duration_since(at).unwrap_or_default();
+            if let Some(at) = now.mono.checked_sub(age).filter(|_| age <= GUARD_TIME) {
+                self.add(&peer, at);
+            }
+        }
     }
 
     fn add(&self, peer: &HostName, now: Instant) {
@@ -175,6 +188,28 @@ mod tests {
             let found = obstacle(Loss { lately, waiting, copies }, share, order);
             assert_eq!(found.is_some(), held, "{lately} {waiting} {copies} {share} {order:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_was_told_before_a_restart_counts() {
+        let (mut journal, lately, now) = (super::super::journal::Journal::default(), Lately::default(), Moment::now());
+        let (two, three) = (HostName::new("server2").unwrap(), HostName::new("server3").unwrap());
+        for (n, (peer, what, minutes)) in [
+            (&two, FOLLOWED, 61),
+            (&two, FOLLOWED, 59),
+            (&two, "pushed", 1),
+            (&two, FOLLOWED, 1),
+            (&three, FOLLOWED, 2),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let at = now.wall - Duration::from_secs(60 * minutes);
+            journal.add(&RepoName::new(&format!("r{n}")).unwrap(), peer, what, "", at);
+        }
+        lately.restore(journal.of_kind(FOLLOWED), now);
+        assert_eq!((lately.count(&two, now.mono), lately.count(&three, now.mono)), (2, 1));
+        assert_eq!(lately.count(&two, now.mono + Duration::from_secs(120)), 1);
     }
 
     #[test]
