@@ -33,6 +33,7 @@ mod vref;
 
 mod alarms;
 mod first;
+mod foreign;
 mod forward;
 mod mirror;
 mod options;

@@ -22,6 +22,9 @@ repo far
     RW+ = bob
     option mirror.master = server2
     option mirror.copies = server3
+repo followed
+    RW+ = bob
+    option mirror.upstream = https://upstream.invalid/x.git every=1d
 repo looked
     RW+ = carol
     -   VREF/NAME/secret/ = carol
@@ -110,6 +113,7 @@ fn every_refusal_of_every_door() {
     told.note("a path that is no name", bob.ls_remote(&node, "../etc/passwd"));
     told.note("write what may be read", seeded(&bob, &node, "docs").push(&["HEAD:main"]));
     told.note("a push to a copy", seeded(&bob, &node, "copied").push(&["HEAD:main"]));
+    told.note("a push to what follows an upstream", seeded(&bob, &node, "followed").push(&["HEAD:main"]));
     told.note("a read of what is elsewhere", bob.ls_remote(&node, "far"));
 
     let work = seeded(&carol, &node, "docs");

@@ -57,6 +57,24 @@ impl DataDir {
         self.0.join("hooks")
     }
 
+    /// Keys and tokens for servers outside the mesh.
+    pub fn targets(&self) -> PathBuf {
+        self.0.join("targets")
+    }
+
+    /// As root, gives a directory here and all in it to the daemon's user.
+    pub fn give_to_owner(&self, dir: &Path) -> io::Result<()> {
+        let Some((user, group)) = owner_for_root(&self.0)? else { return Ok(()) };
+        let mut todo = vec![dir.to_owned()];
+        while let Some(path) = todo.pop().filter(|path| path.exists()) {
+            rustix::fs::chown(&path, Some(user), Some(group))?;
+            if path.is_dir() {
+                todo.extend(fs::read_dir(&path)?.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?);
+            }
+        }
+        Ok(())
+    }
+
     /// What can be rebuilt from the repositories.
     pub fn state(&self) -> PathBuf {
         self.0.join("state")

@@ -59,6 +59,9 @@ impl Denial {
     /// A command that the configuration does not give to users.
     pub const COMMAND_OFF: &str = "E0217";
 
+    /// A push to a repository that follows a server outside the mesh.
+    pub const UPSTREAM: &str = "E0218";
+
     /// A node vouches for a user in a matter in which it is not believed.
     pub const NO_REDIRECT: &str = "E0220";
     /// A node vouches for somebody whom this node does not know.

@@ -35,6 +35,7 @@ mod summary;
 pub(crate) mod testing;
 mod texts;
 mod tree;
+mod upstream;
 mod virtual_ref;
 mod voucher;
 mod wild;

@@ -342,7 +342,9 @@ impl Realm {
     /// pushes, the repository lives on other nodes, or pushes are off. To be asked after [`Realm::authorize`].
     pub fn refuse_here(&self, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
         let (live, disk, name) = (self.live(), self.store.ownership(repo), actor.to_string());
-        refuse_here(&live, &live.facts(repo, disk.as_ref(), &name), actor, repo, access)
+        let facts = live.facts(repo, disk.as_ref(), &name);
+        refuse_here(&live, &facts, actor, repo, access)
+            .or_else(|| super::upstream::refuse(&live, &facts, actor, repo, access))
             .or_else(|| if access == Access::Write { self.writes_off(&live, repo) } else { None })
     }
 

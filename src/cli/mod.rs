@@ -11,6 +11,7 @@ mod join;
 mod peer;
 mod remote;
 mod serve;
+mod target;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Command {
     AddMirroringPeer(peer::Args),
     /// The other nodes: invite one, join one, add, list, show, ping, remove
     Peer(peer::PeerArgs),
+    /// Keys, host keys and tokens for servers outside the mesh (option mirror.external, mirror.upstream)
+    Target(target::Args),
     /// What is wrong in the mesh: every pair of nodes, clocks, versions, disks, each with its cure
     Doctor(doctor::Args),
     /// May this user do that, and which rule says so
@@ -107,6 +110,7 @@ impl Cli {
             Command::AddMirroringPeer(args) => peer::run_add(&args),
             Command::Doctor(args) => doctor::run(args),
             Command::Peer(args) => peer::run(args),
+            Command::Target(args) => target::run(&args),
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),
             Command::Explain(args) => explain::run(&args),

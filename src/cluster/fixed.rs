@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Place, Replica};
-use crate::model::{Epoch, HostName, RepoName, UserName};
+use super::{Foreign, Place, Replica};
+use crate::model::{ADMIN_REPO, Epoch, HostName, RepoName, UserName};
 pub use crate::policy::How;
 use crate::policy::{Facts, Mode, Policy};
 
@@ -58,6 +58,21 @@ impl Cluster {
                 Place::Here { epoch: Epoch::FIRST, replicas }
             }
         }
+    }
+
+    /// The servers outside the mesh that a repository has to do with; of one that is not mastered here, none. A name
+    /// that is one of its replicas' means the replica.
+    pub fn foreign(&self, repo: &RepoName) -> Foreign {
+        let Place::Here { replicas, .. } = self.locate(repo) else { return Foreign::default() };
+        let creator = (self.creators)(repo);
+        let facts = Facts { creator: creator.as_ref().map(UserName::as_str), ..Facts::existing(repo) };
+        let (mut targets, mut upstream) = self.policy.borrow().foreign(&facts);
+        // Its changes are judged before they count; what comes from elsewhere would not be.
+        upstream.take_if(|_| repo.as_str() == ADMIN_REPO);
+        targets.retain(|target| !replicas.iter().any(|replica| replica.name == target.name));
+        // One name is one thing: what a repository follows is not pushed to.
+        targets.retain(|target| upstream.as_ref().is_none_or(|upstream| upstream.target.name != target.name));
+        Foreign { targets, upstream }
     }
 
     /// Fires when places may have changed, and when repositories were made for the configuration.

@@ -8,7 +8,7 @@ mod fixed;
 
 pub use fixed::{Cluster, Creators, How};
 
-use crate::model::{Epoch, HostName};
+use crate::model::{Epoch, HostName, Target, Upstream};
 
 /// Where a repository lives, seen from this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,21 @@ pub enum Place {
     There { master: HostName, redirect: bool },
     /// No master sends it here: it is mirrored between other nodes, or the configuration names none.
     Elsewhere,
+}
+
+/// What has to do with servers outside the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Where a repository that is mastered here is pushed too, by name.
+    pub targets: Vec<Target>,
+    /// Which one it follows.
+    pub upstream: Option<Upstream>,
+}
+
+impl Foreign {
+    pub fn target(&self, name: &HostName) -> Option<&Target> {
+        self.targets.iter().find(|target| target.name == *name)
+    }
 }
 
 /// Another node's copy of a repository that is mastered here.

@@ -52,7 +52,7 @@ const TOPICS: &[Topic] = &[
     ),
     topic("mirror status [REPO|PATTERN] [--json] [--watch]", "where the copies stand", STATUS),
     topic("mirror push [PEER] REPO [--force]", "bring copies up to date now", PUSH),
-    topic("mirror pull REPO", "on a copy's node: have its master push it now", ""),
+    topic("mirror pull REPO [--force]", "have the master of a copy push it now, or ask an upstream", PULL),
     topic(
         "mirror wait REPO [REF] [--peer P|--all|--count N] [--timeout T] [--json]",
         "return when copies have what is here now",
@@ -170,9 +170,14 @@ Exit code: 0 all in step, paused, or kept by hand; 1 some are not; 4 nothing is 
 gitolite's forms: 'mirror status all all' names the repositories with trouble, 'mirror status COPY|all REPO' tells it.
 ";
 const PUSH: &str = "\
-Without PEER, to all of its copies. For whoever may write to the repository.
-  --force   also when a guard holds it back, because much would be deleted; for administrators
+Without PEER, to all of its copies and foreign targets (option mirror.external). For whoever may write to the repository.
+  --force   also when a guard holds it back, because much would be deleted, and on a foreign target over what others have
+            put there, which is kept here under refs/gitmesh/lost/NAME/TIME/; for administrators
 Exit code: 0 done, 4 no such copy, 7 failed.
+";
+const PULL: &str = "\
+On the node of a copy its master is asked to push; on a master with 'option mirror.upstream' the upstream is asked now.
+  --force   also when the upstream has lost most of what is here, which is kept under refs/gitmesh/lost/; for administrators
 ";
 const WAIT: &str = "\
 REF is a branch or a full reference name; without it everything that is here counts. --all is the default.

@@ -57,7 +57,7 @@ impl Control {
             return Reply::fail(
                 1,
                 format!(
-                    "FATAL: '{repo}' has no replicas\nhelp: name them with 'option mirror.copies = NODE' in gitmesh.conf"
+                    "FATAL: '{repo}' has no replicas\nhelp: name them with 'option mirror.copies = NODE' or 'option mirror.external = NAME URL' in gitmesh.conf"
                 ),
             );
         }
@@ -66,16 +66,19 @@ impl Control {
 
     /// Pushes to the named copies and tells how it went.
     pub(super) async fn pushed(&self, repo: &RepoName, peers: &[HostName], order: Order) -> Reply {
-        let place = self.cluster.locate(repo);
+        let copies = self.mirror.copies_of(repo);
+        let upstream = self.mirror.upstream_of(repo).map(|upstream| upstream.target.name);
         let mut reply = Reply::default();
         for peer in peers {
-            if place.replica(peer).is_none() {
-                let known = place.replicas().iter().map(|replica| replica.name.as_str()).collect::<Vec<_>>().join(" ");
+            let follows = upstream.as_ref() == Some(peer);
+            if !copies.contains(peer) && !follows {
+                let known = copies.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ");
                 reply.err.push_str(&format!("FATAL: {peer} is no replica of '{repo}'; its replicas: {known}\n"));
                 reply.code = 4;
                 continue;
             }
-            let line = format!("{} ==== ({repo}) ===> {peer}", self.node.name);
+            let arrow = if follows { "<===" } else { "===>" };
+            let line = format!("{} ==== ({repo}) {arrow} {peer}", self.node.name);
             match self.mirror.push_with(repo, peer, order, PATIENCE).await {
                 Ok(report) => reply.out.push_str(&format!("{line}   {report}\n")),
                 Err(error) => {

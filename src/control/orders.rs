@@ -129,7 +129,7 @@ impl Control {
         }
         let peers = match (peer, self.cluster.locate(&repo)) {
             (Some(peer), _) => vec![peer],
-            (None, Place::Here { replicas, .. }) => replicas.into_iter().map(|replica| replica.name).collect(),
+            (None, Place::Here { .. }) => self.mirror.copies_of(&repo),
             (None, place) => return Err(self.not_master(&repo, &place)),
         };
         if gone.is_some() {
@@ -149,10 +149,18 @@ impl Control {
         Ok(self.push_to(actor, &repo, &peers, Order::Usual).await)
     }
 
-    /// `pull REPO`: this node asks the master of its copy to push it now.
+    /// `pull REPO [--force]`: this node asks the master of its copy to push it now, or its upstream for what it has.
     pub(super) async fn order_pull(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
-        let [repo] = words else { return Err(help::wrong(&["mirror", "pull"])) };
+        let words = Words::parse(words, &["--force"]).map_err(|why| wrong("pull", &why))?;
+        let [repo] = words.plain[..] else { return Err(help::wrong(&["mirror", "pull"])) };
         let repo = self.known(actor, repo, Access::Read)?;
+        if words.force {
+            self.administers(actor, "an order that may delete")?;
+        }
+        if let Some(upstream) = self.mirror.upstream_of(&repo) {
+            let order = if words.force { Order::Force } else { Order::Usual };
+            return Ok(self.pushed(&repo, &[upstream.target.name], order).await);
+        }
         let Place::There { master, .. } = self.cluster.locate(&repo) else {
             let here = &self.node.name;
             return Err(Reply::fail(1, format!("FATAL: {here} holds no copy of '{repo}' that a master could push to")));

@@ -135,6 +135,13 @@ impl Copy {
         }
     }
 
+    /// A repository here that follows a server outside the mesh.
+    fn following(pair: &PairStatus, host: &HostName, now: SystemTime) -> Self {
+        let copy = Self::elsewhere(pair, host, now);
+        let text = format!("follows {}, {}", pair.peer, copy.text);
+        Self { master: pair.peer.to_string(), replica: host.to_string(), text, ..copy }
+    }
+
     /// A copy here of what `master` masters.
     fn here(repo: &RepoName, master: &HostName, host: &HostName, fresh: &Freshness, now: SystemTime) -> Self {
         let ago = |length: Duration| now.checked_sub(length).map(rfc3339);
@@ -174,7 +181,13 @@ impl Control {
         let (host, now) = (self.cluster.host(), SystemTime::now());
         let may = |repo: &RepoName| which.has(repo) && self.realm.rights(actor, repo).0;
         let pairs = self.mirror.status();
-        let elsewhere = pairs.iter().filter(|pair| may(&pair.repo)).map(|pair| Copy::elsewhere(pair, host, now));
+        let follows = |pair: &PairStatus| {
+            self.mirror.upstream_of(&pair.repo).is_some_and(|upstream| upstream.target.name == pair.peer)
+        };
+        let elsewhere = pairs.iter().filter(|pair| may(&pair.repo)).map(|pair| match follows(pair) {
+            true => Copy::following(pair, host, now),
+            false => Copy::elsewhere(pair, host, now),
+        });
         let mut copies: Vec<Copy> = elsewhere.collect();
         for repo in self.list()?.into_iter().filter(may) {
             if let Place::There { master, .. } = self.cluster.locate(&repo) {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::plan::Order;
 use super::send::{self, Manner, SendError, Sent, Terms, Toll};
 use super::worker::{END_TIMEOUT, blocking_refs, local};
-use super::{Inner, MirrorError, Report};
+use super::{Inner, MirrorError, Report, foreign};
 use crate::cluster::Place;
 use crate::git::ref_state::RefState;
 use crate::git::service::MAX_LINE;
@@ -39,6 +39,9 @@ pub(super) async fn push(
     order: Order,
 ) -> Result<Report, MirrorError> {
     let began = Instant::now();
+    if let Some(role) = inner.role(repo, peer) {
+        return foreign::carry(inner, &role, repo, order).await;
+    }
     let place = (inner.world.locate)(repo);
     let Place::Here { epoch, .. } = place else {
         return Err(MirrorError::NotMaster(repo.clone()));

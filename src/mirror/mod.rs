@@ -17,6 +17,7 @@ mod bandwidth;
 mod config;
 mod deliver;
 mod first;
+mod foreign;
 mod heard;
 mod heartbeat;
 mod history;
@@ -27,6 +28,7 @@ mod orders;
 mod pause;
 mod plan;
 mod queue;
+mod report;
 mod send;
 mod settle;
 mod state;
@@ -47,7 +49,6 @@ mod simulation;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -58,7 +59,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, Place};
+use crate::cluster::{Cluster, Foreign, Place};
 use crate::git::objects::ObjectsError;
 use crate::git::process::Git;
 use crate::model::time::Stamp;
@@ -77,6 +78,7 @@ use worker::Lane;
 pub use config::{Config, NotifyConfig};
 pub use deliver::LOCKS;
 pub use first::FirstCopy;
+pub use foreign::{Credentials, NotUsable, RemoteError};
 pub use heard::Freshness;
 pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};
 pub use history::{Event, Events};
@@ -85,41 +87,13 @@ pub use notice::{Kind, Notice};
 pub use notify::Webhook;
 pub use pause::{Pause, Scope};
 pub use plan::{Obstacle, Order};
+pub use report::Report;
 pub use send::SendError;
 pub use state::{Hold, State};
 pub use status::{LinkState, PairStatus, PeerStatus};
 pub use trash::{MOVE, TRASH};
 pub use verify::{Checked, Verdict};
 pub use wait::{Arrival, Waited, Want, Where};
-
-/// What one push did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
-    /// References that changed; none if the copy was equal already.
-    pub refs: usize,
-    pub pack_bytes: u64,
-    pub elapsed: Duration,
-    /// The repository is gone here, and its copy has followed.
-    pub gone: bool,
-    /// The copy was damaged and has been made anew; what it was is in the trash there.
-    pub fresh: bool,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { refs, pack_bytes, elapsed, gone, fresh } = self;
-        if *fresh {
-            write!(f, "it was damaged and is made anew, the old copy is in the trash there: ")?;
-        }
-        match refs {
-            _ if *gone => write!(f, "in the trash there too")?,
-            0 => write!(f, "in step already")?,
-            1 => write!(f, "1 reference, {pack_bytes} bytes")?,
-            n => write!(f, "{n} references, {pack_bytes} bytes")?,
-        }
-        write!(f, ", {} ms", elapsed.as_millis())
-    }
-}
 
 /// Why a copy was not made equal.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -134,6 +108,8 @@ pub enum MirrorError {
     Link(#[from] LinkError),
     #[error("{0}")]
     Send(Arc<SendError>),
+    #[error("{target}: {error}")]
+    Foreign { target: HostName, error: Arc<RemoteError> },
     #[error("{peer} ended with status {exit}: {said}")]
     Remote { peer: HostName, exit: u32, said: String },
     #[error("{peer} answered {line:?} where a digest was expected")]
@@ -203,6 +179,7 @@ struct World {
     /// This node's name.
     node: HostName,
     locate: Ask<Place>,
+    foreign: Ask<Foreign>,
     dir: Ask<Option<PathBuf>>,
     ownership: Ask<Option<Ownership>>,
     metadata: Ask<Metadata>,
@@ -237,6 +214,8 @@ struct Inner {
     assigned: Mutex<Arc<Assigned>>,
     hearing: heartbeat::Hearing,
     lately: trash::Lately,
+    /// Where the keys and tokens of servers outside the mesh are.
+    targets: PathBuf,
 }
 
 impl Mirror {
@@ -252,9 +231,11 @@ impl Mirror {
         let (described, compared) = (store.clone(), store.clone());
         let (back, gone) = (store.clone(), store.gone().clone());
         let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
+        let abroad = cluster.clone();
         let world = World {
             node: cluster.host().clone(),
             locate: Box::new(move |repo| places.locate(repo)),
+            foreign: Box::new(move |repo| abroad.foreign(repo)),
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
             ownership: Box::new(move |repo| owners.ownership(repo)),
             metadata: Box::new(move |repo| described.metadata(repo)),
@@ -355,11 +336,6 @@ impl Mirror {
     }
 }
 
-/// The peers that hold copies, and whether each is pushed to by hand only.
-fn copies(place: &Place) -> Vec<(HostName, bool)> {
-    place.replicas().iter().map(|replica| (replica.name.clone(), !replica.is_automatic())).collect()
-}
-
 fn backoff(config: &Config) -> backoff::Backoff {
     backoff::Backoff { first: config.retry_first, max: config.retry_max }
 }
@@ -385,6 +361,7 @@ impl Inner {
             assigned: Mutex::default(),
             hearing: heartbeat::Hearing::new(),
             lately: trash::Lately::default(),
+            targets: state.with_file_name("targets"),
         })
     }
 
@@ -445,7 +422,7 @@ impl Inner {
     }
 
     fn mark(&self, repo: &RepoName) {
-        for (peer, manual) in copies(&(self.world.locate)(repo)) {
+        for (peer, manual) in self.copies(repo) {
             // The last look may have been before the repository was made, or before the configuration changed.
             self.note(repo, &peer, Input::Manual(manual));
             self.note(repo, &peer, Input::Marked);
@@ -475,7 +452,7 @@ impl Inner {
         deadline: Duration,
     ) -> Result<Report, MirrorError> {
         match (self.world.locate)(repo) {
-            place if place.replica(peer).is_some() => {}
+            _ if self.is_pair(repo, peer) => {}
             Place::Here { .. } => return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
             _ => return Err(MirrorError::NotMaster(repo.clone())),
         }
@@ -494,7 +471,10 @@ impl Inner {
         let looked = tokio::task::spawn_blocking(move || {
             let mut assigned = Assigned::default();
             for repo in (this.world.list)()? {
-                for (peer, manual) in copies(&(this.world.locate)(&repo)) {
+                if let Some(upstream) = (this.world.foreign)(&repo).upstream {
+                    assigned.upstreams.insert(repo.clone(), upstream);
+                }
+                for (peer, manual) in this.pairs(&repo) {
                     if manual {
                         assigned.by_hand.insert((peer.clone(), repo.clone()));
                     }
@@ -555,6 +535,7 @@ impl Inner {
         let mut started = std::collections::BTreeSet::new();
         let mut peers = self.links.peers();
         tasks.spawn(tell::run(self.clone(), stop.clone()));
+        tasks.spawn(foreign::poll(self.clone(), stop.clone()));
         for way in [Way::Command, Way::Webhook] {
             tasks.spawn(notify::run(self.clone(), way, stop.clone()));
         }

@@ -26,6 +26,10 @@ pub enum Order {
 pub enum Obstacle {
     /// The replica's references have values that this node has never had: somebody wrote there, or a former master did.
     Diverged(Vec<(RefName, Oid)>),
+    /// Of a server outside the mesh: these references are not as this node left them. Everything else has arrived.
+    Foreign(Vec<(RefName, Option<Oid>)>),
+    /// `deleted` of the `of` references here are gone from the upstream.
+    Upstream { deleted: usize, of: usize },
     /// There is not one reference here, and the replica has `of`.
     Emptied { of: usize },
     /// `deleted` of the replica's `of` references are gone here.
@@ -44,6 +48,20 @@ impl fmt::Display for Obstacle {
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };
                 write!(f, "the replica has {}{more}, which this node has never had", shown.join(", "))
             }
+            Self::Foreign(refs) => {
+                let value = |oid: &Option<Oid>| match oid {
+                    Some(oid) => format!("is at {}", &oid.as_str()[..12]),
+                    None => "is gone".to_owned(),
+                };
+                let shown: Vec<String> =
+                    refs.iter().take(3).map(|(name, oid)| format!("{name} {}", value(oid))).collect();
+                let more = refs.len().saturating_sub(shown.len());
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                write!(f, "there {}{more}, which is not this node's doing", shown.join(", "))
+            }
+            Self::Upstream { deleted, of } => {
+                write!(f, "this would delete {deleted} of the {of} references here, which the upstream has no more")
+            }
             Self::Emptied { of } => {
                 write!(f, "there is no reference here any more, and the replica has {of}")
             }
@@ -58,11 +76,26 @@ impl fmt::Display for Obstacle {
 }
 
 impl Obstacle {
+    /// The same about a repository here that follows another server.
+    pub(super) fn of_upstream(self) -> Self {
+        match self {
+            Self::Emptied { of } => Self::Upstream { deleted: of, of },
+            Self::Deletes { deleted, of } => Self::Upstream { deleted, of },
+            other => other,
+        }
+    }
+
     /// What a person can do about it.
     pub fn cure(&self) -> &'static str {
         match self {
             Self::Diverged(_) => {
                 "'mirror repair' keeps that there under refs/gitmesh/lost/ and makes the replica equal"
+            }
+            Self::Foreign(_) => {
+                "'mirror push NAME REPO --force' keeps that here under refs/gitmesh/lost/ and overwrites it"
+            }
+            Self::Upstream { .. } => {
+                "if that is meant, 'mirror pull REPO --force' does it and keeps them under refs/gitmesh/lost/"
             }
             Self::Repositories { .. } => {
                 "if that is meant, 'mirror repair PEER REPO' or 'mirror push PEER REPO --force' moves each to the trash there"
@@ -113,19 +146,18 @@ impl Plan {
     /// push here leaves the old commits in our object database, so what is unknown was never here. `share` is the
     /// percentage of a replica's references that may vanish at once.
     pub fn obstacle(&self, known: &BTreeSet<Oid>, share: u8, order: Order) -> Option<Obstacle> {
-        let (deleted, of) = (self.updates.iter().filter(|u| u.new.is_zero()).count(), self.theirs);
-        let guarded = order < Order::Force && share < 100;
+        let deleted = self.updates.iter().filter(|u| u.new.is_zero()).count();
+        let guard = mass_deletion(deleted, self.theirs, self.updates.len(), share, order);
         // Before the divergence: with the repository here its objects are gone too, and that is the news.
-        if guarded && deleted > 0 && deleted == of && deleted == self.updates.len() {
-            return Some(Obstacle::Emptied { of });
+        if matches!(guard, Some(Obstacle::Emptied { .. })) {
+            return guard;
         }
         let foreign = |u: &&RefUpdate| !u.old.is_zero() && !known.contains(&u.old);
         let foreign: Vec<_> = self.updates.iter().filter(foreign).map(|u| (u.name.clone(), u.old.clone())).collect();
         if order < Order::Repair && !foreign.is_empty() {
             return Some(Obstacle::Diverged(foreign));
         }
-        let too_many = guarded && deleted >= GUARD_LEAST && deleted * 100 > of * usize::from(share);
-        too_many.then_some(Obstacle::Deletes { deleted, of })
+        guard
     }
 
     /// What can be done in one transaction of git's, and whether something is left for a second one: a name is not
@@ -145,6 +177,17 @@ impl Plan {
         }
         (first, true)
     }
+}
+
+/// What of `changes` to a copy with `of` references waits for a person because `deleted` of them are deletions; `share`
+/// is the percentage that may vanish at once.
+pub(super) fn mass_deletion(deleted: usize, of: usize, changes: usize, share: u8, order: Order) -> Option<Obstacle> {
+    let guarded = order < Order::Force && share < 100;
+    if guarded && deleted > 0 && deleted == of && deleted == changes {
+        return Some(Obstacle::Emptied { of });
+    }
+    let too_many = guarded && deleted >= GUARD_LEAST && deleted * 100 > of * usize::from(share);
+    too_many.then_some(Obstacle::Deletes { deleted, of })
 }
 
 /// `refs/heads/a/b`: `refs/heads/a`, `refs/heads`, `refs`.
@@ -216,7 +259,7 @@ mod tests {
             None => "goes",
             Some(Obstacle::Diverged(_)) => "diverged",
             Some(Obstacle::Emptied { .. }) => "emptied",
-            Some(Obstacle::Deletes { .. } | Obstacle::Repositories { .. }) => "deletes",
+            Some(_) => "deletes",
         }
     }
 

@@ -8,7 +8,7 @@ use super::queue::{Outcome, Queue};
 use super::state::{Input, Moment};
 use super::status::Board;
 use super::trash::FOLLOWED;
-use super::{MirrorError, Report};
+use super::{MirrorError, RemoteError, Report};
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
 use crate::repo::Weight;
@@ -61,7 +61,9 @@ pub(super) fn settle<W>(queue: &mut Queue<W>, board: &mut Board, attempt: &Attem
         _ => {
             board.link_works(peer, now);
             let input = match error.obstacle() {
-                Some(obstacle @ Obstacle::Diverged(_)) => Input::Diverged(obstacle.to_string()),
+                Some(obstacle @ (Obstacle::Diverged(_) | Obstacle::Foreign(_))) => {
+                    Input::Diverged(obstacle.to_string())
+                }
                 Some(obstacle) => Input::Held(obstacle.to_string()),
                 None => {
                     let refused = error.refused().map(|names| (began, names));
@@ -137,6 +139,11 @@ pub(super) fn outcome(error: Option<&MirrorError>) -> Outcome {
         None => Outcome::Done,
         Some(MirrorError::Link(LinkError::Busy { .. })) => Outcome::Failed,
         Some(MirrorError::Link(error)) => Outcome::LinkFailed { retry_can_help: error.retry_can_help() },
+        Some(MirrorError::Foreign { error, .. }) => match **error {
+            RemoteError::Away { shut, .. } => Outcome::LinkFailed { retry_can_help: !shut },
+            RemoteError::Closed(_) => Outcome::LinkFailed { retry_can_help: false },
+            _ => Outcome::Failed,
+        },
         Some(MirrorError::NotMaster(_) | MirrorError::NotReplica { .. } | MirrorError::NoRepository(_)) => {
             Outcome::Dropped
         }

@@ -10,7 +10,7 @@ use super::notice::{Kind, Notice};
 use super::pause::{Pauses, Scope};
 use super::state::{Alarm, Input, Moment, Pair, Reach, State};
 use super::wait::Arrived;
-use crate::model::{HostName, RefName, RepoName};
+use crate::model::{HostName, RefName, RepoName, Upstream};
 
 /// One copy of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub(super) struct Assigned {
     pub repos: BTreeMap<HostName, Vec<RepoName>>,
     /// Those that are pushed by hand.
     pub by_hand: BTreeSet<(HostName, RepoName)>,
+    /// Those that follow another server.
+    pub upstreams: BTreeMap<RepoName, Upstream>,
 }
 
 impl Assigned {

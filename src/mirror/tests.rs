@@ -129,6 +129,7 @@ impl Mesh {
                 epoch: Epoch::FIRST,
                 replicas: vec![Replica { name: server2(), how: How::Async, redirect: false }],
             }),
+            foreign: Box::new(|_| crate::cluster::Foreign::default()),
             dir: Box::new(move |repo| Some(bare(&root, repo.as_str())).filter(|dir| dir.exists())),
             ownership: Box::new(|_| None),
             metadata: Box::new(|_| Metadata::default()),

@@ -14,7 +14,7 @@ use super::pause::Pause;
 use super::settle::Shown;
 use super::state::Moment;
 use super::worker::{END_TIMEOUT, digests, shown};
-use super::{Inner, Mirror, MirrorError};
+use super::{Inner, Mirror, MirrorError, foreign};
 use crate::git::process::Git;
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
@@ -90,12 +90,16 @@ impl Inner {
     async fn verify_peer(self: &Arc<Self>, peer: &HostName, repos: &BTreeSet<&RepoName>, deep: bool) -> Vec<Checked> {
         let (mut all, mut open) = (Vec::new(), Vec::new());
         for repo in repos.iter().copied() {
-            match self.pauses().of(repo, peer).cloned() {
+            let paused = self.pauses().of(repo, peer).cloned();
+            match paused {
                 Some(pause) => {
                     let verdict = Verdict::Paused(Box::new(pause));
                     all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
                 }
-                None => open.push(repo),
+                None => match self.role(repo, peer) {
+                    Some(role) => all.push(self.verify_foreign(peer, &role, repo).await),
+                    None => open.push(repo),
+                },
             }
         }
         if open.is_empty() {
@@ -124,6 +128,19 @@ impl Inner {
         }
         all.sort_by(|a, b| a.repo.cmp(&b.repo));
         all
+    }
+
+    /// A server outside the mesh tells its references; more than those is not compared.
+    async fn verify_foreign(self: &Arc<Self>, peer: &HostName, role: &foreign::Role, repo: &RepoName) -> Checked {
+        let verdict = match foreign::compare(self, role, repo).await {
+            Ok(Shown::Equal) => Verdict::Equal { deep: false },
+            Ok(_) => {
+                self.lane(peer).mark(repo);
+                Verdict::Differs
+            }
+            Err(error) => Verdict::Failed(error),
+        };
+        Checked { repo: repo.clone(), peer: peer.clone(), verdict }
     }
 
     async fn shown(self: &Arc<Self>, repo: &RepoName, there: Option<String>) -> Shown {

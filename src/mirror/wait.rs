@@ -170,7 +170,7 @@ impl Inner {
     fn targets(&self, repo: &RepoName, peers: &Where) -> Result<Vec<(HostName, bool)>, MirrorError> {
         let place = (self.world.locate)(repo);
         let Place::Here { .. } = place else { return Err(MirrorError::NotMaster(repo.clone())) };
-        let copies = super::copies(&place);
+        let copies = self.pairs(repo);
         match peers {
             Where::One(peer) => match copies.into_iter().find(|(name, _)| name == peer) {
                 Some(copy) => Ok(vec![copy]),

@@ -18,7 +18,7 @@ use super::first::{Progress, is_configuration};
 use super::queue::{Outcome, Queue, Work};
 use super::settle::{Attempt, Shown, compared, outcome, settle, settle_scan};
 use super::state::{Input, Moment};
-use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, history, propagate_panic};
+use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, foreign, history, propagate_panic};
 use crate::git::objects::ObjectsError;
 use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
@@ -279,7 +279,7 @@ pub(super) async fn blocking_refs(dir: std::path::PathBuf) -> Result<RefState, O
 /// at this moment: they are looked for again, since a push of each would cost a hundred times as much.
 async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, MirrorError> {
     let (peer, began, assigned) = (&lane.peer, Moment::now(), inner.assigned());
-    let repos = assigned.of(peer);
+    let repos = &foreign::mark_foreign(inner, lane, assigned.of(peer))[..];
     if repos.is_empty() || inner.pauses().of_peer(peer).is_some() {
         return Ok(None); // not worth a connection
     }
@@ -290,10 +290,10 @@ async fn scan(inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Duration>, Mirro
     if !repos.iter().any(is_configuration) {
         lane.queue().lead(None);
     }
-    let (this, these) = (inner.clone(), assigned.clone());
+    let (this, these) = (inner.clone(), repos.to_vec());
     let comparing = tokio::task::spawn_blocking({
         let peer = peer.clone();
-        move || compare_all(&this, (&peer, these.of(&peer)), &theirs)
+        move || compare_all(&this, (&peer, &these), &theirs)
     });
     let (mut shown, young) = comparing.await.expect("comparing does not panic, and is not cancelled");
     // The configuration first: whether others may go depends on it.

@@ -8,10 +8,12 @@ mod actor;
 mod git;
 mod name;
 pub mod setting;
+mod target;
 pub mod time;
 mod voucher;
 
 pub use actor::{Actor, Fingerprint, PushId};
 pub use git::{Epoch, Oid, RefName, RefUpdate};
 pub use name::{ADMIN_REPO, HostName, NameError, RepoName, UserName};
+pub use target::{RefFilter, Target, TargetUrl, Upstream};
 pub use voucher::Voucher;

@@ -61,6 +61,7 @@ const CODES: &[(&str, &str)] = &[
     ("unsupported", "E0123"),
     ("too-large", "E0124"),
     ("repo-ends-slash", "E0125"),
+    ("bad-target", "E0126"),
     ("key-file-name", "E0141"),
     ("key-file-empty", "E0142"),
     ("key-invalid", "E0143"),

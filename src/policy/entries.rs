@@ -212,6 +212,12 @@ impl Builder<'_, '_> {
         if !self.lint_option(line, config) {
             return;
         }
+        let foreign = config.key.strip_prefix(OPTION_PREFIX).and_then(|key| key.strip_prefix("mirror."));
+        if let Some(why) = foreign.and_then(|name| super::mirror::foreign_problem(name, config.value)) {
+            let remark = self.remark("bad-target", line, Some(config.value_word), why);
+            remark.help = Some("option mirror.external = NAME URL [REFS...]; option mirror.upstream = URL".into());
+            return;
+        }
         let mut value = config.value.to_owned();
         // gitolite takes them in no fixed order; the longest first is what `%LT` beside `%LTE` can only mean.
         let mut safe: Vec<_> = self.settings.safe_config.iter().collect();

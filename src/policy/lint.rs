@@ -52,6 +52,8 @@ const OPTIONS: &[&str] = &[
     "mirror.copies*",
     "mirror.redirectOK*",
     "mirror.extcopy*",
+    "mirror.external*",
+    "mirror.upstream",
     "bypass-creator-check",
     "hook.*",
     "ENV.*",

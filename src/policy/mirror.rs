@@ -11,7 +11,7 @@ use super::decide::Facts;
 use super::options::is_set;
 use super::parser::OPTION_PREFIX;
 use super::rules::Policy;
-use crate::model::HostName;
+use crate::model::{HostName, Target, Upstream};
 
 /// What a node is to a repository, and what the others are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,21 @@ pub enum How {
     NoSyncQuiet,
 }
 
+/// What a line about a server that is no node says wrong, if it does: the option's name without `mirror.`, its value.
+pub(super) fn foreign_problem(name: &str, value: &str) -> Option<String> {
+    match name {
+        _ if !is_set(value) => None,
+        "upstream" => Upstream::parse(value).err(),
+        _ if is_external(name) => Target::parse(value).err(),
+        _ => None,
+    }
+}
+
+/// `external`, and `external-1` for a second line.
+fn is_external(name: &str) -> bool {
+    name.strip_prefix("external").is_some_and(|more| more.is_empty() || more.starts_with('-'))
+}
+
 /// What the names of the options begin with, beside `master`.
 const KNOWN: [&str; 3] = ["slaves", "copies", "redirectOK"];
 
@@ -81,19 +96,7 @@ fn option_name<'v>(key: &str, value: &'v str) -> Option<(String, &'v str)> {
 impl Policy {
     /// The mirroring of a repository as the node `host` sees it.
     pub fn mirror(&self, facts: &Facts<'_>, host: &HostName) -> Mirror {
-        let repo = self.repo_names(facts.name, facts.creator);
-        let mut options: BTreeMap<String, String> = BTreeMap::new();
-        for id in self.config_ids(&repo) {
-            let entry = &self.configs[id as usize];
-            let alias = !entry.key.starts_with(OPTION_PREFIX);
-            if alias && !self.mirror_aliases {
-                continue;
-            }
-            if let Some((name, value)) = option_name(&entry.key, &entry.value) {
-                options.insert(name, value.replace("%GL_REPO", facts.name));
-            }
-        }
-        options.retain(|_, value| is_set(value));
+        let options = self.mirror_options(facts);
         let under = |prefix: &'static str| options.iter().filter(move |(name, _)| name.starts_with(prefix));
         let master = options.get("master").cloned();
         let mut copies = BTreeMap::new();
@@ -129,5 +132,32 @@ impl Policy {
             Mode::NotHere
         };
         Mirror { mode, master, copies, redirectors }
+    }
+
+    /// The options `mirror.*` that are set, by their names without that, in the words of today's spelling.
+    fn mirror_options(&self, facts: &Facts<'_>) -> BTreeMap<String, String> {
+        let repo = self.repo_names(facts.name, facts.creator);
+        let mut options = BTreeMap::new();
+        for id in self.config_ids(&repo) {
+            let entry = &self.configs[id as usize];
+            let alias = !entry.key.starts_with(OPTION_PREFIX);
+            if alias && !self.mirror_aliases {
+                continue;
+            }
+            if let Some((name, value)) = option_name(&entry.key, &entry.value) {
+                options.insert(name, value.replace("%GL_REPO", facts.name));
+            }
+        }
+        options.retain(|_, value| is_set(value));
+        options
+    }
+
+    /// The servers outside the mesh to which a repository's master pushes it, and the one that it follows. Of several
+    /// lines with one name the last option counts; what cannot be read was refused when it was pushed.
+    pub fn foreign(&self, facts: &Facts<'_>) -> (Vec<Target>, Option<Upstream>) {
+        let options = self.mirror_options(facts);
+        let named = options.iter().filter(|(name, _)| is_external(name)).filter_map(|(_, v)| Target::parse(v).ok());
+        let targets: BTreeMap<HostName, Target> = named.map(|target| (target.name.clone(), target)).collect();
+        (targets.into_values().collect(), options.get("upstream").and_then(|value| Upstream::parse(value).ok()))
     }
 }

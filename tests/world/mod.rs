@@ -8,8 +8,10 @@ mod actor;
 mod admin;
 mod answer;
 mod checkout;
+mod http_git;
 mod link;
 mod node;
+mod sshd;
 mod time;
 
 use std::ffi::OsStr;

@@ -207,7 +207,7 @@ impl Sim {
     fn look_around(&mut self) {
         let repos: Vec<RepoName> = self.repos.keys().cloned().collect();
         let assigned = self.peers().into_iter().map(|peer| (peer, repos.clone())).collect();
-        let assigned = Assigned { repos: assigned, by_hand: BTreeSet::new() };
+        let assigned = Assigned { repos: assigned, ..Assigned::default() };
         self.board.keep_only(&assigned, &self.pauses, self.now());
         for queue in self.queues.values_mut() {
             queue.want_scan();
