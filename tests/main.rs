@@ -35,6 +35,7 @@ mod alarms;
 mod first;
 mod foreign;
 mod forward;
+mod large;
 mod mirror;
 mod options;
 mod outage;

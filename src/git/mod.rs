@@ -5,6 +5,7 @@
 
 pub mod changes;
 mod config;
+pub mod etag;
 pub mod fork;
 pub mod odb;
 pub mod packs;

@@ -212,9 +212,15 @@ pub fn is_done(packet: Packet<'_>) -> bool {
     packet.text() == Some(b"done")
 }
 
+/// Of a replica that speaks to its master: what its references are, see [`super::etag`]. With `=` and the etag among the
+/// capabilities, and as an option of the report after a push.
+pub const ETAG: &str = "gitmesh-etag";
+/// The capability of a replica whose etag is the one that its master has told: it lists no references.
+pub const UNCHANGED: &str = "gitmesh-unchanged";
+
 /// Writes the advertisement of the first version, reference by reference.
 pub struct Advertisement {
-    capabilities: &'static str,
+    capabilities: String,
     /// What HEAD names, for the capability `symref`.
     head: Option<Vec<u8>>,
     begun: bool,
@@ -228,7 +234,7 @@ impl Advertisement {
             "no-progress include-tag multi_ack_detailed filter object-format=sha1 agent=gitmesh/",
             env!("CARGO_PKG_VERSION")
         );
-        Self { capabilities, head: None, begun: false }
+        Self { capabilities: capabilities.to_owned(), head: None, begun: false }
     }
 
     /// For git-receive-pack.
@@ -238,7 +244,16 @@ impl Advertisement {
             "object-format=sha1 agent=gitmesh/",
             env!("CARGO_PKG_VERSION")
         );
-        Self { capabilities, head: None, begun: false }
+        Self { capabilities: capabilities.to_owned(), head: None, begun: false }
+    }
+
+    /// For a master that speaks of etags.
+    pub fn with_etag(mut self, etag: &str, unchanged: bool) -> Self {
+        self.capabilities.push_str(&format!(" {ETAG}={etag}"));
+        if unchanged {
+            self.capabilities.push_str(&format!(" {UNCHANGED}"));
+        }
+        self
     }
 
     pub fn head(&mut self, out: &mut Vec<u8>, head: &Head) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::pktline::{self, Packet};
+use super::protocol::ETAG;
 use crate::model::{Oid, RefName, RefUpdate};
 
 /// Hooks of the receiving side (githooks(5)) that a site may have put beside ours.
@@ -85,8 +86,8 @@ fn update(command: &[u8]) -> Option<(Oid, Oid, &[u8])> {
     Some((oid(old)?, oid(new)?, name))
 }
 
-/// The report: whether the pack was taken, and what became of each update.
-pub fn report(unpacked: Result<(), &str>, results: &[(String, Option<String>)]) -> Vec<u8> {
+/// The report: whether the pack was taken, what became of each update, and for a master what the references are now.
+pub fn report(unpacked: Result<(), &str>, results: &[(String, Option<String>)], etag: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     pktline::encode(&mut out, format!("unpack {}\n", unpacked.err().unwrap_or("ok")).as_bytes());
     for (name, refused) in results {
@@ -96,6 +97,9 @@ pub fn report(unpacked: Result<(), &str>, results: &[(String, Option<String>)]) 
             Some(why) => format!("ng {name} {}\n", why.replace('\n', " ")),
         };
         pktline::encode(&mut out, &line.as_bytes()[..line.len().min(pktline::PAYLOAD_MAX)]);
+    }
+    if let Some(etag) = etag {
+        pktline::encode(&mut out, format!("option {ETAG} {etag}\n").as_bytes());
     }
     out.extend_from_slice(pktline::FLUSH);
     out
@@ -158,8 +162,11 @@ mod tests {
     #[test]
     fn the_report_is_gits() {
         let results = [("refs/heads/a".to_owned(), None), ("refs/heads/b".to_owned(), Some("no\nway".to_owned()))];
-        assert_eq!(report(Ok(()), &results), b"000eunpack ok\n0014ok refs/heads/a\n001bng refs/heads/b no way\n0000");
-        assert_eq!(report(Err("index-pack failed"), &[]), b"001dunpack index-pack failed\n0000");
+        assert_eq!(
+            report(Ok(()), &results, None),
+            b"000eunpack ok\n0014ok refs/heads/a\n001bng refs/heads/b no way\n0000"
+        );
+        assert_eq!(report(Err("index-pack failed"), &[], None), b"001dunpack index-pack failed\n0000");
     }
 
     #[test]

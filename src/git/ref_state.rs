@@ -12,6 +12,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::objects::{ObjectsError, open, own};
+use super::protocol::oid;
 use super::refs::{self, Head, Hex, Snapshot};
 use crate::model::{Oid, RefName};
 
@@ -60,14 +61,20 @@ pub fn read_refs(dir: &Path) -> Result<RefState, ObjectsError> {
 }
 
 impl RefState {
-    /// Of a snapshot of all references.
-    pub fn of(snapshot: &Snapshot) -> io::Result<Self> {
+    /// HEAD alone, with no references.
+    pub fn head_of(snapshot: &Snapshot) -> io::Result<Self> {
         let mut state = Self::default();
         match snapshot.head()? {
             Some(Head::Branch(name, _)) => state.head = ref_name(&name),
-            Some(Head::Detached(oid)) => state.detached = Some(object(&oid)),
+            Some(Head::Detached(value)) => state.detached = Some(object(&value)),
             None => {}
         }
+        Ok(state)
+    }
+
+    /// Of a snapshot of all references.
+    pub fn of(snapshot: &Snapshot) -> io::Result<Self> {
+        let mut state = Self::head_of(snapshot)?;
         snapshot.list(&refs::minimal(&[]), |reference| {
             if let Some(name) = ref_name(&reference.name) {
                 state.refs.insert(name, object(&reference.oid));
@@ -83,7 +90,7 @@ fn ref_name(bytes: &[u8]) -> Option<RefName> {
 }
 
 fn object(hex: &Hex) -> Oid {
-    std::str::from_utf8(hex).ok().and_then(Oid::parse).expect("the reader has seen hexadecimal digits")
+    oid(hex).expect("the reader has seen hexadecimal digits")
 }
 
 fn by_libgit2(dir: &Path) -> Result<RefState, ObjectsError> {

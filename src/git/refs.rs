@@ -117,6 +117,40 @@ impl Snapshot {
         }
     }
 
+    /// The loose references and their objects; `None` for symbolic ones.
+    pub fn loose(&self) -> impl Iterator<Item = (&[u8], Option<Hex>)> {
+        self.loose.iter().map(|loose| match loose.target {
+            Target::Direct(oid) => (&loose.name[..], Some(oid)),
+            Target::Symbolic(_) | Target::Broken => (&loose.name[..], None),
+        })
+    }
+
+    /// Of `packed-refs` as it was opened; `None` if there was none.
+    pub fn packed_metadata(&self) -> io::Result<Option<std::fs::Metadata>> {
+        self.packed.as_ref().map(|packed| packed.file.metadata()).transpose()
+    }
+
+    /// What `packed-refs` says of one name.
+    pub fn packed_value(&self, name: &[u8]) -> io::Result<Option<Hex>> {
+        self.packed.as_ref().map_or(Ok(None), |packed| packed.find(name))
+    }
+
+    /// At most `most` references below a prefix, the first ones by name.
+    pub fn first(&self, prefix: &[u8], most: usize) -> io::Result<Vec<Reference>> {
+        let mut found = Vec::new();
+        let listed = self.list(&minimal(&[prefix.to_vec()]), |reference| {
+            if found.len() == most {
+                return Err(io::ErrorKind::QuotaExceeded.into());
+            }
+            found.push(reference);
+            Ok(())
+        });
+        match listed {
+            Err(error) if error.kind() != io::ErrorKind::QuotaExceeded => Err(error),
+            _ => Ok(found),
+        }
+    }
+
     /// HEAD, with the commit of its branch. `None` if the file is neither form.
     pub fn head(&self) -> io::Result<Option<Head>> {
         Ok(match read_loose(&self.dir.join("HEAD"))? {
@@ -129,11 +163,11 @@ impl Snapshot {
         })
     }
 
-    /// Calls `each` for every reference of the prefixes, in byte order. `prefixes` must be those of [`Snapshot::read`],
-    /// as [`minimal`] makes them.
+    /// Calls `each` for every reference of the prefixes, in byte order. `prefixes` must be those of [`Snapshot::read`], or
+    /// narrower ones, as [`minimal`] makes them.
     pub fn list(&self, prefixes: &[Vec<u8>], mut each: impl FnMut(Reference) -> io::Result<()>) -> io::Result<()> {
-        let mut loose = self.loose.iter().peekable();
         for prefix in prefixes {
+            let mut loose = self.loose[self.loose.partition_point(|l| l.name < *prefix)..].iter().peekable();
             let mut packed = self.packed.as_ref().map(|p| p.from(prefix)).transpose()?;
             let mut next_packed = packed.as_mut().map_or(Ok(None), |lines| lines.next_below(prefix))?;
             loop {
@@ -503,6 +537,14 @@ mod tests {
             })
             .expect("listed");
         assert_eq!(peeled, [Peeled::To(oid(4))]);
+        let all = Snapshot::read(dir, &minimal(&[])).expect("readable");
+        write(dir, "refs/a/first", &line(9, ""));
+        let some = |most| {
+            let found = all.first(b"refs/heads/b", most).expect("listed");
+            found.into_iter().map(|r| (String::from_utf8(r.name).expect("text"), r.oid)).collect::<Vec<_>>()
+        };
+        assert_eq!(some(5), [("refs/heads/b".to_owned(), oid(5))]);
+        assert_eq!((some(1).len(), some(0).len()), (1, 0));
         write(dir, "packed-refs", &line(1, "refs/heads/a"));
         assert_eq!(Snapshot::read(dir, &tags).err().map(|e| e.kind()), Some(io::ErrorKind::Unsupported));
     }

@@ -1,6 +1,6 @@
 //! One mirror push from beginning to end: what is read here, the sessions on the pooled link, and what went wrong.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
+use super::ours::{Belief, Ours};
 use super::plan::Order;
 use super::send::{self, Manner, SendError, Sent, Terms, Toll};
-use super::worker::{END_TIMEOUT, blocking_refs, local};
+use super::worker::{END_TIMEOUT, local};
 use super::{Inner, MirrorError, Report, foreign};
 use crate::cluster::Place;
-use crate::git::ref_state::RefState;
 use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
 use crate::peer::{Finished, LinkError};
@@ -59,7 +59,8 @@ pub(super) async fn push(
     };
     report.gone = false;
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
-    let ours = blocking_refs(dir.clone()).await.map_err(local)?;
+    let belief = inner.beliefs.take(repo, peer).filter(|_| order == Order::Usual);
+    let ours = read(dir.clone(), belief).await?;
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let metadata = (inner.world.metadata)(repo);
     let mut exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
@@ -94,6 +95,9 @@ pub(super) async fn push(
                 report.refs += sent.refs;
                 report.pack_bytes += sent.pack_bytes;
                 if !sent.more {
+                    if let Some(belief) = sent.etag.and_then(|etag| ours.believed(etag)) {
+                        inner.beliefs.keep(repo, peer, belief);
+                    }
                     break;
                 }
             }
@@ -139,11 +143,16 @@ async fn is_damaged(inner: &Inner, peer: &HostName, repo: &RepoName) -> Result<b
     }
 }
 
+async fn read(dir: PathBuf, belief: Option<Belief>) -> Result<Ours, MirrorError> {
+    let reading = tokio::task::spawn_blocking(move || Ours::read(&dir, belief));
+    reading.await.expect("reading references does not panic, and is not cancelled").map_err(local)
+}
+
 async fn session(
     inner: &Arc<Inner>,
     peer: &HostName,
     exec: &str,
-    (dir, ours, terms): (&Path, &RefState, Terms),
+    (dir, ours, terms): (&Path, &Ours, Terms),
     (toll, waited): (Toll<'_>, &AtomicU64),
 ) -> Result<Sent, MirrorError> {
     let limit = inner.config().timeout;

@@ -3,7 +3,8 @@
 //! Level-triggered: the queue holds hints that a (repository, replica) pair may be behind, never the truth, which is
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
-//! push, `send` pushes it over the pooled link, `bandwidth` slows it. `first` orders and counts first
+//! push, `send` pushes it over the pooled link, `bandwidth` slows it; `ours` is what is here, and what a large
+//! replica is believed to have. `first` orders and counts first
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
 //! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped,
 //! `wait` their waiting, `journal` what happened, `trash` what copies of deleted and renamed repositories are told.
@@ -25,6 +26,7 @@ mod journal;
 mod notice;
 mod notify;
 mod orders;
+mod ours;
 mod pause;
 mod plan;
 mod queue;
@@ -216,6 +218,7 @@ struct Inner {
     lately: trash::Lately,
     /// Where the keys and tokens of servers outside the mesh are.
     targets: PathBuf,
+    beliefs: ours::Beliefs,
 }
 
 impl Mirror {
@@ -362,6 +365,7 @@ impl Inner {
             hearing: heartbeat::Hearing::new(),
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
+            beliefs: ours::Beliefs::default(),
         })
     }
 

@@ -137,6 +137,11 @@ pub fn plan(ours: &RefState, theirs: &BTreeMap<RefName, Oid>) -> Plan {
 }
 
 impl Plan {
+    /// For a replica that lacks these changes and nothing else; none of them is a deletion.
+    pub fn of(changes: &[RefUpdate]) -> Self {
+        Self { updates: changes.to_vec(), theirs: 0 }
+    }
+
     /// The values that the replica would lose.
     pub fn replaced(&self) -> impl Iterator<Item = &Oid> {
         self.updates.iter().map(|u| &u.old).filter(|old| !old.is_zero())

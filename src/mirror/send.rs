@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::plan::{Obstacle, Order, plan};
+use super::ours::Ours;
+use super::plan::{Obstacle, Order, Plan, plan};
 use crate::git::objects::ObjectsError;
 use crate::git::odb;
 use crate::git::pktline::{self, Band, Packet, PktError, Reader};
 use crate::git::process::Git;
-use crate::git::ref_state::RefState;
+use crate::git::protocol::{ETAG, UNCHANGED};
 use crate::git::service::to_word;
 use crate::model::{Epoch, Oid, RefName, RefUpdate, RepoName};
 use crate::repo::{Metadata, Ownership};
@@ -84,13 +85,15 @@ impl From<PktError> for SendError {
 }
 
 /// What a push changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Updates that the replica confirmed.
     pub refs: usize,
     pub pack_bytes: u64,
     /// Names had to go before others could come; the rest takes another push.
     pub more: bool,
+    /// The replica's word for the references that it has now, if it gives one.
+    pub etag: Option<String>,
 }
 
 /// Whether a reader of the replica may see some of a push's references changed and others not.
@@ -122,7 +125,7 @@ pub type Toll<'a> = &'a (dyn Fn(usize) -> Duration + Send + Sync);
 pub fn exec_line(
     repo: &RepoName,
     epoch: Epoch,
-    ours: &RefState,
+    ours: &Ours,
     owned: &Ownership,
     metadata: &Metadata,
     order: Order,
@@ -142,6 +145,9 @@ pub fn exec_line(
     // Also when there are none: what was taken away here must go there too.
     line.push_str(&format!(" roles={}", to_word(owned.roles.as_deref().unwrap_or_default())));
     line.push_str(&format!(" meta={}", metadata.to_word()));
+    if let Some(etag) = ours.etag() {
+        line.push_str(&format!(" etag={etag}"));
+    }
     line
 }
 
@@ -154,13 +160,23 @@ pub async fn send(
     mut output: impl AsyncWrite + Unpin,
     git: &Git,
     dir: &Path,
-    ours: &RefState,
+    ours: &Ours,
     terms: Terms,
     toll: Toll<'_>,
 ) -> Result<Sent, SendError> {
     let mut input = Reader::new(input);
-    let theirs = read_advertisement(&mut input).await?;
-    let plan = plan(ours, &theirs.refs);
+    let mut theirs = read_advertisement(&mut input).await?;
+    let plan = match ours.changes() {
+        Some(changes) if theirs.can(UNCHANGED) => {
+            let most = if changes.iter().any(|u| u.old.is_zero()) { EXCLUSIONS_MIN } else { EXCLUSIONS_EACH };
+            theirs.refs.extend(ours.unchanged(most).await?);
+            Plan::of(changes)
+        }
+        None if theirs.can(UNCHANGED) => {
+            return Err(SendError::Protocol("it says to be as it was, and was not asked".to_owned()));
+        }
+        _ => plan(&*ours.all().await?, &theirs.refs),
+    };
     let known = present(dir, plan.replaced().cloned().collect()).await?;
     if let Some(obstacle) = plan.obstacle(&known.into_iter().collect(), terms.guard_refs, terms.order) {
         // Without a flush packet, so that the replica takes it for a session that was given up.
@@ -173,7 +189,7 @@ pub async fn send(
         output.shutdown().await?;
         drop(output);
         while input.next().await?.is_some() {}
-        return Ok(Sent::default());
+        return Ok(Sent { etag: theirs.etag(), ..Sent::default() });
     }
     let capabilities = theirs.negotiate(&updates, terms.manner)?;
     let (commands, theirs) = (&updates, &theirs);
@@ -188,10 +204,10 @@ pub async fn send(
     // Both at once: the replica may report, or be gone, before it has read everything.
     let (written, report) = tokio::join!(writing, read_report(&mut input, &updates));
     match (written, report) {
-        (Ok(pack_bytes), Ok(())) => Ok(Sent { refs: updates.len(), pack_bytes, more }),
+        (Ok(pack_bytes), Ok(etag)) => Ok(Sent { refs: updates.len(), pack_bytes, more, etag }),
         (Err(error @ (SendError::Pack(_) | SendError::Objects(_))), _) => Err(error),
         // The report says more than the broken pipe it caused.
-        (_, Err(error)) | (Err(error), Ok(())) => Err(error),
+        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
     }
 }
 
@@ -207,6 +223,10 @@ struct Advertisement {
 impl Advertisement {
     fn can(&self, capability: &str) -> bool {
         self.capabilities.contains(capability)
+    }
+
+    fn etag(&self) -> Option<String> {
+        self.capabilities.iter().find_map(|c| c.strip_prefix(ETAG)?.strip_prefix('=')).map(str::to_owned)
     }
 
     /// The capabilities of our first command line.
@@ -420,8 +440,11 @@ async fn write_pack(
     Ok(total)
 }
 
-/// Reads to the end; success only if the pack was taken and each update confirmed.
-async fn read_report<R: AsyncRead + Unpin>(input: &mut Reader<R>, updates: &[RefUpdate]) -> Result<(), SendError> {
+/// Reads to the end; success only if the pack was taken and each update confirmed. Returns the replica's etag.
+async fn read_report<R: AsyncRead + Unpin>(
+    input: &mut Reader<R>,
+    updates: &[RefUpdate],
+) -> Result<Option<String>, SendError> {
     let mut report = Report { waiting: updates.iter().map(|u| u.name.clone()).collect(), ..Report::default() };
     let (mut pending, mut progress) = (Vec::new(), Vec::new());
     while let Some(packet) = input.next().await? {
@@ -456,6 +479,7 @@ struct Report {
     unpack: Option<Option<String>>,
     waiting: BTreeSet<RefName>,
     refused: Vec<(RefName, String)>,
+    etag: Option<String>,
     ended: bool,
 }
 
@@ -480,13 +504,14 @@ impl Report {
                 self.waiting.remove(&name);
                 self.refused.push((name, why.to_owned()));
             }
-            "option" => {} // report-status-v2 only, which we do not ask for
+            // Others are of report-status-v2, which we do not ask for.
+            "option" => self.etag = rest.strip_prefix(ETAG).map(|etag| etag.trim().to_owned()).or(self.etag.take()),
             _ => return Err(bad()),
         }
         Ok(())
     }
 
-    fn verdict(self, progress: &str) -> Result<(), SendError> {
+    fn verdict(self, progress: &str) -> Result<Option<String>, SendError> {
         let said = |why: String| {
             let progress = progress.trim();
             if progress.is_empty() { why } else { format!("{why} (it said: {progress})") }
@@ -496,7 +521,7 @@ impl Report {
             Some(Some(why)) => Err(SendError::Unpack(said(why))),
             Some(None) if !self.refused.is_empty() => Err(SendError::Refs(self.refused)),
             Some(None) if !self.waiting.is_empty() || !self.ended => Err(SendError::Ended),
-            Some(None) => Ok(()),
+            Some(None) => Ok(self.etag),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::ours::Ours;
 use super::plan::{Obstacle, Order};
 use super::send::{Manner, SendError, Sent, Terms, exec_line, send};
 use crate::git::process::Git;
@@ -65,7 +66,12 @@ impl Pair {
     async fn push(&self) -> Result<Sent, SendError> {
         let first = self.push_with(USUAL).await?;
         let rest = if first.more { self.push_with(USUAL).await? } else { Sent::default() };
-        Ok(Sent { refs: first.refs + rest.refs, pack_bytes: first.pack_bytes + rest.pack_bytes, more: rest.more })
+        Ok(Sent {
+            refs: first.refs + rest.refs,
+            pack_bytes: first.pack_bytes + rest.pack_bytes,
+            more: rest.more,
+            etag: rest.etag,
+        })
     }
 
     async fn push_with(&self, terms: Terms) -> Result<Sent, SendError> {
@@ -74,7 +80,7 @@ impl Pair {
         command.args(["receive-pack", "."]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("git receive-pack");
         let (input, output) = (child.stdout.take().expect("piped"), child.stdin.take().expect("piped"));
-        let ours = read_refs(&self.ours).expect("readable");
+        let ours = read_refs(&self.ours).expect("readable").into();
         let sent = send(input, output, &git, &self.ours, &ours, terms, &|_| Duration::ZERO).await;
         if sent.is_ok() {
             assert!(child.wait().await.expect("ended").success());
@@ -267,7 +273,7 @@ async fn answer(advertisement: &[u8]) -> String {
     let git = Git::new("git".into(), "/dev/null".into());
     let pair = Pair::new();
     pair.set("refs/heads/main", &[]);
-    let ours = read_refs(&pair.ours).expect("readable");
+    let ours = read_refs(&pair.ours).expect("readable").into();
     let sent = send(advertisement, tokio::io::sink(), &git, &pair.ours, &ours, USUAL, &|_| Duration::ZERO).await;
     let error = sent.expect_err("no success");
     error.to_string()
@@ -301,7 +307,7 @@ async fn what_is_no_advertisement_is_told() {
 fn exec_lines() {
     let repo = RepoName::new("docs/handbook").expect("a name");
     let (head, nothing) = (RefName::parse("refs/heads/main"), Metadata::default());
-    let mut ours = RefState { head, ..RefState::default() };
+    let mut ours = Ours::from(RefState { head, ..RefState::default() });
     let none = Ownership::default();
     assert_eq!(
         exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Usual),

@@ -90,9 +90,10 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     // With locks, they come by an order of their own.
     let unlocked = value("locks") == Some("none");
     let restored = value("restored").and_then(Stamp::parse);
+    let etag = value("etag").map(str::to_owned);
     Ok(Order::MirrorReceive(
         repo,
-        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, unlocked, restored },
+        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, unlocked, restored, etag },
     ))
 }
 

@@ -65,7 +65,7 @@ impl Transfer {
             _ => return Err(io::Error::other("more references, or other words, than a fresh copy is made from")),
         };
         client.banded = asked.banded;
-        let received = match self.take_pack(request, fresh.repo(), &asked, &mut input, &mut client).await {
+        let received = match self.take_pack(request, fresh.repo(), &asked, false, &mut input, &mut client).await {
             Ok(missing) if missing.is_empty() => {
                 self.place(request, push, damaged, fresh, asked.updates.clone(), &mut client).await
             }
@@ -74,7 +74,7 @@ impl Transfer {
         };
         let results: Vec<_> =
             asked.updates.iter().map(|update| (update.name.to_string(), received.clone().err())).collect();
-        let text = receive::report(Ok(()), &results);
+        let text = receive::report(Ok(()), &results, None);
         if client.banded {
             let mut out = Vec::new();
             pktline::multiplex(&mut out, 1, &text);

@@ -5,6 +5,7 @@
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
 mod configuration;
+mod etag;
 mod fetch;
 mod forward;
 mod fresh;
@@ -16,6 +17,7 @@ mod relay;
 mod replicas;
 mod request;
 mod turns;
+mod whole;
 
 use std::fmt::Display;
 use std::sync::Arc;

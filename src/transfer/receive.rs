@@ -21,6 +21,7 @@ use super::push::Entry;
 use super::relay::{Abandoned, relay};
 use super::request::{Input, Output, Streams};
 use super::{Refusal, Request, Transfer, exit_code};
+use crate::git::etag::Look;
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::Serving;
 use crate::git::protocol::{self, Advertisement, Version};
@@ -148,8 +149,20 @@ impl Transfer {
         output: &mut W,
         errors: &mut E,
     ) -> Result<Ended, PktError> {
-        let offered = self.send_listing(repo, output, |dir, send| {
+        let look = self.look(request, repo).await;
+        let believed = request.mirror.as_ref().and_then(|push| push.etag.clone());
+        let etag = look.as_ref().map(Look::etag);
+        let offered = self.send_listing(repo, output, move |dir, send| {
             let mut advertisement = Advertisement::of_push();
+            if let Some(etag) = &etag {
+                let unchanged = believed.as_ref() == Some(etag);
+                advertisement = advertisement.with_etag(etag, unchanged);
+                if unchanged {
+                    let mut out = Vec::new();
+                    advertisement.end(&mut out);
+                    return send(out);
+                }
+            }
             list(dir, &[], send, |out, item| match item {
                 Item::Head(_) => {}
                 Item::Reference(reference) => advertisement.reference(out, reference),
@@ -179,11 +192,11 @@ impl Transfer {
         drop(said);
         let mut client = Client { output, errors, banded: push.banded, there: true };
         let received = if push.updates.iter().any(|update| !update.new.is_zero()) {
-            self.take_pack(request, repo, &push, input, &mut client).await
+            self.take_pack(request, repo, &push, look.is_some(), input, &mut client).await
         } else {
             Ok(HashSet::new())
         };
-        Ok(Ended::Code(self.land(entry, request, repo, push, received, options, &mut client).await))
+        Ok(Ended::Code(self.land(entry, request, repo, push, look, received, options, &mut client).await))
     }
 
     /// From a pack that is here to the last word.
@@ -194,6 +207,7 @@ impl Transfer {
         request: &Request,
         repo: &Repo,
         push: Push,
+        look: Option<Look>,
         received: Result<HashSet<Oid>, String>,
         options: Vec<String>,
         client: &mut Client<'_, W, E>,
@@ -232,7 +246,12 @@ impl Transfer {
         metrics::PUSH_REFS.of(&["landed"]).add(landed.len() as u64);
         metrics::PUSH_REFS.of(&["refused"]).add((results.len() - landed.len()) as u64);
         if report {
-            let text = receive::report(received.as_ref().map(drop).map_err(String::as_str), &results);
+            let whole = results.iter().all(|(_, failure)| failure.is_none());
+            let etag = match look {
+                Some(look) if whole => self.etag_after(repo, look, &landed).await,
+                _ => None,
+            };
+            let text = receive::report(received.as_ref().map(drop).map_err(String::as_str), &results, etag.as_deref());
             let mut out = Vec::new();
             if client.banded {
                 pktline::multiplex(&mut out, 1, &text)
@@ -311,6 +330,7 @@ impl Transfer {
         request: &Request,
         repo: &Repo,
         push: &Push,
+        large: bool,
         input: &mut Reader<R>,
         client: &mut Client<'_, W, E>,
     ) -> Result<HashSet<Oid>, String> {
@@ -323,7 +343,7 @@ impl Transfer {
         if objects == 0 {
             let mut trailer = [0; 20];
             stream.read_exact(&mut trailer).await.map_err(|_| "the pack broke off".to_owned())?;
-            return self.missing(repo, push, &[], false, client).await;
+            return self.missing(repo, push, large, &[], false, client).await;
         }
         let dir = repo.dir().to_owned();
         let quarantine = tokio::task::spawn_blocking(move || Quarantine::new(&dir)).await;
@@ -345,54 +365,12 @@ impl Transfer {
         if !run(git, source, client).await.map_err(|error| ours(&error))? {
             return Err("index-pack abnormal exit".to_owned());
         }
-        let missing = self.missing(repo, push, &env, objects >= BULK_OBJECTS, client).await?;
+        let missing = self.missing(repo, push, large, &env, objects >= BULK_OBJECTS, client).await?;
         if push.updates.iter().all(|update| update.new.is_zero() || missing.contains(&update.new)) {
             return Ok(missing);
         }
         let released = tokio::task::spawn_blocking(move || quarantine.release()).await;
         released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
-        Ok(missing)
-    }
-
-    /// The new values that lead to something that is not there. What is wrong with one does not refuse the others, so
-    /// when all together are not whole, halves are looked at.
-    async fn missing<W: Output, E: Output>(
-        &self,
-        repo: &Repo,
-        push: &Push,
-        env: &[(&str, String)],
-        bulk: bool,
-        client: &mut Client<'_, W, E>,
-    ) -> Result<HashSet<Oid>, String> {
-        let new = push.updates.iter().filter(|update| !update.new.is_zero()).map(|update| update.new.clone());
-        let mut new: Vec<Oid> = new.collect();
-        new.sort_unstable();
-        new.dedup();
-        let arguments = ["rev-list", "--objects", "--stdin", "--not", "--all", "--quiet", "--alternate-refs"];
-        let (mut missing, mut todo) = (HashSet::new(), vec![new]);
-        while let Some(mut part) = todo.pop().filter(|part| !part.is_empty()) {
-            let git = self.git.start(repo.dir(), &arguments, env).map_err(|error| self.internal(&error))?;
-            if bulk {
-                git.give_way();
-            }
-            let wanted = protocol::revisions(&part);
-            let whole = if part.len() == 1 {
-                run(git, &wanted[..], client).await
-            } else {
-                // The words of a larger part would come again with the smaller ones.
-                let (output, errors) = (&mut tokio::io::sink(), &mut tokio::io::sink());
-                run(git, &wanted[..], &mut Client { output, errors, banded: false, there: false }).await
-            };
-            if whole.map_err(|error| self.internal(&error))? {
-                continue;
-            }
-            let second = part.split_off(part.len() / 2);
-            if part.is_empty() {
-                missing.extend(second);
-            } else {
-                todo.extend([second, part]);
-            }
-        }
         Ok(missing)
     }
 

@@ -53,6 +53,8 @@ pub struct MirrorPush {
     pub unlocked: bool,
     /// The time under which the repository was in the trash, of one that was brought back.
     pub restored: Option<Stamp>,
+    /// What the master believes our references to be, in our word for it; any other word asks for that.
+    pub etag: Option<String>,
 }
 
 /// The client's end of a session.
