@@ -7,6 +7,7 @@ mod world;
 
 mod door;
 mod fetch;
+mod import;
 mod init;
 mod join;
 mod keys;

@@ -40,7 +40,7 @@ pub struct Live {
     pub(super) admin_alias: Option<RepoName>,
     /// Regular expressions of the git config keys that may be set here.
     pub(super) config_keys: Vec<String>,
-    admin: RepoName,
+    pub(super) admin: RepoName,
     nodes: HashMap<Vec<u8>, HostName>,
 }
 

@@ -74,6 +74,11 @@ impl Tree {
         Ok(Self::read(&top, reading.files))
     }
 
+    /// Of a commit with these names at its top, and these contents by path from there.
+    pub fn of_files(top: &[String], files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self::read(top, files)
+    }
+
     fn read(top: &[String], files: Files) -> Self {
         // gitolite cannot compile such a commit either; there these folders hold code that the server would run.
         let traps = top.iter().filter(|entry| matches!(entry.as_str(), "hooks" | "logs"));

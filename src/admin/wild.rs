@@ -44,6 +44,12 @@ pub enum RolesError {
 }
 
 impl Realm {
+    /// The name of a repository on disk: clones of the time before the move call the admin repository by gitolite's name.
+    pub fn own_name(&self, repo: RepoName) -> RepoName {
+        let live = self.live();
+        if live.admin_alias.as_ref() == Some(&repo) { live.admin.clone() } else { repo }
+    }
+
     /// May the actor make this repository, here, now? A denial of [`Denial::NO_CREATE`] tells nothing that the actor
     /// may not know; the other ones say where it can be made.
     pub fn may_create(&self, actor: &Actor, repo: &RepoName) -> Result<(), Denial> {

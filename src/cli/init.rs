@@ -224,7 +224,7 @@ fn missing_key() -> Refusal {
 }
 
 /// A directory of another user's would end up half readable: the daemon could not open what we write now.
-fn refuse_foreign_owner(data: &DataDir) -> anyhow::Result<()> {
+pub(super) fn refuse_foreign_owner(data: &DataDir) -> anyhow::Result<()> {
     let Ok(metadata) = std::fs::metadata(data.path()) else { return Ok(()) };
     let (owner, me) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner == me {
@@ -319,17 +319,21 @@ fn write_config(path: &Path, wanted: &Wanted) -> anyhow::Result<Config> {
     };
     let mut listen = wanted.listen.clone();
     if listen.is_empty() {
-        // Only root may bind a port below 1024.
-        let port = if rustix::process::geteuid().is_root() { 22 } else { 2222 };
-        listen.push(Listen(([0u16; 8], port).into()));
+        listen.push(default_listen());
     }
     let text = example(&name, &listen, wanted.address.as_ref());
     write_whole(path, text.as_bytes(), 0o600).with_context(|| format!("failed to write {}", path.display()))?;
     load(path)
 }
 
+/// Port 22 where it may be bound: only root may bind one below 1024.
+pub(super) fn default_listen() -> Listen {
+    let port = if rustix::process::geteuid().is_root() { 22 } else { 2222 };
+    Listen(([0u16; 8], port).into())
+}
+
 /// Reads or makes the node's key; returns its public key and whether something was written.
-fn identity(data: &DataDir, name: &HostName) -> anyhow::Result<(ssh_key::PublicKey, bool)> {
+pub(super) fn identity(data: &DataDir, name: &HostName) -> anyhow::Result<(ssh_key::PublicKey, bool)> {
     let path = data.identity();
     let failed = || format!("failed to write the node's identity below {}", data.path().display());
     let (key, mut made) = match std::fs::read(&path) {

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod init;
 mod join;
 mod peer;
@@ -29,6 +30,8 @@ pub struct Cli {
 enum Command {
     /// Make a node: its data directory, its identity and its admin repository
     Init(init::Args),
+    /// Take over a server of another kind: 'import gitolite PATH'
+    Import(import::Args),
     /// Run the node in the foreground
     Serve(serve::Args),
     /// Let another node in: its public key as SERVER.pub
@@ -106,6 +109,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Init(args) => init::run(args),
+            Command::Import(args) => import::run(&args),
             Command::Serve(args) => serve::run(args),
             Command::AddMirroringPeer(args) => peer::run_add(&args),
             Command::Doctor(args) => doctor::run(args),

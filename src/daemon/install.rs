@@ -14,7 +14,7 @@ const DYING: Duration = Duration::from_secs(2);
 
 /// Makes this the only daemon of the data directory, for as long as the file is held. The kernel gives the lock back
 /// (flock(2)) however the daemon ends.
-pub(super) fn lock(data: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::options()
         .create(true)

@@ -29,6 +29,7 @@ use crate::repo::{self, Space, Store};
 use crate::transfer::{Pushes, Transfer, Turns};
 use crate::{observe, socket, ssh};
 use causes::{Cause, Causes};
+pub(crate) use install::lock;
 use install::{install_hooks, write_if_changed};
 use reload::Running;
 

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use git2::{ErrorCode, FileMode, ObjectType, Repository};
 
+use super::odb::{self, Dated};
 use crate::model::{Oid, RefName, RefUpdate};
 
 /// Most files that [`files_at`] takes out of one commit; the largest known keydir holds half as many.
@@ -332,26 +333,8 @@ pub fn commit_files(
     message: &str,
     parent: Option<&Oid>,
 ) -> Result<Oid, ObjectsError> {
-    let repo = open(dir)?;
-    let parent = parent.map(|oid| raw(oid).and_then(|id| Ok(repo.find_commit(id)?))).transpose()?;
-    let base = match &parent {
-        Some(commit) => commit.tree()?,
-        None => repo.find_tree(repo.treebuilder(None)?.write()?)?,
-    };
-    let mut update = git2::build::TreeUpdateBuilder::new();
-    for (path, contents) in files {
-        update.upsert(path, repo.blob(contents)?, FileMode::Blob);
-    }
-    let tree = repo.find_tree(update.create_updated(&repo, &base)?)?;
-    let who = git2::Signature::now(author.name, author.email)?;
-    let prefix = if branch.starts_with("refs/") { "" } else { "refs/heads/" };
-    match repo.commit(Some(&format!("{prefix}{branch}")), &who, &who, message, &tree, &Vec::from_iter(&parent)) {
-        Ok(id) => Ok(own(id)),
-        Err(e) if matches!(e.code(), ErrorCode::Modified | ErrorCode::Exists) => {
-            Err(ObjectsError::Moved(branch.to_owned()))
-        }
-        Err(e) => Err(e.into()),
-    }
+    let changes = files.iter().map(|(path, contents)| (path.as_str(), Some(contents.as_slice()))).collect();
+    odb::commit_changes(dir, branch, &changes, author, message, parent, Dated::Now)
 }
 
 #[cfg(test)]

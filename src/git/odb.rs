@@ -1,11 +1,11 @@
-//! Which objects a repository has.
+//! Which objects a repository has, and new ones: commits made here.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use git2::{ErrorCode, OdbLookupFlags, Repository};
+use git2::{ErrorCode, FileMode, OdbLookupFlags, Repository};
 
-use super::objects::{ObjectsError, raw};
+use super::objects::{Author, ObjectsError, raw};
 use super::refs::Hex;
 use crate::model::{Oid, RefName, RefUpdate};
 
@@ -118,4 +118,54 @@ pub fn symbolic_targets(dir: &Path, updates: &[RefUpdate]) -> Result<Vec<Option<
         found.symbolic_target().ok().flatten().map(str::to_owned)
     };
     Ok(updates.iter().map(target).collect())
+}
+
+/// What time a commit bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dated {
+    Now,
+    /// That of its parent, so that the same change makes the same commit wherever and whenever it is made.
+    AsParent,
+}
+
+/// As [`super::objects::commit_files`], for changes of any kind: contents by path from the top, `None` for a file that
+/// goes.
+///
+/// # Errors
+/// Besides those, a path that goes and is not there.
+pub fn commit_changes(
+    dir: &Path,
+    branch: &str,
+    changes: &BTreeMap<&str, Option<&[u8]>>,
+    author: Author<'_>,
+    message: &str,
+    parent: Option<&Oid>,
+    dated: Dated,
+) -> Result<Oid, ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    let parent = parent.map(|oid| raw(oid).and_then(|id| Ok(repo.find_commit(id)?))).transpose()?;
+    let base = match &parent {
+        Some(commit) => commit.tree()?,
+        None => repo.find_tree(repo.treebuilder(None)?.write()?)?,
+    };
+    let mut update = git2::build::TreeUpdateBuilder::new();
+    for (path, contents) in changes {
+        match contents {
+            Some(contents) => drop(update.upsert(*path, repo.blob(contents)?, FileMode::Blob)),
+            None => drop(update.remove(*path)),
+        }
+    }
+    let tree = repo.find_tree(update.create_updated(&repo, &base)?)?;
+    let who = match (&parent, dated) {
+        (Some(parent), Dated::AsParent) => git2::Signature::new(author.name, author.email, &parent.time())?,
+        _ => git2::Signature::now(author.name, author.email)?,
+    };
+    let prefix = if branch.starts_with("refs/") { "" } else { "refs/heads/" };
+    match repo.commit(Some(&format!("{prefix}{branch}")), &who, &who, message, &tree, &Vec::from_iter(&parent)) {
+        Ok(id) => Ok(Oid::parse(&id.to_string()).expect("git2 prints 40 hexadecimal digits")),
+        Err(e) if matches!(e.code(), ErrorCode::Modified | ErrorCode::Exists) => {
+            Err(ObjectsError::Moved(branch.to_owned()))
+        }
+        Err(e) => Err(e.into()),
+    }
 }

@@ -16,6 +16,7 @@ mod ownership;
 mod quarantine;
 mod state;
 mod store;
+mod take_in;
 mod trash;
 mod weight;
 
@@ -29,5 +30,6 @@ pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use quarantine::{Quarantine, sweep_quarantines};
 pub use state::{promise_epoch, promised_epoch};
 pub use store::{Prepare, Repo, Space, Store};
+pub use take_in::{Original, Owner};
 pub use trash::{Maintenance, Trashed, Why};
 pub use weight::{Weight, weigh};

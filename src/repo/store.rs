@@ -18,7 +18,7 @@ use crate::policy::Grant;
 pub type Prepare<'a> = dyn Fn(&RepoName, &Path) -> io::Result<()> + 'a;
 
 /// How the directory of a repository that is being made begins.
-const MAKING: &str = ".making-";
+pub(super) const MAKING: &str = ".making-";
 /// More files and directories than this are made durable all at once.
 const SYNCED_SINGLY: usize = 24;
 
@@ -101,6 +101,10 @@ impl Store {
     /// Where the repository is, or would be. See [`Store::open_as_daemon`] for who may ask.
     pub fn dir(&self, name: &RepoName) -> PathBuf {
         self.root.join(format!("{name}.git"))
+    }
+
+    pub(super) fn settings(&self) -> &Path {
+        &self.settings
     }
 
     pub fn space(&self) -> io::Result<Space> {
@@ -290,7 +294,7 @@ impl Store {
 }
 
 /// Lets a push made on the machine by path meet the same settings and hooks as one that comes through a door.
-fn include_settings(dir: &Path, settings: &Path) -> io::Result<()> {
+pub(super) fn include_settings(dir: &Path, settings: &Path) -> io::Result<()> {
     use io::Write;
     let mut config = std::fs::OpenOptions::new().append(true).open(dir.join("config"))?;
     writeln!(config, "[include]\n\tpath = \"{}\"", settings.display())

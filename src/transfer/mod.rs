@@ -86,8 +86,9 @@ impl<T: Display> From<T> for Refusal {
 
 impl Transfer {
     /// Serves one session and returns the exit code for the client: git's own, or 1 after a refusal.
-    pub async fn serve<R: Input, W: Output, E: Output>(&self, request: Request, streams: Streams<R, W, E>) -> u32 {
+    pub async fn serve<R: Input, W: Output, E: Output>(&self, mut request: Request, streams: Streams<R, W, E>) -> u32 {
         let begun = Instant::now();
+        request.repo = self.realm.own_name(request.repo);
         let Request { actor, service, repo, from, .. } = &request;
         let name = service.subcommand();
         let Streams { input, output, errors } = streams;

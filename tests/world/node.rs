@@ -55,11 +55,16 @@ impl Node {
     pub fn init_with(&self, args: &[&str]) -> Answer {
         let listen = format!("127.0.0.1:{}", self.port());
         let done = self.gitmesh(&[&["init", "--name", self.name(), "--listen", &listen], args].concat());
+        self.is_known();
+        done
+    }
+
+    /// ssh knows the node's name and key, if it has one by now.
+    pub fn is_known(&self) {
         if self.public_key().exists() {
             self.ground().trust(&format!("[127.0.0.1]:{}", self.port()), &self.public_key());
             self.ground().name_host(self.name(), self.port());
         }
-        done
     }
 
     fn ground(&self) -> Arc<Ground> {
