@@ -117,3 +117,34 @@ fn what_happens_past_the_nodes_is_seen() {
     }
     pair.two.is_sound("testing");
 }
+
+#[test]
+fn many_new_references_come_by_one_write_and_are_gits() {
+    let world = World::new();
+    let pair = world.pair_with(CONF);
+    let work = world.alice().clone_of(&pair.one, "testing");
+    work.commit("a", "one");
+    work.many_refs("refs/tags/v", 300);
+    work.git(&["tag", "-a", "-m", "annotated", "v1"]).succeeds();
+    work.push(&["-q", "HEAD:main", "refs/tags/*:refs/tags/*"]).succeeds();
+    pair.in_step("testing");
+    assert_eq!(pair.one.refs("testing").len(), 302);
+    for node in [&pair.one, &pair.two] {
+        let dir = node.repo_dir("testing");
+        let packed = std::fs::read_to_string(dir.join("packed-refs")).unwrap();
+        assert!(packed.contains(" refs/tags/v/299\n") && !dir.join("refs/tags/v/299").exists());
+        let peeled = node.git("testing", &["rev-parse", "v1^{commit}"]).succeeds().stdout;
+        assert!(packed.contains(&format!(" refs/tags/v1\n^{peeled}")));
+    }
+    // One that cannot be keeps no other back, and an atomic push keeps all back.
+    work.commit("a", "two");
+    work.many_refs("refs/tags/w", 150);
+    let bad = "HEAD:refs/tags/v/7/below";
+    work.push(&["-q", "--atomic", "refs/tags/w/*:refs/tags/w/*", bad]).fails();
+    assert_eq!(pair.one.refs("testing").len(), 302);
+    work.push(&["-q", "refs/tags/w/*:refs/tags/w/*", bad]).fails().says("refs/tags/v/7/below");
+    assert_eq!(pair.one.refs("testing").len(), 452);
+    pair.in_step("testing");
+    pair.one.is_sound("testing");
+    pair.two.is_sound("testing");
+}

@@ -8,6 +8,7 @@ mod config;
 pub mod etag;
 pub mod fork;
 pub mod odb;
+pub mod packed;
 pub mod packs;
 pub mod pktline;
 pub mod process;

@@ -28,6 +28,13 @@ impl Peeler {
         Ok(Self(Repository::open_bare(dir)?))
     }
 
+    /// Whether there is such a commit.
+    pub fn is_commit(&self, oid: &Hex) -> bool {
+        let oid = std::str::from_utf8(oid).ok().and_then(|text| git2::Oid::from_str(text).ok());
+        let header = |oid| self.0.odb().ok()?.read_header(oid).ok();
+        oid.and_then(header).is_some_and(|(_, kind)| kind == git2::ObjectType::Commit)
+    }
+
     /// The object that a tag object leads to in the end; `None` for what is no tag, and for what cannot be read.
     pub fn peel(&self, oid: &Hex) -> Option<Hex> {
         let oid = git2::Oid::from_str(std::str::from_utf8(oid).ok()?).ok()?;

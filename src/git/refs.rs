@@ -130,6 +130,17 @@ impl Snapshot {
         self.packed.as_ref().map(|packed| packed.file.metadata()).transpose()
     }
 
+    /// Calls `each` with every name of `packed-refs`, its value, and what that leads to if it is a tag.
+    pub fn packed(&self, mut each: impl FnMut(&[u8], &Hex, Option<&Hex>)) -> io::Result<()> {
+        let Some(packed) = &self.packed else { return Ok(()) };
+        let mut lines = packed.from(b"")?;
+        while let Some(Reference { name, oid, peeled, .. }) = lines.next_below(b"")? {
+            let target = if let Peeled::To(target) = &peeled { Some(target) } else { None };
+            each(&name, &oid, target);
+        }
+        Ok(())
+    }
+
     /// What `packed-refs` says of one name.
     pub fn packed_value(&self, name: &[u8]) -> io::Result<Option<Hex>> {
         self.packed.as_ref().map_or(Ok(None), |packed| packed.find(name))

@@ -10,6 +10,9 @@ use std::time::{Duration, SystemTime};
 /// git holds a lock for milliseconds; the packed-refs lock of a repository of a million references for seconds.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
+/// What was to become `packed-refs`. git does not write past one that is there already.
+const UNFINISHED: &str = "packed-refs.new";
+
 /// Removes the reference and HEAD locks of the repository at `dir` that are older than ten seconds at `now`, and
 /// returns them. Call it only while no push into the repository is running.
 pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>> {
@@ -29,7 +32,8 @@ pub fn find_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>>
             let kind = entry.file_type()?;
             if kind.is_dir() && (depth > 0 || entry.file_name() == "refs") {
                 todo.push((path, depth + 1));
-            } else if kind.is_file() && path.extension().is_some_and(|e| e == "lock") {
+            } else if kind.is_file() && (path.extension().is_some_and(|e| e == "lock") || path == dir.join(UNFINISHED))
+            {
                 let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
                 if age >= STALE_AFTER {
                     stale.push(path);
@@ -47,8 +51,9 @@ pub fn remove_stale_locks_of<'a>(
     now: SystemTime,
 ) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
-    for name in names.chain(["HEAD", "packed-refs"]) {
-        let path = dir.join(format!("{name}.lock"));
+    let locks = names.chain(["HEAD", "packed-refs"]).map(|name| format!("{name}.lock"));
+    for name in locks.chain([UNFINISHED.to_owned()]) {
+        let path = dir.join(name);
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
         if metadata.is_file() && now.duration_since(metadata.modified()?).unwrap_or_default() >= STALE_AFTER {
             std::fs::remove_file(&path)?;
@@ -69,12 +74,13 @@ mod tests {
         std::fs::create_dir_all(lock.parent().expect("a parent")).expect("refs/heads");
         std::fs::write(&lock, "").expect("a lock");
         std::fs::write(dir.path().join("packed-refs.lock"), "").expect("a lock");
+        std::fs::write(dir.path().join("packed-refs.new"), "").expect("what was to become packed-refs");
         std::fs::create_dir_all(dir.path().join("objects")).expect("objects");
         std::fs::write(dir.path().join("objects/x.lock"), "").expect("not a lock of references");
         let now = SystemTime::now();
         assert_eq!(remove_stale_locks(dir.path(), now).expect("readable"), Vec::<PathBuf>::new());
         let later = now + STALE_AFTER + Duration::from_secs(1);
-        assert_eq!(remove_stale_locks(dir.path(), later).expect("readable").len(), 2);
+        assert_eq!(remove_stale_locks(dir.path(), later).expect("readable").len(), 3);
         assert!(dir.path().join("objects/x.lock").exists());
     }
 }

@@ -22,6 +22,7 @@ use super::relay::{Abandoned, relay};
 use super::request::{Input, Output, Streams};
 use super::{Refusal, Request, Transfer, exit_code};
 use crate::git::etag::Look;
+use crate::git::packed;
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::Serving;
 use crate::git::protocol::{self, Advertisement, Version};
@@ -402,6 +403,18 @@ impl Transfer {
         if atomic && moved.iter().any(|(_, failure)| failure.is_some()) {
             moved.extend(asked.into_iter().map(|update| (update, Some("atomic push failure".to_owned()))));
             return moved;
+        }
+        if asked.len() >= packed::MANY {
+            let (dir, many) = (repo.dir().to_owned(), asked.clone());
+            let written = tokio::task::spawn_blocking(move || packed::create_many(&dir, &many));
+            match client.meanwhile(written).await.map_err(io::Error::other).and_then(|written| written) {
+                Ok(true) => {
+                    moved.extend(asked.into_iter().map(|update| (update, None)));
+                    return moved;
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, repo = %repo.name, "packed-refs cannot be written; git is asked"),
+            }
         }
         let committer = [
             ("GIT_COMMITTER_NAME", request.actor.to_string()),
