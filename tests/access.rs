@@ -248,6 +248,7 @@ impl World<'_> {
             let got_mode = match got.mode {
                 Mode::Master => "master",
                 Mode::Copy { .. } | Mode::Orphan => "copy",
+                Mode::Doubted(_) => panic!("no disk is doubted by a configuration"),
                 Mode::Local => "local",
                 Mode::NotHere => "not-here",
             };

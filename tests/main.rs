@@ -33,6 +33,7 @@ mod traps;
 mod vref;
 
 mod alarms;
+mod failover;
 mod first;
 mod foreign;
 mod forward;

@@ -11,21 +11,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use crate::git::objects::{self, ObjectsError};
+use crate::cluster::Masters;
+use crate::git::objects::ObjectsError;
 use crate::git::odb;
 use crate::model::{HostName, Oid, RepoName, UserName};
-use crate::policy::{Keyring, Mode, Settings, TEMPLATE_CREATOR, Template};
+use crate::policy::{Mode, Settings, TEMPLATE_CREATOR, Template};
 use crate::repo::{Metadata, Ownership, WRITTEN_KEYS};
 
+use super::assemble::{live, surroundings};
 use super::compile::check_accepted;
 use super::left_over::put_away;
 use super::making::{self, Making};
-use super::realm::{Parts, Publisher, realm};
+use super::realm::{Publisher, realm};
 use super::shown::Shown;
 use super::store::Store;
 use super::{
-    Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, load_peers,
-    newest_commit, write_whole,
+    Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, newest_commit,
+    write_whole,
 };
 
 /// In the state directory: the last commit that was in force.
@@ -48,6 +50,7 @@ pub struct Start {
     pub guard_repositories: u8,
     pub store: Arc<dyn Store>,
     pub programs: Programs,
+    pub masters: Masters,
 }
 
 /// Why there is no configuration to start with.
@@ -253,35 +256,6 @@ pub(super) enum Before<'a> {
     Unknown,
 }
 
-fn surroundings(start: &Start) -> io::Result<Surroundings> {
-    let (no_keys, _) = Keyring::compile(&[]);
-    Ok(Surroundings {
-        node: start.node.clone(),
-        settings: start.settings.clone(),
-        identity: start.identity.clone(),
-        peers: load_peers(&start.data, &start.node, &no_keys)?.peers,
-        programs: Some(start.programs.clone()),
-    })
-}
-
-/// `counted` is an earlier commit with its generation, so that not all of the history is walked again.
-fn live(
-    start: &Start,
-    checked: Checked,
-    emergency: Emergency,
-    counted: Option<(Oid, u64)>,
-) -> io::Result<(Arc<Live>, Vec<String>)> {
-    let known = load_peers(&start.data, &start.node, &checked.keyring)?;
-    let Checked { commit, policy, keyring, admin_alias, keys, .. } = checked;
-    let generation = objects::commit_count(&start.store.admin_dir(), &commit, counted.as_ref()).unwrap_or(0);
-    let (node, address, peers) = (start.node.clone(), start.address.clone(), known.peers);
-    let config_keys = start.settings.config_keys.clone();
-    let policy = Arc::new(policy);
-    let parts =
-        Parts { policy, keyring, peers, emergency, node, address, generation, commit, admin_alias, keys, config_keys };
-    Ok((Arc::new(Live::new(parts)), known.problems))
-}
-
 /// A commit and its generation; 0 where an older version wrote none.
 fn read_commit(path: &Path) -> Option<(Oid, u64)> {
     let text = fs::read_to_string(path).ok()?;
@@ -483,6 +457,7 @@ fn chain(error: &ObjectsError) -> String {
 mod tests {
     use super::*;
     use crate::admin::testing::{Node, key_line, repo};
+    use crate::git::objects;
     use crate::model::Actor;
     use crate::policy::grant::Access;
 

@@ -69,6 +69,24 @@ impl Denial {
     /// What a master alone can do, and the master cannot be reached.
     pub const UNREACHABLE: &str = "E0222";
 
+    /// The repository is being handed over to another master.
+    pub const MOVING: &str = "E0223";
+    /// The master by name, whose disk may be older than its replicas.
+    pub const DOUBTED: &str = "E0224";
+    /// A push or an order of a master of the past.
+    pub const PAST: &str = "E0225";
+
+    /// A push or an order while the repository is handed over.
+    pub fn moving(repo: &RepoName) -> Self {
+        Self {
+            first: format!("FATAL: '{repo}' is being handed over to another master at this moment"),
+            you: None,
+            rule: None,
+            help: "nothing has changed; try again in a few seconds".to_owned(),
+            code: Self::MOVING,
+        }
+    }
+
     /// What only the master can do, on a node that cannot reach it, and has not for `down_for`.
     pub fn unreachable(
         node: &HostName,

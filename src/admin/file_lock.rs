@@ -11,7 +11,8 @@ use crate::model::{Actor, RepoName};
 use crate::policy::{Op, Target};
 use crate::repo::{FileLock, FileLocks};
 
-use super::realm::{Live, Realm, refuse_here, you};
+use super::here::{refuse_here, you};
+use super::realm::{Live, Realm};
 use super::wild::at_master;
 use super::{Access, Denial};
 

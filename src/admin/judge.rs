@@ -6,7 +6,8 @@ use crate::policy::grant::Access;
 use crate::policy::{Change, Decision, Facts, Op, Target, Walk};
 
 use super::Denial;
-use super::realm::{Live, mirror_refusal, refuse_here, you};
+use super::here::{mirror_refusal, refuse_here, you};
+use super::realm::Live;
 use super::virtual_ref::{Blocked, Inspection, Look};
 
 /// What came of a push.

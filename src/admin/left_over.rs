@@ -93,7 +93,7 @@ enum Part {
 fn part(store: &dyn Store, live: &Live, repo: &RepoName) -> Part {
     let creator = store.creator(repo);
     match live.place(repo, creator.as_ref()).mode {
-        Mode::Master => Part::Master,
+        Mode::Master | Mode::Doubted(_) => Part::Master,
         // A master that is not named right is a mistake to mend, not an order.
         Mode::Copy { .. } | Mode::Orphan => Part::Copy,
         Mode::NotHere => Part::None,

@@ -6,6 +6,7 @@
 
 mod activate;
 mod address;
+mod assemble;
 mod compile;
 mod config;
 mod copies;
@@ -15,6 +16,7 @@ mod emergency;
 mod file_lock;
 mod fork;
 mod handle;
+mod here;
 mod introduce;
 mod invitation;
 mod judge;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use crate::cluster::{Masters, in_force};
 use crate::git::objects::Kind;
 use crate::model::{Actor, Fingerprint, HostName, Oid, RefUpdate, RepoName, UserName};
 use crate::peer::Peers;
@@ -17,6 +18,7 @@ use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
 use crate::policy::{Keyring, OwnerName};
 use crate::repo::Ownership;
 
+use super::here::{mirror_refusal, refuse_here, you};
 use super::shown::Shown;
 use super::{ADMIN_REPO, Address, Denial, Emergency, Judged, Look, Store};
 
@@ -40,6 +42,8 @@ pub struct Live {
     pub(super) admin_alias: Option<RepoName>,
     /// Regular expressions of the git config keys that may be set here.
     pub(super) config_keys: Vec<String>,
+    /// What persons have ordered above the configuration; newer than the rest of this value may be.
+    masters: Masters,
     pub(super) admin: RepoName,
     nodes: HashMap<Vec<u8>, HostName>,
 }
@@ -57,6 +61,7 @@ pub(super) struct Parts {
     pub admin_alias: Option<RepoName>,
     pub keys: BTreeMap<String, Vec<u8>>,
     pub config_keys: Vec<String>,
+    pub masters: Masters,
 }
 
 impl Live {
@@ -73,6 +78,7 @@ impl Live {
             admin_alias,
             keys,
             config_keys,
+            masters,
         } = parts;
         let nodes = peers.values().map(|peer| (peer.key.clone(), peer.name.clone())).collect();
         let admin = admin_repo();
@@ -88,6 +94,7 @@ impl Live {
             keys,
             admin_alias,
             config_keys,
+            masters,
             admin,
             nodes,
         }
@@ -173,7 +180,12 @@ impl Live {
 
     /// The place of a repository as seen from this node.
     pub fn place(&self, repo: &RepoName, creator: Option<&UserName>) -> Mirror {
-        self.policy.mirror(&self.facts_of(repo, creator), &self.node)
+        self.mirror(&self.facts_of(repo, creator), repo)
+    }
+
+    /// As [`Live::place`], for somebody who has the facts of `repo`.
+    pub(super) fn mirror(&self, facts: &Facts<'_>, repo: &RepoName) -> Mirror {
+        in_force(&self.masters, self.policy.mirror(facts, &self.node), repo, &self.node)
     }
 
     /// Repositories that the configuration names, by the names they have on disk.
@@ -338,6 +350,21 @@ impl Realm {
         refused.map_or_else(|| Ok(Grant::by_policy(repo.clone(), Access::Write, Actor::Node(node.clone()))), Err)
     }
 
+    /// May this node bring what it alone had as a former master? Only into what is mastered here and has a copy there.
+    pub fn authorize_lost(&self, node: &HostName, repo: &RepoName) -> Result<Grant, Denial> {
+        let place = self.place(repo);
+        if place.mode == Mode::Master && place.copies.contains_key(node.as_str()) {
+            return Ok(Grant::by_policy(repo.clone(), Access::Write, Actor::Node(node.clone())));
+        }
+        Err(Denial {
+            first: format!("FATAL: '{repo}' is not mastered here with a copy on {node}"),
+            you: Some(format!("node {node}")),
+            rule: None,
+            help: format!("make the mirror options of '{repo}' agree on both nodes"),
+            code: Denial::NOT_MASTER,
+        })
+    }
+
     /// Why this node does not serve the access itself, whatever the actor's rights: it is a copy, and copies take no
     /// pushes, the repository lives on other nodes, or pushes are off. To be asked after [`Realm::authorize`].
     pub fn refuse_here(&self, actor: &Actor, repo: &RepoName, access: Access) -> Option<Denial> {
@@ -429,73 +456,6 @@ impl Realm {
     pub fn subscribe(&self) -> watch::Receiver<Arc<Live>> {
         self.live.clone()
     }
-}
-
-pub(super) fn you(actor: &Actor) -> String {
-    match actor {
-        Actor::User { name, key } => format!("{name} ({key})"),
-        Actor::Node(node) => format!("node {node}"),
-        Actor::Local => "the machine itself".to_owned(),
-    }
-}
-
-pub(super) fn refuse_here(
-    live: &Live,
-    facts: &Facts<'_>,
-    actor: &Actor,
-    repo: &RepoName,
-    access: Access,
-) -> Option<Denial> {
-    let place = live.policy.mirror(facts, &live.node);
-    let (first, help, code) = match (&place.mode, access) {
-        (Mode::Copy { master }, Access::Write) => {
-            let url = live.address_of(master).url(repo.as_str());
-            let help = format!("git remote set-url --push origin {url}");
-            (format!("this is a copy; push to {master}: {url}"), help, Denial::COPY)
-        }
-        (Mode::Orphan, Access::Write) => (
-            format!("FATAL: this is a copy of '{repo}', and no node is its master"),
-            "name one by option mirror.master".to_owned(),
-            Denial::COPY,
-        ),
-        (Mode::NotHere, _) => {
-            let master = place.master.and_then(|master| HostName::new(&master).ok());
-            let master = master.map(|master| live.address_of(&master).url(repo.as_str()));
-            let help = master.map_or("no node is its master".to_owned(), |url| format!("its master is at {url}"));
-            let first = format!("FATAL: {}: '{repo}' is mirrored but not here", live.node);
-            (first, format!("{help}; copies are named by option mirror.copies"), Denial::NOT_HERE)
-        }
-        _ => return None,
-    };
-    Some(Denial { first, you: Some(you(actor)), rule: None, help, code })
-}
-
-pub(super) fn mirror_refusal(live: &Live, facts: &Facts<'_>, node: &HostName, repo: &RepoName) -> Option<Denial> {
-    let here = &live.node;
-    let (first, help) = match live.policy.mirror(facts, here).mode {
-        Mode::Copy { master } if master == *node => return None,
-        Mode::Copy { master } => (
-            format!("FATAL: '{node}' is not the master of '{repo}'"),
-            format!("the configuration of {here} names {master}; make both nodes' mirror.master agree"),
-        ),
-        Mode::Master => (
-            format!("FATAL: '{repo}' is native to {here}"),
-            format!("{here} is its master by its own configuration; make both nodes' mirror.master agree"),
-        ),
-        Mode::Orphan => (
-            format!("FATAL: '{node}' is not the master of '{repo}'"),
-            format!("the configuration of {here} names no master; give it option mirror.master = {node}"),
-        ),
-        Mode::Local => (
-            format!("FATAL: '{repo}' is local to {here}"),
-            format!("{here} mirrors it with nobody; give it option mirror.master = {node} and mirror.copies there too"),
-        ),
-        Mode::NotHere => (
-            format!("FATAL: {here}: '{repo}' is mirrored but not here"),
-            format!("name {here} in its option mirror.copies, in the configuration of {here} too"),
-        ),
-    };
-    Some(Denial { first, you: Some(format!("node {node}")), rule: None, help, code: Denial::NOT_MASTER })
 }
 
 #[cfg(test)]

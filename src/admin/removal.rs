@@ -8,7 +8,8 @@ use crate::policy::grant::Access;
 use crate::repo::Ownership;
 
 use super::activate::configure;
-use super::realm::{Realm, admin_repo, refuse_here, you};
+use super::here::{refuse_here, you};
+use super::realm::{Realm, admin_repo};
 use super::wild::{at_master, not_owner};
 use super::{ADMIN_REPO, Denial};
 
@@ -34,7 +35,7 @@ impl Realm {
         let disk = disk.ok_or_else(|| not_owner(&live, actor, repo))?;
         let facts = live.facts(repo, Some(&disk), "");
         // What the configuration has taken from this node is a left-over that only an administrator can mean.
-        let left_over = live.policy.mirror(&facts, &live.node).mode == Mode::NotHere;
+        let left_over = live.mirror(&facts, repo).mode == Mode::NotHere;
         if !left_over && let Some(denial) = refuse_here(&live, &facts, actor, repo, Access::Write) {
             return Err(at_master(&live, &facts, repo, denial, "D trash", "is deleted on"));
         }

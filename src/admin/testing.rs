@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 
 use super::{ADMIN_REPO, Activator, Address, Applied, DataDir, Programs, Realm, Start, Store};
+use crate::cluster::Masters;
 use crate::git::objects::{self, Author};
 use crate::model::{Actor, HostName, Oid, RepoName, UserName};
 use crate::policy::{Settings, parse_public_key};
@@ -138,6 +139,7 @@ impl Node {
             identity: blob(OWN_KEY),
             settings,
             guard_repositories: 10,
+            masters: Masters::open(&self.data.state(), crate::repo::write_whole).unwrap(),
             store,
         }
     }

@@ -8,7 +8,8 @@ use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
 use crate::repo::write_whole;
 
-use super::realm::{Live, Realm, refuse_here, you};
+use super::here::{refuse_here, you};
+use super::realm::{Live, Realm};
 use super::wild::at_master;
 use super::{ADMIN_REPO, Denial};
 

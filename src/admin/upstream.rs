@@ -1,7 +1,8 @@
 //! Repositories that follow a server outside the mesh.
 
 use super::denial::Denial;
-use super::realm::{Live, you};
+use super::here::you;
+use super::realm::Live;
 use crate::model::{ADMIN_REPO, Actor, RepoName};
 use crate::policy::{Access, Facts};
 

@@ -13,7 +13,7 @@ impl Realm {
     pub fn believe(&self, node: &HostName, actor: &Actor, repo: &RepoName) -> Result<(), Denial> {
         let live = self.live();
         let (disk, name) = (self.store.ownership(repo), actor.to_string());
-        let place = live.policy.mirror(&live.facts(repo, disk.as_ref(), &name), &live.node);
+        let place = live.mirror(&live.facts(repo, disk.as_ref(), &name), repo);
         let (here, url) = (&live.node, live.address.url(repo.as_str()));
         let refused = |code, first: String, help: String| {
             let you = Some(format!("{name}, as node {node} says"));
@@ -50,7 +50,7 @@ impl Realm {
                 refused(Denial::NO_REDIRECT, format!("'{repo}' is local to {here}"), help)
             }
             Mode::Copy { master } => whose(master.as_str()),
-            Mode::Orphan | Mode::NotHere => whose(place.master.as_deref().unwrap_or("nobody")),
+            Mode::Orphan | Mode::NotHere | Mode::Doubted(_) => whose(place.master.as_deref().unwrap_or("nobody")),
         }
     }
 

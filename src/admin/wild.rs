@@ -13,7 +13,8 @@ use crate::policy::{Facts, Op, Target};
 use crate::repo::{Ownership, ROLES_MAX};
 
 use super::activate::configure;
-use super::realm::{Live, Realm, refuse_here, you};
+use super::here::{refuse_here, you};
+use super::realm::{Live, Realm};
 use super::{Denial, RoleChange};
 
 /// What puts the first contents into a new repository's directory.
@@ -317,7 +318,7 @@ pub(super) fn at_master(
     command: &str,
     happens: &str,
 ) -> Denial {
-    let place = live.policy.mirror(facts, &live.node);
+    let place = live.mirror(facts, repo);
     let master = place.master.and_then(|master| HostName::new(&master).ok());
     let Some(master) = master.filter(|_| denial.code == Denial::COPY) else { return denial };
     let ssh = live.address_of(&master).ssh();

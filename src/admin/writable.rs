@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
 
-use super::realm::{Live, Realm, refuse_here, you};
+use super::here::{refuse_here, you};
+use super::realm::{Live, Realm};
 use super::texts::put;
 use super::wild::at_master;
 use super::{Denial, TextError};

@@ -62,14 +62,31 @@ pub fn run(noun: &str, args: Args) -> anyhow::Result<ExitCode> {
         print!("{usage}");
         return Ok(ExitCode::SUCCESS);
     }
-    let words = if std::io::stdout().is_terminal() { control::at_a_terminal(words) } else { words };
-    send(data, config, words)
+    let mut words = if std::io::stdout().is_terminal() { control::at_a_terminal(words) } else { words };
+    let code = send_for_code(&data, &config, words.clone())?;
+    if code == control::UNCONFIRMED && std::io::stdin().is_terminal() && confirmed()? {
+        words.push("--yes".to_owned());
+        return Ok(ExitCode::from(send_for_code(&data, &config, words)?));
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Asks the person at the terminal, who has just read what it is about.
+fn confirmed() -> std::io::Result<bool> {
+    std::io::stderr().write_all(b"go on? [y/N] ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Sends the words to the daemon and prints its answer.
 pub(super) fn send(data: Option<PathBuf>, config: Option<PathBuf>, words: Vec<String>) -> anyhow::Result<ExitCode> {
-    let data = std::path::absolute(data.unwrap_or_else(|| DataDir::by_default().path().to_owned()))?;
-    let config = Config::load(&std::path::absolute(Config::locate(config, &data))?)?;
+    Ok(ExitCode::from(send_for_code(&data, &config, words)?))
+}
+
+fn send_for_code(data: &Option<PathBuf>, config: &Option<PathBuf>, words: Vec<String>) -> anyhow::Result<u8> {
+    let data = std::path::absolute(data.clone().unwrap_or_else(|| DataDir::by_default().path().to_owned()))?;
+    let config = Config::load(&std::path::absolute(Config::locate(config.clone(), &data))?)?;
     let mut code = None;
     let mut trouble = None;
     // A mirror push by hand may copy gigabytes; the daemon ends the wait.
@@ -95,7 +112,7 @@ pub(super) fn send(data: Option<PathBuf>, config: Option<PathBuf>, words: Vec<St
     })?;
     match trouble {
         Some(trouble) => Err(trouble),
-        None => Ok(ExitCode::from(code.unwrap_or(1))),
+        None => Ok(code.unwrap_or(1)),
     }
 }
 

@@ -2,11 +2,19 @@
 //!
 //! Promises: an answer at once, from memory and from what it is told of a repository's creator. Never: touches a
 //! repository or runs git; it says who owns, others act.
-//! Without a coordination engine the places are fixed by the configuration (`fixed`).
+//! Without a coordination engine the places are fixed by the configuration (`fixed`), and by the orders of persons that
+//! stand above it: `masters` (pure) holds their rules, `identity` (pure) tells whether a disk is still the one its peers
+//! know, `ledger` keeps both on the data disk.
 
 mod fixed;
+pub mod identity;
+mod ledger;
+mod masters;
 
-pub use fixed::{Cluster, Creators, How};
+pub use fixed::{Cluster, Creators, Epochs, How, in_force};
+pub use identity::Disk;
+pub use ledger::{Masters, Write};
+pub use masters::{Promotion, Table};
 
 use crate::model::{Epoch, HostName, Target, Upstream};
 

@@ -12,7 +12,6 @@ use crate::cluster::Place;
 use crate::git::service::{MAX_LINE, repo_of_path, to_word};
 use crate::model::{Actor, HostName, RepoName, Voucher};
 use crate::peer::{Finished, Pipe};
-use crate::repo;
 
 /// A carried command may take so long, its input included.
 const PATIENCE: Duration = Duration::from_secs(660);
@@ -47,13 +46,7 @@ impl Control {
         input: impl AsyncRead + Unpin + Send,
     ) -> Reply {
         let Actor::User { name, key } = actor else { return Reply::fail(5, "FATAL: only users' orders are carried") };
-        let epoch = match repo::promised_epoch(&self.store.dir(&repo)) {
-            Ok(epoch) => epoch,
-            Err(error) => {
-                tracing::error!(%error, %repo, "the epoch of a repository cannot be read");
-                return Reply::fail(70, "the server has a problem of its own; tell an administrator");
-            }
-        };
+        let epoch = self.cluster.epoch(&repo);
         let voucher = Voucher { user: name.clone(), key: key.clone(), from: from.to_owned(), epoch };
         let quoted: String = words.iter().map(|word| format!(" '{}'", to_word(word))).collect();
         let line = format!("gitmesh-forward command {voucher} --{quoted}");

@@ -62,6 +62,13 @@ const TOPICS: &[Topic] = &[
     topic("mirror resume REPO|--all [--peer P]", "let them go on", ""),
     topic("mirror verify [REPO|PATTERN] [--peer P] [--deep] [--json]", "compare copies with what is here", VERIFY),
     topic("mirror repair [PEER] REPO", "make a copy that has diverged, or is held back, equal", REPAIR),
+    topic(
+        "mirror promote REPO...|--all-from NODE [--yes] [--force]",
+        "make this node the master of its copies",
+        PROMOTE,
+    ),
+    topic("mirror promote --here REPO...|--all [--yes]", "after a restore: what this node has is what counts", HERE),
+    topic("mirror move REPO --to NODE", "hand a repository over to one of its replicas; loses nothing", HANDOVER),
     topic("mirror list [REPO|PATTERN] [--json]", "which node is master, and which hold copies", ""),
     topic("mirror log REPO [--limit N] [--json]", "what has happened to a repository's copies", ""),
     topic("request-push REPO [PEER...]", "gitolite 2's 'mirror push REPO'", ""),
@@ -195,6 +202,23 @@ Exit code: 0 all equal, 1 some are not, 4 nothing is meant by this.
 const REPAIR: &str = "\
 What the copy has and its master lacks is kept there under refs/gitmesh/lost/. A copy in which git finds damage is made
 anew from its master; the old one goes to the trash there. For administrators.
+";
+
+const PROMOTE: &str = "\
+When a master is gone: on a node that holds copies of what it mastered. Tells when the master was last heard, how far each
+copy is, and whether another replica is further; with --yes it raises the epoch and takes pushes from then on. The other
+nodes follow, the old master too when it is back: what only it had is kept on both nodes under refs/gitmesh/lost/ and
+reported. It counts for as long as the configuration names the old master; write the new one there to make it permanent.
+  --force   also when the old master is alive, or another replica is further
+For administrators. Exit code: 0 done, 1 refused, 3 not confirmed, 4 no such copy here.
+";
+const HERE: &str = "\
+A disk that was restored from a backup, or is new under an old name, is no master before a person decides: 'mirror promote'
+on a replica, which then fills this node, or this command, which declares what is here good. For administrators.
+";
+const HANDOVER: &str = "\
+On the master. The copy is brought in step first; then pushes are refused for a moment, with the request to try again. If
+anything fails the old master goes on. For administrators.
 ";
 
 /// The words that name a command: those before its first argument.

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
-use crate::mirror::{MESSAGE_MAX, Order};
+use crate::git::objects::ObjectsError;
+use crate::mirror::{MESSAGE_MAX, Order, TABLE_MAX};
 use crate::model::{Actor, Epoch, HostName, RepoName};
 use crate::repo::{self, FileLocks, Metadata};
 
@@ -31,6 +32,8 @@ impl Control {
             ["request-push", repo, ref only @ ..] => self.request_push(actor, repo, only).await.unwrap_or_else(|e| e),
             ["pull", ref rest @ ..] => self.order_pull(actor, rest).await.unwrap_or_else(|e| e),
             ["wait", ref rest @ ..] => self.order_wait(actor, rest).await.unwrap_or_else(|e| e),
+            ["promote", ref rest @ ..] => self.promote(actor, rest).await.unwrap_or_else(|e| e),
+            ["move", ref rest @ ..] => self.hand_over(actor, rest).await.unwrap_or_else(|e| e),
             [order @ ("pause" | "resume"), ref rest @ ..] => self.order_pause(actor, order, rest).unwrap_or_else(|e| e),
             ["verify", ref rest @ ..] => self.order_verify(actor, rest).await.unwrap_or_else(|e| e),
             ["list", ref rest @ ..] => self.mirror_list(actor, rest).unwrap_or_else(|e| e),
@@ -90,6 +93,28 @@ impl Control {
         reply
     }
 
+    /// A peer tells what it knows of promotions, and is told what this node knows.
+    pub(super) async fn masters(&self, actor: &Actor, words: &[&str], input: impl AsyncRead + Unpin + Send) -> Reply {
+        let Actor::Node(peer) = actor else {
+            return Reply::fail(5, "FATAL: this is told by the nodes of the mesh only");
+        };
+        let mut table = String::new();
+        match timeout(HEARTBEAT_PATIENCE, input.take(TABLE_MAX).read_to_string(&mut table)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Reply::fail(1, format!("FATAL: the table cannot be read: {error}")),
+            Err(_) => return Reply::fail(8, "FATAL: the table did not end"),
+        }
+        let (peer, words) = (peer.clone(), words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let hear = move |c: &Self, _: &Actor| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match c.mirror.hear_masters(&peer, &words, &table) {
+                Ok(answer) => Reply::done(answer),
+                Err(why) => Reply::fail(2, format!("FATAL: {why}")),
+            }
+        };
+        self.blocking(actor, hear).await
+    }
+
     /// A peer tells how our copies of its repositories are, and is told about this node.
     pub(super) async fn heartbeat(&self, actor: &Actor, words: &[&str], input: impl AsyncRead + Unpin + Send) -> Reply {
         let Actor::Node(peer) = actor else {
@@ -102,10 +127,16 @@ impl Control {
             Ok(Err(error)) => return Reply::fail(1, format!("FATAL: the heartbeat cannot be read: {error}")),
             Err(_) => return Reply::fail(8, "FATAL: the heartbeat did not end"),
         }
-        match self.mirror.hear(peer, words, &lines) {
-            Ok(answer) => Reply::done(answer),
-            Err(why) => Reply::fail(2, format!("FATAL: {why}")),
-        }
+        let (peer, words) = (peer.clone(), words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        // What a peer says of its disk may be written down.
+        let hear = move |c: &Self, _: &Actor| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match c.mirror.hear(&peer, &words, &lines) {
+                Ok(answer) => Reply::done(answer),
+                Err(why) => Reply::fail(2, format!("FATAL: {why}")),
+            }
+        };
+        self.blocking(actor, hear).await
     }
 
     /// A master asks how far we are: a line `DIGEST<TAB>REPO` for each repository that it is master of.
@@ -128,13 +159,9 @@ impl Control {
         for repo in
             repos.iter().filter(|r| matches!(self.cluster.locate(r), Place::There { master, .. } if master == *peer))
         {
-            let Some(dir) = self.store.open_as_daemon(repo) else { continue };
-            match self.store.digest(repo) {
-                Ok(refs) => {
-                    let owned = self.store.ownership(repo).unwrap_or_default();
-                    let digest = FileLocks::seal(&dir, Metadata::received(&dir).seal(owned.seal(refs)));
-                    out.push_str(&format!("{digest}\t{repo}\n"));
-                }
+            match self.copy_digest(repo) {
+                Ok(None) => {}
+                Ok(Some(digest)) => out.push_str(&format!("{digest}\t{repo}\n")),
                 // Left out, it counts as missing, and the master tries to push: the error shows there and here.
                 Err(error) => tracing::warn!(%error, %repo, "cannot read the references"),
             }
@@ -197,6 +224,14 @@ impl Control {
             )
         })
         .await
+    }
+
+    /// The digest of a copy here, as its master computes it; nothing if there is no copy.
+    pub(super) fn copy_digest(&self, repo: &RepoName) -> Result<Option<String>, ObjectsError> {
+        let Some(dir) = self.store.open_as_daemon(repo) else { return Ok(None) };
+        let owned = self.store.ownership(repo).unwrap_or_default();
+        let digest = owned.seal(self.store.digest(repo)?);
+        Ok(Some(FileLocks::seal(&dir, Metadata::received(&dir).seal(digest))))
     }
 
     /// A master has its copy here checked: git's words about each damage, nothing if there is none.

@@ -7,6 +7,7 @@ mod access;
 pub mod doctor;
 mod fork;
 mod forward;
+mod handover;
 mod head;
 mod help;
 mod info;
@@ -18,6 +19,7 @@ mod orders;
 mod overview;
 pub mod peer;
 mod perms;
+mod promote;
 mod settings;
 mod status;
 mod sudo;
@@ -38,12 +40,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Denial, Realm, Text};
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
-use crate::mirror::{HEARTBEAT, LOCKS, MOVE, Mirror, TRASH};
+use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::Store;
 pub use help::usage;
 pub use live::{Live, at_a_terminal};
+pub use promote::UNCONFIRMED;
 pub use typed::reads_input;
 
 /// Everything that commands ask. Cheap to clone.
@@ -77,7 +80,7 @@ pub struct Node {
 pub struct Reply {
     pub out: String,
     pub err: String,
-    /// 0 done, 1 failed, 2 usage, 4 not found, 5 not allowed, 7 peer unreachable, 8 timed out.
+    /// 0 done, 1 failed, 2 usage, 3 to be confirmed with --yes, 4 not found, 5 not allowed, 7 peer unreachable, 8 timed out.
     pub code: i32,
 }
 
@@ -126,7 +129,11 @@ impl Control {
         input: impl AsyncRead + Unpin + Send,
         live: Live,
     ) -> Reply {
-        match changed_repo(words).and_then(|repo| self.carried_to(actor, repo)) {
+        let changed = changed_repo(words);
+        if let Some(repo) = changed.and_then(|repo| parse_repo(repo).ok()).filter(|r| self.store.gates().is_closed(r)) {
+            return Reply::fail(1, Denial::moving(&repo).to_string());
+        }
+        match changed.and_then(|repo| self.carried_to(actor, repo)) {
             Some(to) => self.forward(actor, to, words, from, input).await,
             None => self.carry_out(actor, words, from, input, &live).await,
         }
@@ -174,6 +181,7 @@ impl Control {
             ["events", ref rest @ ..] => self.events(actor, rest, live).await,
             ["whoami"] => self.whoami(actor, from),
             [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,
+            [MASTERS, ref rest @ ..] => self.masters(actor, rest, input).await,
             ["gitmesh-mirror-digests", version] => {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
@@ -181,6 +189,8 @@ impl Control {
             [LOCKS, ref rest @ ..] => self.take_locks(actor, rest, input).await,
             [TRASH | MOVE, ..] => self.ordered(actor, words).await,
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
+            [promote::STANDING, version] => self.standing(actor, version, input).await,
+            [handover::TAKE, ref rest @ ..] => self.take(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,
             ["doctor", ref rest @ ..] => self.doctor(actor, rest).await,

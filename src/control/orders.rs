@@ -26,22 +26,27 @@ pub(super) const REQUEST: &str = "gitmesh-mirror-request";
 
 /// Flags and other words of an order.
 #[derive(Debug, Default)]
-struct Words<'a> {
-    plain: Vec<&'a str>,
+pub(super) struct Words<'a> {
+    pub plain: Vec<&'a str>,
     peer: Option<HostName>,
     count: Option<usize>,
     timeout: Option<Duration>,
     limit: Option<usize>,
     reason: &'a str,
-    all: bool,
+    /// The node that something is taken from, or given to.
+    pub from: Option<HostName>,
+    pub to: Option<HostName>,
+    pub all: bool,
     deep: bool,
-    force: bool,
+    pub force: bool,
+    pub yes: bool,
+    pub here: bool,
     json: bool,
 }
 
 impl<'a> Words<'a> {
     /// `may` names the flags of this order; all others are wrong.
-    fn parse(words: &[&'a str], may: &[&str]) -> Result<Self, String> {
+    pub(super) fn parse(words: &[&'a str], may: &[&str]) -> Result<Self, String> {
         let mut found = Self::default();
         let mut words = words.iter().copied();
         while let Some(word) = words.next() {
@@ -61,6 +66,10 @@ impl<'a> Words<'a> {
                 "--limit" => found.limit = Some(number(value()?)?),
                 "--timeout" => found.timeout = Some(parse_duration(value()?)?.min(WAIT_MAX)),
                 "--reason" => found.reason = value()?,
+                "--all-from" => found.from = Some(node_name(value()?)?),
+                "--to" => found.to = Some(node_name(value()?)?),
+                "--yes" => found.yes = true,
+                "--here" => found.here = true,
                 "--all" => found.all = true,
                 "--deep" => found.deep = true,
                 "--force" => found.force = true,
@@ -75,7 +84,7 @@ fn node_name(text: &str) -> Result<HostName, String> {
     HostName::new(text).map_err(|error| format!("{text:?} is no node name: {error}"))
 }
 
-fn wrong(order: &str, why: &str) -> Reply {
+pub(super) fn wrong(order: &str, why: &str) -> Reply {
     let mut reply = help::wrong(&["mirror", order]);
     reply.err = format!("FATAL: {why}\n{}", reply.err);
     reply

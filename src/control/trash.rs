@@ -223,7 +223,7 @@ impl Control {
                 self.blocking(actor, move |c, _| c.trash_copy(&peer, &repo, epoch, at).unwrap_or_else(|e| e)).await
             }
             (MOVE, _, Some(Ok(to))) => {
-                self.blocking(actor, move |c, _| c.move_copy(&peer, &repo, &to).unwrap_or_else(|e| e)).await
+                self.blocking(actor, move |c, _| c.move_copy(&peer, &repo, &to, epoch).unwrap_or_else(|e| e)).await
             }
             _ => unknown(),
         }
@@ -235,16 +235,12 @@ impl Control {
             return Ok(Reply::default());
         }
         self.realm.authorize_mirror(master, repo, None).map_err(|denial| denied(&denial))?;
+        self.refuse_past(repo, epoch)?;
         let promised = repo::promise_epoch(&self.store.dir(repo), epoch);
         match promised.map_err(|error| failed("its epoch cannot be written", repo, &error))? {
             Ok(()) => {}
-            Err(promised) => {
-                let here = &self.node.name;
-                return Err(Reply::fail(
-                    5,
-                    format!("FATAL: epoch {epoch} of '{repo}' is over: {promised} has been promised on {here}"),
-                ));
-            }
+            // Between the look and the promise.
+            Err(_) => return self.refuse_past(repo, epoch).map(|()| Reply::default()),
         }
         let moved = self.store.to_trash(repo, at, Why::Asked(master.as_str()));
         if moved.map_err(|error| failed("it cannot be moved to the trash", repo, &error))? {
@@ -254,8 +250,9 @@ impl Control {
         Ok(Reply::default())
     }
 
-    fn move_copy(&self, master: &HostName, old: &RepoName, new: &RepoName) -> Result<Reply, Reply> {
+    fn move_copy(&self, master: &HostName, old: &RepoName, new: &RepoName, epoch: Epoch) -> Result<Reply, Reply> {
         self.realm.authorize_mirror(master, new, None).map_err(|denial| denied(&denial))?;
+        self.refuse_past(old, epoch)?;
         let moved = self.store.follow_rename(old, new, master);
         if moved.map_err(|error| failed("it cannot be renamed", old, &error))? {
             tracing::info!(repo = %old, to = %new, %master, "renamed, as on its master");
@@ -263,6 +260,17 @@ impl Control {
         self.shown_again(old);
         self.shown_again(new);
         Ok(Reply::default())
+    }
+
+    /// An order of an epoch that is over.
+    fn refuse_past(&self, repo: &RepoName, epoch: Epoch) -> Result<(), Reply> {
+        let (here, known) = (&self.node.name, self.cluster.epoch(repo));
+        if epoch >= known {
+            return Ok(());
+        }
+        let code = Denial::PAST;
+        let text = format!("FATAL: epoch {epoch} of '{repo}' is over: {known} has been promised on {here} [{code}]");
+        Err(Reply::fail(5, text))
     }
 
     fn shown_again(&self, repo: &RepoName) {

@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Masters};
 use crate::config::Config;
 use crate::control::peer::Peering;
 use crate::control::{Control, Node};
 use crate::git::packs::Packs;
 use crate::git::process::{Git, settings_text};
 use crate::mirror::{About, Mirror};
-use crate::model::RepoName;
+use crate::model::{Epoch, RepoName};
 use crate::peer::Links;
 use crate::policy::parse_public_key;
 use crate::repo::{self, Space, Store};
@@ -63,6 +63,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
 
     let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
     let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
+    let state = DataDir::new(data.clone()).state();
+    let masters = Masters::open(&state, repo::write_whole).context("cannot take over which nodes were promoted")?;
     let start = Start {
         data: DataDir::new(data.clone()),
         programs: programs.clone(),
@@ -72,6 +74,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         settings: config.settings(),
         guard_repositories: config.mirror.guard_repositories,
         store: Arc::new(store.clone()),
+        masters: masters.clone(),
     };
     let (activator, realm, _) = Activator::start(start)?;
     let admin = Admin::new(activator, admin_dir);
@@ -80,9 +83,15 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let creators = Arc::new(move |repo: &RepoName| {
         owners.creator(repo).or_else(|| owners.gone().of(repo).and_then(|stone| stone.creator))
     });
-    let cluster = Cluster::new(config.node.name.clone(), realm.policies(), creators);
+    let promising = store.clone();
+    let epochs = Arc::new(move |repo: &RepoName| {
+        repo::promised_epoch(&promising.dir(repo)).unwrap_or_else(|error| {
+            tracing::error!(%error, %repo, "its epoch cannot be read, so replicas that have promised one refuse it");
+            Epoch::FIRST
+        })
+    });
+    let cluster = Cluster::new(config.node.name.clone(), realm.policies(), masters, creators, epochs);
     let links = Links::new(identity.clone(), realm.peers());
-    let state = DataDir::new(data.clone()).state();
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links.clone(), &state)
         .context("cannot take over which copies are paused")?;
     mirror.set_notify(config.notify.clone());

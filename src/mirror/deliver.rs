@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::ours::{Belief, Ours};
-use super::plan::Order;
+use super::plan::{Obstacle, Order};
 use super::send::{self, Manner, SendError, Sent, Terms, Toll};
 use super::worker::{END_TIMEOUT, local};
 use super::{Inner, MirrorError, Report, foreign};
@@ -25,8 +25,8 @@ pub const LOCKS: &str = "gitmesh-mirror-locks";
 /// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
 const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions that one push may take: one transaction, a second where names make room for others, a third where the
-/// replica refuses a reference. What is left then is found again by the difference.
-const SESSIONS_MAX: usize = 3;
+/// replica refuses a reference, one more where a former master has what the new one lacks. What is left then is found again by the difference.
+const SESSIONS_MAX: usize = 4;
 
 /// Makes one copy equal; the one path of every mirror push.
 ///
@@ -63,21 +63,22 @@ pub(super) async fn push(
     let ours = read(dir.clone(), belief).await?;
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let metadata = (inner.world.metadata)(repo);
-    let mut exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+    let mut repairing = "";
     if order == Order::Repair && is_damaged(inner, peer, repo).await? {
-        exec.push_str(" fresh=yes");
+        repairing = " fresh=yes";
         report.fresh = true;
     }
     let of = dir.clone();
     let locks = tokio::task::spawn_blocking(move || FileLocks::to_send(&of)).await;
     let locks = locks.expect("reading locks does not panic, and is not cancelled");
-    if locks.is_none() {
-        exec.push_str(" locks=none");
-    }
-    if let Some(at) = (inner.world.restored)(repo) {
-        // A replica that has no such copy takes its own out of the trash first.
-        exec.push_str(&format!(" restored={at}"));
-    }
+    let unlocked = if locks.is_none() { " locks=none" } else { "" };
+    // A replica that has no such copy takes its own out of the trash first.
+    let restored = (inner.world.restored)(repo).map_or_else(String::new, |at| format!(" restored={at}"));
+    let line = |order| {
+        let exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+        format!("{exec}{repairing}{unlocked}{restored}")
+    };
+    let mut exec = line(order);
     if exec.len() > MAX_LINE {
         return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
     }
@@ -105,6 +106,16 @@ pub(super) async fn push(
                 tracing::debug!(%repo, %peer, %error, "not in one transaction; one reference after the other");
                 terms.manner = Manner::OneByOne;
             }
+            // What a replica has from an earlier master, and this one lacks, is no accident: it is kept there.
+            Err(MirrorError::Send(error))
+                if terms.order < Order::Repair
+                    && matches!(*error, SendError::Held(Obstacle::Diverged(_)))
+                    && inner.talk.is_new_master(repo, peer, epoch) =>
+            {
+                tracing::warn!(%repo, %peer, %error, "it is kept aside there, for a person has made this node the master");
+                terms.order = Order::Repair;
+                exec = line(Order::Repair);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -113,6 +124,7 @@ pub(super) async fn push(
             .await
             .map_err(|_| MirrorError::Timeout(END_TIMEOUT))??;
     }
+    inner.talk.made_equal(repo, peer, epoch);
     report.elapsed = began.elapsed();
     Ok(report)
 }
@@ -188,7 +200,7 @@ async fn in_time<T>(limit: Duration, waited: &AtomicU64, work: impl Future<Outpu
 }
 
 /// A stream that broke is the link's failure, and a command that never spoke git has said why on its stderr.
-fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> MirrorError {
+pub(super) fn explain(peer: &HostName, error: SendError, finished: Option<Finished>) -> MirrorError {
     let silent = matches!(error, SendError::Ended | SendError::Io(_) | SendError::Protocol(_));
     match finished {
         Some(Finished { failure: Some(failure), .. }) if silent => MirrorError::Link(failure),

@@ -2,7 +2,7 @@
 //!
 //! `gitmesh-mirror-heartbeat version=1 generation=42 complete=yes …` runs on the peer; its standard input has a line
 //! `REPO<TAB>SECONDS<TAB>CHANGES` for each copy there that lacks something (`-` for SECONDS: not compared yet). The answer
-//! is one line of `key=value` words. Words and columns that are not known are of a later version and change nothing.
+//! is one line of `key=value` words. Both tell of their disks and promotions in the words of `masters`. Words and columns that are not known are of a later version and change nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -119,7 +119,9 @@ impl Mirror {
     /// A peer's heartbeat has come: the words of its exec line after the first, and its lines. Returns the answer, or
     /// what is wrong with it.
     pub fn hear(&self, from: &HostName, words: &[&str], lines: &str) -> Result<String, String> {
-        self.inner.hearing.hear(from, words, lines)
+        let answer = self.inner.hearing.hear(from, words, lines)?;
+        self.inner.follow_up(from, self.inner.meet(from, words.iter().copied()));
+        Ok(format!("{} {answer}\n", self.inner.introduction(from)))
     }
 
     /// A mirror push from `master`, which began at `began`, has ended well here.
@@ -197,7 +199,7 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
 }
 
 /// Speaks to one peer once; false when a person has to do something before the next try can go better.
-async fn beat(inner: &Inner, peer: &HostName) -> bool {
+async fn beat(inner: &Arc<Inner>, peer: &HostName) -> bool {
     let begun = Instant::now();
     let told = timeout(PATIENCE, tell(inner, peer)).await.unwrap_or(Err(MirrorError::Timeout(PATIENCE)));
     let mut pulses = inner.hearing.pulses();
@@ -218,10 +220,11 @@ async fn beat(inner: &Inner, peer: &HostName) -> bool {
     }
 }
 
-async fn tell(inner: &Inner, peer: &HostName) -> Result<About, MirrorError> {
+async fn tell(inner: &Arc<Inner>, peer: &HostName) -> Result<About, MirrorError> {
     let (lines, complete) = inner.lacking(peer);
     let exec = format!(
-        "{HEARTBEAT} {VERSION} complete={} {}",
+        "{HEARTBEAT} {} complete={} {}",
+        inner.introduction(peer),
         if complete { "yes" } else { "no" },
         inner.hearing.about().words()
     );
@@ -232,10 +235,22 @@ async fn tell(inner: &Inner, peer: &HostName) -> Result<About, MirrorError> {
     let mut answer = String::new();
     (&mut pipe.reader).take(ANSWER_MAX).read_to_string(&mut answer).await.map_err(broken)?;
     deliver::check(peer, pipe.finish().await)?;
+    let (this, from, words) = (inner.clone(), peer.clone(), answer.clone());
+    let met = tokio::task::spawn_blocking(move || this.meet(&from, words.split_whitespace())).await;
+    inner.follow_up(peer, met.expect("it does not panic, and is not cancelled"));
     Ok(About::parse(answer.split_whitespace()))
 }
 
 impl Inner {
+    /// What a peer's words about promotions and disks ask for.
+    fn follow_up(&self, peer: &HostName, met: std::io::Result<Option<String>>) {
+        match met {
+            Ok(Some(digest)) if self.differs(peer, &digest) => self.ask_masters(peer),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%peer, %error, "what it tells of its disk cannot be kept"),
+        }
+    }
+
     /// A line for each copy on `peer` that lacks something, and whether these are all.
     fn lacking(&self, peer: &HostName) -> (String, bool) {
         let lacking = self.board().lacking(peer, Moment::now());
@@ -272,6 +287,6 @@ impl Hearing {
         let pulse = pulses.entry(from.clone()).or_default();
         pulse.heard = Some(SystemTime::now());
         pulse.about = Some(About::parse(words.iter().copied()));
-        Ok(format!("{VERSION} {}\n", self.about().words()))
+        Ok(self.about().words())
     }
 }

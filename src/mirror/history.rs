@@ -127,6 +127,18 @@ pub(super) fn synced(repo: &RepoName, peer: &HostName, report: &Report) -> Value
     })
 }
 
+pub(super) fn promoted(master: &HostName, instead_of: &HostName, by: &str, repos: &[&RepoName]) -> Value {
+    let named: Vec<&str> = repos.iter().take(UPDATES_MAX).map(|repo| repo.as_str()).collect();
+    json!({
+        "version": 1, "event": "promoted", "at": now(), "master": master.as_str(), "instead_of": instead_of.as_str(),
+        "by": by, "repos": named, "count": repos.len(),
+    })
+}
+
+pub(super) fn doubted(why: &str) -> Value {
+    json!({"version": 1, "event": "doubted", "at": now(), "detail": why})
+}
+
 fn pushed(repo: &RepoName, actor: &Actor, updates: &[RefUpdate]) -> Value {
     let named = updates
         .iter()

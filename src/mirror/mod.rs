@@ -6,7 +6,8 @@
 //! push, `send` pushes it over the pooled link, `bandwidth` slows it; `ours` is what is here, and what a large
 //! replica is believed to have. `first` orders and counts first
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
-//! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `pause` what they have stopped,
+//! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `masters` who was promoted, `carry` what a former master
+//! alone had, `pause` what they have stopped,
 //! `wait` their waiting, `journal` what happened, `trash` what copies of deleted and renamed repositories are told.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
@@ -15,6 +16,7 @@
 
 mod backoff;
 mod bandwidth;
+mod carry;
 mod config;
 mod deliver;
 mod first;
@@ -23,6 +25,7 @@ mod heard;
 mod heartbeat;
 mod history;
 mod journal;
+mod masters;
 mod notice;
 mod notify;
 mod orders;
@@ -40,6 +43,7 @@ mod trash;
 mod verify;
 mod wait;
 mod worker;
+mod world;
 
 #[cfg(test)]
 mod order_tests;
@@ -61,13 +65,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, Foreign, Place};
-use crate::git::objects::ObjectsError;
+use crate::cluster::{Cluster, Place};
 use crate::git::process::Git;
-use crate::model::time::Stamp;
 use crate::model::{HostName, Oid, RefName, RepoName};
 use crate::peer::{LinkError, Links};
-use crate::repo::{Gone, Metadata, Ownership, Store};
+use crate::repo::Store;
 use history::History;
 use notify::{Outbox, Way};
 use pause::Pauses;
@@ -76,7 +78,9 @@ use state::{Input, Moment};
 use status::{Assigned, Board};
 use wait::Waits;
 use worker::Lane;
+use world::World;
 
+pub use carry::{HAVE_IT, LOST};
 pub use config::{Config, NotifyConfig};
 pub use deliver::LOCKS;
 pub use first::FirstCopy;
@@ -85,6 +89,7 @@ pub use heard::Freshness;
 pub use heartbeat::{About, HEARTBEAT, MESSAGE_MAX, Pulse};
 pub use history::{Event, Events};
 pub use journal::Entry;
+pub use masters::{MASTERS, TABLE_MAX};
 pub use notice::{Kind, Notice};
 pub use notify::Webhook;
 pub use pause::{Pause, Scope};
@@ -162,8 +167,6 @@ struct Answer {
     reply: oneshot::Sender<Result<Report, MirrorError>>,
 }
 
-type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
-
 /// What is compared after a look at which repositories are mastered here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
@@ -175,21 +178,6 @@ enum Look {
 
 /// More copies than this are compared by one question to their peer, instead of by a push each.
 const MARKED_SINGLY: usize = 32;
-
-/// What mirroring asks of the rooms below; functions, so that tests need no configuration.
-struct World {
-    /// This node's name.
-    node: HostName,
-    locate: Ask<Place>,
-    foreign: Ask<Foreign>,
-    dir: Ask<Option<PathBuf>>,
-    ownership: Ask<Option<Ownership>>,
-    metadata: Ask<Metadata>,
-    digest: Ask<Result<String, ObjectsError>>,
-    list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
-    restored: Ask<Option<Stamp>>,
-    gone: Gone,
-}
 
 /// The handle on mirroring. Cheap to clone.
 #[derive(Clone)]
@@ -215,6 +203,8 @@ struct Inner {
     history_files: journal::Files,
     assigned: Mutex<Arc<Assigned>>,
     hearing: heartbeat::Hearing,
+    talk: masters::Talk,
+    cargo: carry::Cargo,
     lately: trash::Lately,
     /// Where the keys and tokens of servers outside the mesh are.
     targets: PathBuf,
@@ -231,22 +221,7 @@ impl Mirror {
         links: Links,
         state: &Path,
     ) -> std::io::Result<Self> {
-        let (described, compared) = (store.clone(), store.clone());
-        let (back, gone) = (store.clone(), store.gone().clone());
-        let (places, directories, owners) = (cluster.clone(), store.clone(), store.clone());
-        let abroad = cluster.clone();
-        let world = World {
-            node: cluster.host().clone(),
-            locate: Box::new(move |repo| places.locate(repo)),
-            foreign: Box::new(move |repo| abroad.foreign(repo)),
-            dir: Box::new(move |repo| directories.open_as_daemon(repo)),
-            ownership: Box::new(move |repo| owners.ownership(repo)),
-            metadata: Box::new(move |repo| described.metadata(repo)),
-            digest: Box::new(move |repo| compared.digest(repo)),
-            list: Box::new(move || store.list()),
-            restored: Box::new(move |repo| back.restored(repo)),
-            gone,
-        };
+        let world = World::new(&cluster, &store);
         Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })
     }
 
@@ -329,9 +304,13 @@ impl Mirror {
 
     /// Works until `stop`; then lets running pushes end for a few seconds. Returns when all its tasks have ended.
     pub async fn run(self, stop: CancellationToken) {
-        let mut changes = self.cluster.changes();
+        let (mut changes, mut orders) = (self.cluster.changes(), self.cluster.masters().changes());
         let changed = async move || {
-            if changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = orders.changed() => changed,
+            };
+            if changed.is_err() {
                 pending::<()>().await;
             }
         };
@@ -363,6 +342,8 @@ impl Inner {
             history_files,
             assigned: Mutex::default(),
             hearing: heartbeat::Hearing::new(),
+            talk: masters::Talk::new(),
+            cargo: carry::Cargo::open(state)?,
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),
@@ -540,6 +521,8 @@ impl Inner {
         let mut peers = self.links.peers();
         tasks.spawn(tell::run(self.clone(), stop.clone()));
         tasks.spawn(foreign::poll(self.clone(), stop.clone()));
+        tasks.spawn(masters::run(self.clone(), stop.clone()));
+        tasks.spawn(carry::run(self.clone(), stop.clone()));
         for way in [Way::Command, Way::Webhook] {
             tasks.spawn(notify::run(self.clone(), way, stop.clone()));
         }

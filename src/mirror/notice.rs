@@ -27,6 +27,8 @@ pub enum Kind {
     Held,
     /// What was told of copies is over.
     Recovered,
+    /// Commits that a former master alone had are kept aside.
+    Lost,
     Paused,
     Resumed,
 }
@@ -43,6 +45,7 @@ impl Kind {
             Self::Diverged => "diverged",
             Self::Held => "held",
             Self::Recovered => "recovered",
+            Self::Lost => "lost",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
         }
@@ -153,6 +156,10 @@ impl fmt::Display for Notice {
                 )
             }
             Kind::Recovered => write!(f, "{what} {have} become equal again after {seconds} s"),
+            Kind::Lost => {
+                let name = repos.first().map_or("", RepoName::as_str);
+                write!(f, "commits of {name} that only {peer} had are kept aside{said}; merge what is wanted of them")
+            }
             Kind::Paused => write!(f, "pushes to {what} are paused{said}"),
             Kind::Resumed => write!(f, "pushes to {what} go on{said}"),
         }

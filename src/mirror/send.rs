@@ -211,6 +211,31 @@ pub async fn send(
     }
 }
 
+/// Makes new references at the other end of the two streams, whose objects are in the repository `dir`; what is there
+/// already is refused there.
+pub async fn create(
+    input: impl AsyncRead + Unpin,
+    mut output: impl AsyncWrite + Unpin,
+    git: &Git,
+    dir: &Path,
+    refs: &[(RefName, Oid)],
+) -> Result<(), SendError> {
+    let mut input = Reader::new(input);
+    let theirs = read_advertisement(&mut input).await?;
+    let update = |(name, new): &(RefName, Oid)| RefUpdate { name: name.clone(), old: new.to_zero(), new: new.clone() };
+    let updates: Vec<RefUpdate> = refs.iter().map(update).collect();
+    let capabilities = theirs.negotiate(&updates, Manner::OneByOne)?;
+    let (commands, theirs) = (&updates, &theirs);
+    let writing = async move {
+        let mut paying = Paying { output: &mut output, toll: &|_| Duration::ZERO };
+        let written = write_push(&mut paying, git, dir, commands, &capabilities, theirs, None).await;
+        let ended = output.shutdown().await;
+        written.and_then(|_| Ok(ended?))
+    };
+    let (written, report) = tokio::join!(writing, read_report(&mut input, &updates));
+    report.and(written)
+}
+
 /// What the replica has and can.
 #[derive(Debug, Default)]
 struct Advertisement {

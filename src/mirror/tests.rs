@@ -1,6 +1,7 @@
 //! The whole path in one process: marks and comparisons here, real git on the other end of a real SSH link.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,12 +12,13 @@ use tokio::task::JoinHandle;
 
 use super::send_tests::{commit, git_in};
 use super::*;
-use crate::cluster::{How, Replica};
+use crate::cluster::{How, Masters, Replica};
 use crate::git::pktline;
 use crate::git::ref_state::read_refs;
 use crate::model::Epoch;
 use crate::peer::Peers;
 use crate::peer::server::{Command, TestPeer};
+use crate::repo::Metadata;
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
@@ -62,7 +64,7 @@ fn replica(root: PathBuf, pushes: Arc<AtomicUsize>) -> Command {
                 drop(writer.write_all(if fsck.status.success() { b"" } else { &fsck.stderr }).await);
                 return 0;
             }
-            if exec.starts_with(HEARTBEAT) {
+            if exec.starts_with(HEARTBEAT) || exec.starts_with(MASTERS) {
                 return 0;
             }
             pushes.fetch_add(1, Ordering::SeqCst);
@@ -124,6 +126,8 @@ impl Mesh {
     pub(super) fn inner(home: &TempDir, links: Links) -> Arc<Inner> {
         let [root, listed, read] = [(); 3].map(|()| home.path().join("ours"));
         let world = World {
+            partners: Box::new(|_| BTreeSet::new()),
+            masters: Masters::open(home.path(), crate::repo::write_whole).unwrap(),
             node: HostName::new("server1").unwrap(),
             locate: Box::new(|_| Place::Here {
                 epoch: Epoch::FIRST,

@@ -200,6 +200,7 @@ pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationTo
             // A new link, by whoever's dial: the peer may have been away, or be another machine.
             Ok(()) = connected.changed() => {
                 inner.board().link_works(&lane.peer, Moment::now());
+                inner.ask_masters(&lane.peer);
                 lane.link_is_up();
             }
             () = lane.bell.notified() => {}
@@ -368,9 +369,14 @@ fn is_blank(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
 /// Whether a repository here has this digest. What cannot be read here cannot be compared; the push will say why, for
 /// this repository alone. Blocks.
 fn equals(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
+    own_digest(inner, repo).is_ok_and(|ours| digest == ours)
+}
+
+/// The digest that an equal copy of a repository that is mastered here has. Blocks.
+pub(super) fn own_digest(inner: &Inner, repo: &RepoName) -> Result<String, ObjectsError> {
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
-    let (Ok(ours), Some(dir)) = ((inner.world.digest)(repo), (inner.world.dir)(repo)) else { return false };
-    digest == FileLocks::seal(&dir, (inner.world.metadata)(repo).seal(owned.seal(ours)))
+    let ours = (inner.world.metadata)(repo).seal(owned.seal((inner.world.digest)(repo)?));
+    Ok((inner.world.dir)(repo).map_or_else(|| ours.clone(), |dir| FileLocks::seal(&dir, ours.clone())))
 }
 
 /// The peer's digest of each repository whose master we are in its view.

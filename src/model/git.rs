@@ -87,6 +87,12 @@ impl Epoch {
     pub fn parse(text: &str) -> Option<Self> {
         text.parse().ok().filter(|n| *n > 0).map(Self)
     }
+
+    /// The number of the mastership that follows this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 impl fmt::Display for Epoch {

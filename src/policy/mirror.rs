@@ -35,6 +35,9 @@ pub enum Mode {
     Local,
     /// Mirrored among other nodes; every access here is refused.
     NotHere,
+    /// Master by name, but what is on this disk may be old, so it does not act as one: it can be read. The text says
+    /// why.
+    Doubted(String),
 }
 
 /// How a copy is kept.
@@ -91,6 +94,33 @@ fn option_name<'v>(key: &str, value: &'v str) -> Option<(String, &'v str)> {
         _ => value,
     };
     Some((name, value))
+}
+
+impl Mirror {
+    /// As it is, as `host` sees it, once `to` is the master: it and the master that the configuration names have
+    /// changed places, with how a copy is kept and whether it may redirect.
+    #[must_use]
+    pub fn promoted(mut self, to: &HostName, host: &HostName) -> Self {
+        let Some(from) = self.master.replace(to.as_str().to_owned()).filter(|from| from != to.as_str()) else {
+            return self;
+        };
+        let how = self.copies.remove(to.as_str()).unwrap_or(How::Async);
+        for name in &mut self.redirectors {
+            if *name == to.as_str() {
+                name.clone_from(&from);
+            }
+        }
+        self.redirectors.sort();
+        self.copies.insert(from, how);
+        self.mode = if to == host {
+            Mode::Master
+        } else if self.copies.contains_key(host.as_str()) {
+            Mode::Copy { master: to.clone() }
+        } else {
+            Mode::NotHere
+        };
+        self
+    }
 }
 
 impl Policy {

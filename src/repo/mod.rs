@@ -8,6 +8,7 @@
 mod digests;
 mod file_locks;
 mod fresh;
+mod gate;
 mod gone;
 mod locks;
 mod lost;
@@ -22,13 +23,14 @@ mod weight;
 
 pub use file_locks::{BrokenLock, FileLock, FileLocks};
 pub use fresh::Fresh;
+pub use gate::{Closed, Gates, Pass};
 pub use gone::{Gone, Tombstone};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::keep_lost;
 pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};
 pub use quarantine::{Quarantine, sweep_quarantines};
-pub use state::{promise_epoch, promised_epoch};
+pub use state::{is_fresh_epoch, promise_epoch, promised_epoch, settle_epoch};
 pub use store::{Prepare, Repo, Space, Store};
 pub use take_in::{Original, Owner};
 pub use trash::{Maintenance, Trashed, Why};

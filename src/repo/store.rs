@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::digests::Digests;
+use super::gate::Gates;
 use super::gone::Gone;
 use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
@@ -32,6 +33,7 @@ pub struct Store {
     /// Where deleted repositories are kept, beside the root.
     pub(super) trash: Arc<Path>,
     gone: Gone,
+    gates: Gates,
     /// Times that were given to what is in the trash lately.
     moving: Arc<Mutex<BTreeMap<RepoName, Stamp>>>,
 }
@@ -73,6 +75,7 @@ impl Store {
             digests: Arc::default(),
             trash,
             gone,
+            gates: Gates::default(),
             moving: Arc::default(),
         }
     }
@@ -80,6 +83,11 @@ impl Store {
     /// Takes over what an earlier run has left to tell about repositories that are gone.
     pub fn load_gone(&self) -> io::Result<()> {
         self.gone.load(|repo| self.exists(repo))
+    }
+
+    /// The gates before pushes.
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// The repositories that were taken away and whose copies have not all followed.

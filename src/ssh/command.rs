@@ -36,6 +36,9 @@ pub(super) fn parse(line: &[u8]) -> Order {
         Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-mirror-receive") => {
             mirror_receive(&words[1..]).unwrap_or_else(Order::RefuseGit)
         }
+        Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-lost-receive") => {
+            lost_receive(&words[1..]).unwrap_or_else(Order::RefuseGit)
+        }
         Ok(Exec::Command(words)) if words.first().is_some_and(|w| w == "gitmesh-forward") => forwarded(&words[1..]),
         Ok(Exec::Command(words)) => Order::Command(words),
         Err(error @ (ExecError::NotText | ExecError::Control)) if line.starts_with(b"git") => {
@@ -93,8 +96,46 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     let etag = value("etag").map(str::to_owned);
     Ok(Order::MirrorReceive(
         repo,
-        MirrorPush { epoch, head, detached, creator, roles, metadata, keep, fresh, unlocked, restored, etag },
+        MirrorPush {
+            epoch,
+            lost: false,
+            head,
+            detached,
+            creator,
+            roles,
+            metadata,
+            keep,
+            fresh,
+            unlocked,
+            restored,
+            etag,
+        },
     ))
+}
+
+/// `'REPO' version=1 epoch=2`: a former master brings what only it had.
+fn lost_receive(words: &[String]) -> Result<Order, String> {
+    let value = |key: &str| words.iter().skip(1).find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+    let repo = repo_of_path(words.first().map_or("", String::as_str)).map_err(|e| no_such_path(&e))?;
+    if value("version") != Some("1") {
+        return Err("this node takes lost references by version 1 only; upgrade the older node".to_owned());
+    }
+    let epoch = value("epoch").and_then(Epoch::parse).ok_or("the push of lost references names no epoch")?;
+    let bare = MirrorPush {
+        epoch,
+        lost: true,
+        head: None,
+        detached: None,
+        creator: None,
+        roles: None,
+        metadata: None,
+        keep: false,
+        fresh: false,
+        unlocked: false,
+        etag: None,
+        restored: None,
+    };
+    Ok(Order::MirrorReceive(repo, bare))
 }
 
 /// `git-receive-pack 'REPO' VOUCHER` or `command VOUCHER -- WORD...`, with each word as `to_word` writes it.

@@ -18,7 +18,6 @@ use crate::cluster::Place;
 use crate::git::service::Service;
 use crate::model::{Actor, HostName, RepoName, Voucher};
 use crate::peer::{Finished, Pipe, PipeReader, PipeWriter};
-use crate::repo;
 
 /// Read at once from either side.
 const CHUNK: usize = 64 << 10;
@@ -78,7 +77,7 @@ impl Transfer {
         let Request { actor: Actor::User { name, key }, repo, service, from, protocol, .. } = request else {
             return Err("only users' pushes are carried to a master".into());
         };
-        let epoch = repo::promised_epoch(&self.store.dir(repo)).map_err(|e| self.internal(&e))?;
+        let epoch = self.cluster.epoch(repo);
         let voucher = Voucher { user: name.clone(), key: key.clone(), from: from.clone(), epoch };
         let line = format!("gitmesh-forward {service} '{repo}' {voucher}");
         let env: Vec<(&str, &str)> = protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())).collect();
@@ -132,14 +131,19 @@ impl Transfer {
         let Some(via) = &request.via else { return Ok(()) };
         self.realm.believe(&via.node, &request.actor, &request.repo)?;
         match self.cluster.locate(&request.repo) {
-            Place::Here { epoch, .. } if epoch < via.epoch => Err(format!(
-                "epoch {epoch} of '{}' is over: {} has promised {}; {} is no longer its master",
-                request.repo,
-                via.node,
-                via.epoch,
-                self.cluster.host()
-            )
-            .into()),
+            Place::Here { epoch, .. } if epoch < via.epoch => {
+                // It knows of a promotion of which we do not.
+                self.mirror.ask_masters(&via.node);
+                Err(format!(
+                    "epoch {epoch} of '{}' is over: {} has promised {}; {} is no longer its master [{}]",
+                    request.repo,
+                    via.node,
+                    via.epoch,
+                    self.cluster.host(),
+                    Denial::PAST
+                )
+                .into())
+            }
             _ => Ok(()),
         }
     }

@@ -27,13 +27,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
+use crate::cluster::identity::Verdict;
 use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
 use crate::git::process::{Git, Serving};
 use crate::git::service::Service;
 use crate::git::{objects, odb, pktline};
 use crate::mirror::Mirror;
-use crate::model::{Actor, HostName, RepoName};
+use crate::model::{Actor, Epoch, HostName, RepoName};
 use crate::observe::metrics::{self, Metered};
 use crate::peer::Links;
 use crate::policy::Grant;
@@ -140,6 +141,13 @@ impl Transfer {
             return self.forward(request, &master, streams).await;
         }
         self.admit_carried(request)?;
+        if request.service == Service::ReceivePack && request.mirror.is_none() {
+            // Who was master before this start may be one no more.
+            if !self.cluster.locate(&request.repo).replicas().is_empty() {
+                self.mirror.settled().await;
+            }
+            self.refuse_moving(&request.repo)?;
+        }
         if self.make_if_new(request).await? {
             // gitolite's words, as far as a user may know them: a mistyped URL is noticed by this line.
             let line = format!("Initialized empty Git repository in {}.git\n", request.repo);
@@ -243,6 +251,7 @@ impl Transfer {
     async fn admit(&self, request: &Request) -> Result<Repo, Refusal> {
         let Request { actor, repo, service, mirror, .. } = request;
         let grant = match (mirror, actor) {
+            (Some(push), Actor::Node(node)) if push.lost => return self.admit_lost(node, repo, push.epoch),
             (Some(push), Actor::Node(node)) => return self.admit_mirror(node, repo, push).await,
             (Some(_), _) => return Err("only the node that is master of a repository mirrors it".into()),
             (None, _) if *service == Service::ReceivePack => self.realm.authorize(actor, repo, Access::Write)?,
@@ -255,7 +264,25 @@ impl Transfer {
     }
 
     async fn admit_mirror(&self, node: &HostName, repo: &RepoName, push: &MirrorPush) -> Result<Repo, Refusal> {
-        let grant = self.realm.authorize_mirror(node, repo, push.creator.as_ref())?;
+        let grant = self.realm.authorize_mirror(node, repo, push.creator.as_ref()).inspect_err(|_| {
+            // Either node may know of a promotion of which the other does not.
+            self.mirror.ask_masters(node);
+        })?;
+        let known = self.cluster.epoch(repo);
+        if push.epoch < known {
+            return Err(self.past(node, repo, push.epoch, known));
+        }
+        if let Some(verdict) = self.cluster.masters().suspects(node) {
+            self.mirror.ask_masters(node);
+            let what = if verdict == Verdict::Older { "older than" } else { "another than" };
+            return Err(format!(
+                "the disk of {node} is {what} the one that {here} remembers; it is no master of '{repo}' before a person \
+                 says so\nhelp: 'gitmesh mirror promote' on a replica, or 'gitmesh mirror promote --here --all' on {node} [{code}]",
+                here = self.cluster.host(),
+                code = Denial::DOUBTED
+            )
+            .into());
+        }
         let owned = Ownership { creator: push.creator.clone(), roles: push.roles.clone() };
         let take_over = |realm: Realm, name: RepoName, owned: Ownership| move || realm.take_over(&name, &owned);
         if !self.store.exists(repo) {
@@ -295,12 +322,36 @@ impl Transfer {
                 }
                 Ok(open)
             }
-            Err(promised) => Err(format!(
-                "epoch {} of '{repo}' is over: {promised} has been promised here; {node} is no longer its master",
-                push.epoch
-            )
-            .into()),
+            Err(promised) => Err(self.past(node, repo, push.epoch, promised)),
         }
+    }
+
+    /// A former master, and now a replica, brings what only it had.
+    fn admit_lost(&self, node: &HostName, repo: &RepoName, epoch: Epoch) -> Result<Repo, Refusal> {
+        let grant = self.realm.authorize_lost(node, repo)?;
+        let known = self.cluster.epoch(repo);
+        if epoch != known {
+            self.mirror.ask_masters(node);
+            return Err(format!("{node} takes epoch {epoch} of '{repo}' for the newest, and here it is {known}").into());
+        }
+        self.open(&grant)
+    }
+
+    /// A push by a master of the past: both sides are to hear what the other knows.
+    fn past(&self, node: &HostName, repo: &RepoName, epoch: Epoch, promised: Epoch) -> Refusal {
+        self.mirror.ask_masters(node);
+        Refusal(format!(
+            "epoch {epoch} of '{repo}' is over: {promised} has been promised here; {node} is no longer its master [{}]",
+            Denial::PAST
+        ))
+    }
+
+    /// While a repository's master changes.
+    fn refuse_moving(&self, repo: &RepoName) -> Result<(), Refusal> {
+        if !self.store.gates().is_closed(repo) {
+            return Ok(());
+        }
+        Err(Denial::moving(repo).into())
     }
 
     fn open(&self, grant: &Grant) -> Result<Repo, Refusal> {
@@ -334,7 +385,12 @@ impl Transfer {
             return self.receive_fresh(request, push, repo, streams).await;
         }
         let began = Instant::now();
-        let entry = self.pushes.enter(request, repo.name.clone());
+        let fresh = match &request.mirror {
+            Some(push) if push.lost => false,
+            Some(_) => repo::is_fresh_epoch(repo.dir()).map_err(|e| self.internal(&e))?,
+            None => false,
+        };
+        let entry = self.pushes.enter(request, repo.name.clone(), fresh);
         let code = if self.receives_here(request, repo).await {
             self.receive_here(&entry, request, repo, streams).await?
         } else {
@@ -365,9 +421,12 @@ impl Transfer {
             self.follow_head(repo).await;
         }
         if code == 0
-            && let (Some(_), Actor::Node(master)) = (&request.mirror, &request.actor)
+            && let (Some(MirrorPush { lost: false, .. }), Actor::Node(master)) = (&request.mirror, &request.actor)
         {
             self.mirror.received(&repo.name, master, began);
+            if fresh && entry.landed_whole() {
+                repo::settle_epoch(repo.dir()).map_err(|e| self.internal(&e))?;
+            }
         }
         Ok(code)
     }
@@ -389,6 +448,9 @@ impl Transfer {
         // A master may delete whatever it has deleted itself, and its replicas take it as it is.
         if request.mirror.is_some() {
             settings.extend(["receive.denyDeleteCurrent=ignore", "receive.fsckObjects=false"]);
+        }
+        if request.mirror.as_ref().is_some_and(|push| push.lost) {
+            settings.push("transfer.hideRefs=!refs/gitmesh/lost");
         }
         Ok(self.git.serve(request.service, repo.dir(), &env, &settings).map_err(|e| self.internal(&e))?)
     }

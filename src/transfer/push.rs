@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::admin::{ADMIN_REPO, Access, Look, ProgramCall};
+use crate::admin::{ADMIN_REPO, Access, Denial, Look, ProgramCall};
+use crate::cluster::Place;
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
+use crate::mirror::HAVE_IT;
 use crate::model::{Actor, Epoch, HostName, PushId, RefName, RefUpdate, RepoName};
 use crate::observe::metrics;
-use crate::repo;
+use crate::repo::{self, Pass};
 
 use super::program::Told;
 use super::replicas::{self, Patience};
@@ -40,8 +42,14 @@ pub(super) struct InFlight {
     epoch: Option<Epoch>,
     /// The node that vouches for the actor.
     via: Option<HostName>,
+    /// It brings what only a former master had.
+    lost: bool,
     /// What it overwrites is kept first.
     keep: bool,
+    /// Something of it was refused.
+    refused: bool,
+    /// It has been judged, and holds the gate open until it has ended.
+    pass: Option<Arc<Pass>>,
     session: u32,
     /// The branch of the admin repository that is live once this push has landed.
     pub(super) live: Option<RefName>,
@@ -68,6 +76,11 @@ impl Entry {
     pub(super) fn told(&self) -> Option<Told> {
         self.table.lock().get(&self.id).map(InFlight::told)
     }
+
+    /// Nothing of it was refused by our own judgement.
+    pub(super) fn landed_whole(&self) -> bool {
+        self.table.lock().get(&self.id).is_some_and(|push| !push.refused)
+    }
 }
 
 impl Drop for Entry {
@@ -82,14 +95,18 @@ impl Pushes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, request: &Request, repo: RepoName) -> Entry {
+    /// `fresh`: of a mirror push, whether it may be the first under its epoch, so that what it overwrites is kept.
+    pub(super) fn enter(&self, request: &Request, repo: RepoName, fresh: bool) -> Entry {
         let id = PushId::from_random(rand::random());
         let (actor, mirror) = (request.actor.clone(), request.mirror.is_some());
         let via = request.via.as_ref().map(|via| via.node.clone());
-        let keep = request.mirror.as_ref().is_some_and(|push| push.keep);
-        let epoch = request.mirror.as_ref().map(|push| push.epoch);
+        let keep = fresh || request.mirror.as_ref().is_some_and(|push| push.keep);
+        let lost = request.mirror.as_ref().is_some_and(|push| push.lost);
+        let epoch = request.mirror.as_ref().filter(|push| !push.lost).map(|push| push.epoch);
         let session = rand::random();
-        self.lock().insert(id.clone(), InFlight { actor, repo, mirror, epoch, via, keep, session, live: None });
+        let push =
+            InFlight { actor, repo, mirror, epoch, via, lost, keep, refused: false, pass: None, session, live: None };
+        self.lock().insert(id.clone(), push);
         Entry { id, table: self.clone() }
     }
 
@@ -110,6 +127,18 @@ impl Pushes {
     pub(super) fn makes_live(&self, id: Option<&str>, branch: &RefName) -> bool {
         let Some(id) = id.and_then(PushId::parse) else { return false };
         self.lock().get_mut(&id).map(|push| push.live = Some(branch.clone())).is_some()
+    }
+
+    fn change(&self, id: Option<&str>, change: impl FnOnce(&mut InFlight)) {
+        let mut table = self.lock();
+        if let Some(push) = id.and_then(PushId::parse).and_then(|id| table.get_mut(&id)) {
+            change(push);
+        }
+    }
+
+    /// Notes that something of a push is refused.
+    fn refuse(&self, id: Option<&str>) {
+        self.change(id, |push| push.refused = true);
     }
 
     /// How many pushes are in flight.
@@ -139,7 +168,10 @@ impl Transfer {
                 mirror: false,
                 epoch: None,
                 via: None,
+                lost: false,
                 keep: false,
+                refused: false,
+                pass: None,
                 session,
                 live: None,
             });
@@ -186,10 +218,17 @@ impl Transfer {
                 push.actor
             ));
         }
-        still_master(&push, dir)?;
+        self.still_master(&push)?;
+        if !push.mirror {
+            let pass = self.store.gates().pass(&push.repo).ok_or_else(|| Denial::moving(&push.repo).to_string())?;
+            // Of a push by path nobody knows the end; the moment that its references take to move is not waited for.
+            self.pushes.change(id, |push| push.pass = Some(Arc::new(pass)));
+        }
         self.clear_locks(id, &push.repo, updates);
-        let mut verdicts = if push.mirror {
-            let text = if push.keep { self.keep(&push.repo, dir, updates)? } else { String::new() };
+        let mut verdicts = if push.lost {
+            Verdicts { refused: not_lost(&push.actor, dir, updates)?, text: String::new() }
+        } else if push.mirror {
+            let text = if push.keep { self.keep(&push, dir, updates)? } else { String::new() };
             Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text }
         } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
             // A door has asked the same already; a push by path, or one that began under the old configuration, has not.
@@ -216,12 +255,43 @@ impl Transfer {
         if let (Some(via), true) = (&push.via, verdicts.refused.iter().any(Option::is_some)) {
             verdicts.text.push_str(&self.whose_rule(&push.repo, via));
         }
+        if verdicts.refused.iter().any(Option::is_some) {
+            self.pushes.refuse(id);
+        }
         if atomic && verdicts.refused.iter().any(Option::is_some) {
             for verdict in verdicts.refused.iter_mut().filter(|v| v.is_none()) {
                 *verdict = Some("another reference of this atomic push is refused".to_owned());
             }
         }
         Ok(verdicts)
+    }
+
+    /// A master's push was let in under its epoch; while its pack came, a newer master may have been promised.
+    fn still_master(&self, push: &InFlight) -> Result<(), String> {
+        let known = self.cluster.epoch(&push.repo);
+        match push.epoch {
+            Some(epoch) if epoch < known => Err(format!(
+                "epoch {epoch} of '{}' is over: {known} has been promised here [{}]",
+                push.repo,
+                Denial::PAST
+            )),
+            Some(_) => {
+                let Actor::Node(node) = &push.actor else { return Ok(()) };
+                let known = self.cluster.locate(&push.repo);
+                match known {
+                    Place::There { master, .. } if master != *node => Err(format!(
+                        "{node} is no longer the master of '{}'; {master} is [{}]",
+                        push.repo,
+                        Denial::PAST
+                    )),
+                    Place::Here { .. } => {
+                        Err(format!("{node} is no longer the master of '{}' [{}]", push.repo, Denial::PAST))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            None => Ok(()),
+        }
     }
 
     /// The repository's own pre-receive programs see what the rules let through, and refuse all of it or nothing.
@@ -252,7 +322,8 @@ impl Transfer {
     }
 
     /// A repair: what it would make unreachable here is given other names first. Without them nothing is overwritten.
-    fn keep(&self, repo: &RepoName, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
+    fn keep(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate]) -> Result<String, String> {
+        let repo = &push.repo;
         let kept =
             repo::keep_lost(dir, self.cluster.host(), updates, std::time::SystemTime::now()).map_err(|error| {
                 tracing::error!(error = chain(&error), %repo, "what a repair would overwrite cannot be kept");
@@ -260,6 +331,9 @@ impl Transfer {
             })?;
         if kept.is_empty() {
             return Ok(String::new());
+        }
+        if let (Actor::Node(master), true) = (&push.actor, push.epoch > Some(Epoch::FIRST)) {
+            self.mirror.kept(repo, master, &kept);
         }
         let mut text = String::new();
         for name in &kept {
@@ -330,6 +404,10 @@ impl Transfer {
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
+        if let (true, Actor::Node(node)) = (push.lost, &push.actor) {
+            self.mirror.lost_arrived(&push.repo, node, updates);
+            return Ok((String::new(), None));
+        }
         self.mirror.landed(&push.repo, &push.actor, updates);
         let mut text = String::new();
         if push.repo.as_str() == ADMIN_REPO {
@@ -352,17 +430,22 @@ impl Transfer {
     }
 }
 
-/// A master's push was let in under its epoch; while its pack came, a newer master may have been promised.
-fn still_master(push: &InFlight, dir: &Path) -> Result<(), String> {
-    let Some(epoch) = push.epoch else { return Ok(()) };
-    match repo::promised_epoch(dir) {
-        Ok(promised) if promised <= epoch => Ok(()),
-        Ok(promised) => Err(format!("epoch {epoch} of '{}' is over: {promised} has been promised here", push.repo)),
-        Err(error) => {
-            tracing::error!(%error, repo = %push.repo, "cannot read which epoch was promised");
-            Err("which master is the newest cannot be read here; tell an administrator".to_owned())
-        }
-    }
+/// What of a former master's push is not one of its own lost references, or is here already.
+fn not_lost(actor: &Actor, dir: &Path, updates: &[RefUpdate]) -> Result<Vec<Option<String>>, String> {
+    let Actor::Node(node) = actor else { return Err("only a node brings lost references".to_owned()) };
+    let below = format!("refs/gitmesh/lost/{node}/");
+    let here = crate::git::ref_state::read_refs(dir).map_err(|error| {
+        tracing::error!(%error, "the references of a repository cannot be read");
+        "the references here cannot be read".to_owned()
+    })?;
+    let judge = |update: &RefUpdate| match here.refs.get(&update.name) {
+        _ if !update.name.as_str().starts_with(&below) => Some(format!("{node} brings references below {below} only")),
+        _ if !update.old.is_zero() || update.new.is_zero() => Some("what is lost is never changed".to_owned()),
+        Some(oid) if *oid == update.new => Some(HAVE_IT.to_owned()),
+        Some(_) => Some("another value is kept under this name".to_owned()),
+        None => None,
+    };
+    Ok(updates.iter().map(judge).collect())
 }
 
 fn internal_ref(name: &RefName) -> Option<String> {

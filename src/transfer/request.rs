@@ -35,6 +35,8 @@ pub struct Via {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorPush {
     pub epoch: Epoch,
+    /// It is no state of a master: a former master brings what only it had, as new references for people to look at.
+    pub lost: bool,
     /// The master's HEAD, when it is a branch.
     pub head: Option<RefName>,
     /// The object of the master's HEAD, when it is detached.

@@ -1,0 +1,238 @@
+//! What of the placement is on the data disk: promotions, this disk's own identity, and those of the peers.
+//!
+//! Promises: a promotion is on the disk (synced, with its directory) before anybody acts upon it; all of one call cost
+//! one write; readers never wait for a write. Three small files of lines in the data directory's `state`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use super::identity::{Disk, Verdict};
+use super::masters::{Promotion, Table};
+use crate::model::{HostName, RepoName};
+
+const MASTERS: &str = "masters";
+const OWN: &str = "disk";
+const DISKS: &str = "disks";
+/// Before the reason for which this disk is doubted.
+const DOUBT: &str = "doubt ";
+
+/// Writes a file of that name with that text into a directory, whole or not at all, and synced.
+pub type Write = fn(&Path, &str, &str) -> io::Result<()>;
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Masters(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    write: Write,
+    /// Held while a file is written; readers look at `known` alone.
+    writing: Mutex<()>,
+    known: RwLock<Known>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Known {
+    table: Arc<Table>,
+    own: Disk,
+    doubt: Option<Arc<str>>,
+    disks: Arc<BTreeMap<HostName, Disk>>,
+    /// Peers whose disk is not the one that is remembered, until they say that they know.
+    suspects: BTreeMap<HostName, Verdict>,
+}
+
+fn random_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn bad(path: &Path, why: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!(
+        "{}: {why}; restore it from a backup, or remove it and let the peers tell it",
+        path.display()
+    ))
+}
+
+impl Masters {
+    /// Takes over what an earlier run left in `dir`, and counts this start. A file that cannot be understood is an
+    /// error: to forget a promotion may make two masters.
+    pub fn open(dir: &Path, write: Write) -> io::Result<Self> {
+        let read = |name: &str| match std::fs::read_to_string(dir.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let table = match read(MASTERS)? {
+            Some(text) => Table::parse(&text).map_err(|why| bad(&dir.join(MASTERS), why))?,
+            None => Table::default(),
+        };
+        let mut disks = BTreeMap::new();
+        for line in read(DISKS)?.unwrap_or_default().lines() {
+            let parsed =
+                line.split_once(' ').and_then(|(name, disk)| Some((HostName::new(name).ok()?, Disk::parse(disk)?)));
+            let (name, disk) = parsed.ok_or_else(|| bad(&dir.join(DISKS), format!("{line:?} is no disk")))?;
+            disks.insert(name, disk);
+        }
+        let (own, doubt) = match read(OWN)? {
+            Some(text) => {
+                let mut lines = text.lines();
+                let own = lines.next().and_then(Disk::parse).ok_or_else(|| bad(&dir.join(OWN), "it names no disk"))?;
+                let doubt = lines.next().and_then(|line| line.strip_prefix(DOUBT)).map(Arc::from);
+                (Disk { count: own.count + 1, run: random_id(), ..own }, doubt)
+            }
+            None => (Disk { id: random_id(), count: 1, run: random_id(), former: Vec::new() }, None),
+        };
+        let known = Known { table: Arc::new(table), own, doubt, disks: Arc::new(disks), suspects: BTreeMap::new() };
+        let inner = Inner {
+            dir: dir.to_owned(),
+            write,
+            writing: Mutex::default(),
+            known: RwLock::new(known),
+            changed: watch::Sender::new(0),
+        };
+        inner.write_own(&inner.known())?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    pub fn of(&self, repo: &RepoName) -> Option<Promotion> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner).table.get(repo).cloned()
+    }
+
+    pub fn table(&self) -> Arc<Table> {
+        self.0.known().table
+    }
+
+    /// Takes over promotions that are better than the known ones, durably, in one write, and returns the repositories
+    /// of which that is so.
+    pub fn adopt(&self, heard: impl IntoIterator<Item = (RepoName, Promotion)>) -> io::Result<Vec<RepoName>> {
+        let _writing = self.0.writing();
+        let mut table = Table::clone(&self.0.known().table);
+        let news = table.merge(heard);
+        if !news.is_empty() {
+            (self.0.write)(&self.0.dir, MASTERS, &table.text())?;
+            self.0.change(|known| known.table = Arc::new(table));
+        }
+        Ok(news)
+    }
+
+    /// This disk, as its peers are told of it.
+    pub fn disk(&self) -> Disk {
+        self.0.known().own
+    }
+
+    /// Why this disk is not trusted to be the newest.
+    pub fn doubt(&self) -> Option<Arc<str>> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner).doubt.clone()
+    }
+
+    /// Raises the counter, durably.
+    pub fn tick(&self) -> io::Result<()> {
+        let _writing = self.0.writing();
+        let mut known = self.0.known();
+        known.own.count += 1;
+        self.0.write_own(&known)?;
+        self.0.known.write().unwrap_or_else(PoisonError::into_inner).own = known.own;
+        Ok(())
+    }
+
+    /// A peer remembers `remembered` of this disk. If it cannot be the same any more, it is doubted from now on, and
+    /// the reason is returned.
+    pub fn confront(&self, peer: &HostName, remembered: &Disk) -> io::Result<Option<Arc<str>>> {
+        let _writing = self.0.writing();
+        let mut known = self.0.known();
+        let doubt: Arc<str> = match known.own.judged_by(remembered) {
+            Verdict::Same => return Ok(None),
+            Verdict::Older => {
+                format!("{peer} has seen a newer state of this disk; it was restored from a backup").into()
+            }
+            Verdict::Other => {
+                format!("{peer} knows another disk under this node's name; this one is new, or was wiped").into()
+            }
+        };
+        known.own = known.own.renamed(random_id(), remembered);
+        known.doubt = Some(doubt.clone());
+        self.0.write_own(&known)?;
+        self.0.change(|k| (k.own, k.doubt) = (known.own, known.doubt));
+        Ok(Some(doubt))
+    }
+
+    /// A person has decided that this disk is good.
+    pub fn trust(&self) -> io::Result<()> {
+        let _writing = self.0.writing();
+        let mut known = self.0.known();
+        if known.doubt.take().is_some() {
+            self.0.write_own(&known)?;
+            self.0.change(|k| k.doubt = None);
+        }
+        Ok(())
+    }
+
+    /// A peer has told of its disk. Returns what is remembered of it, and what it is now taken for.
+    pub fn meet(&self, peer: &HostName, said: &Disk) -> io::Result<(Disk, Verdict)> {
+        let _writing = self.0.writing();
+        let known = self.0.known();
+        let Some(before) = known.disks.get(peer) else {
+            self.remember(peer, said, &known)?;
+            return Ok((said.clone(), Verdict::Same));
+        };
+        let verdict = said.judged_by(before);
+        if verdict == Verdict::Same {
+            if before != said {
+                self.remember(peer, said, &known)?;
+            }
+            return Ok((said.clone(), verdict));
+        }
+        self.0.known.write().unwrap_or_else(PoisonError::into_inner).suspects.insert(peer.clone(), verdict);
+        Ok((before.clone(), verdict))
+    }
+
+    /// What is remembered of the peer's disk.
+    pub fn remembered(&self, peer: &HostName) -> Option<Disk> {
+        self.0.known().disks.get(peer).cloned()
+    }
+
+    fn remember(&self, peer: &HostName, said: &Disk, known: &Known) -> io::Result<()> {
+        let mut disks = BTreeMap::clone(&known.disks);
+        disks.insert(peer.clone(), said.clone());
+        let text: String = disks.iter().map(|(name, disk)| format!("{name} {disk}\n")).collect();
+        (self.0.write)(&self.0.dir, DISKS, &text)?;
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.disks = Arc::new(disks);
+        known.suspects.remove(peer);
+        Ok(())
+    }
+
+    /// Whether the peer's disk is older than, or another than, the one that is remembered.
+    pub fn suspects(&self, peer: &HostName) -> Option<Verdict> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner).suspects.get(peer).copied()
+    }
+
+    /// Counts what has changed here who masters what.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+}
+
+impl Inner {
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn write_own(&self, known: &Known) -> io::Result<()> {
+        let doubt = known.doubt.as_ref().map_or_else(String::new, |why| format!("{DOUBT}{why}\n"));
+        (self.write)(&self.dir, OWN, &format!("{}\n{doubt}", known.own))
+    }
+}
