@@ -11,7 +11,7 @@
 //!     ─────────────────────────────────────
 //!  4  transfer/       control/                    fetch and push │ questions and orders
 //!     ─────────────────────────────────────
-//!  3  admin/          mirror/                     admin repository → live policy │ make the copies equal
+//!  3  admin/  mirror/  backup/                    admin repository → live policy │ make the copies equal │ keep and restore
 //!     ─────────────────────────────────────
 //!  2  repo/  peer/  cluster/                      on disk │ pipe to another node │ who owns what
 //!     ─────────────────────────────────────
@@ -46,6 +46,7 @@ pub mod peer;
 pub mod repo;
 
 pub mod admin;
+pub mod backup;
 pub mod mirror;
 
 pub mod control;

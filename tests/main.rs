@@ -33,6 +33,7 @@ mod traps;
 mod vref;
 
 mod alarms;
+mod backup;
 mod failover;
 mod first;
 mod foreign;

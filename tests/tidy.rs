@@ -14,7 +14,7 @@ const BANNED_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", 
 const FLOOR_0: &[&str] = &["model", "observe", "events"];
 const FLOOR_1: &[&str] = &["git", "policy", "hook"];
 const FLOOR_2: &[&str] = &["repo", "peer", "cluster"];
-const FLOOR_3: &[&str] = &["admin", "mirror"];
+const FLOOR_3: &[&str] = &["admin", "mirror", "backup"];
 const FLOOR_4: &[&str] = &["transfer", "control"];
 const DOORS: &[&str] = &["ssh", "http", "socket"];
 
@@ -38,6 +38,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("cluster/fixed.rs", but(&[FLOOR_0, FLOOR_1], &[])),
         ("admin", but(&[FLOOR_0, FLOOR_1, FLOOR_2], &["peer"])),
         ("mirror", but(&[FLOOR_0, FLOOR_1, FLOOR_2], &["policy"])),
+        ("backup", but(&[FLOOR_0, FLOOR_1, FLOOR_2], &["policy", "hook", "peer", "cluster"])),
         ("transfer", but(&[FLOOR_0, &["git", "policy", "hook::client"], FLOOR_2, FLOOR_3], &[])),
         ("control", but(&[FLOOR_0, FLOOR_1, FLOOR_2, FLOOR_3], &[])),
         ("config", but(&[FLOOR_0, FLOOR_1, FLOOR_2, FLOOR_3, FLOOR_4, DOORS], &[])),
@@ -60,7 +61,7 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ("clap::", &["cli/", "main.rs"], "only cli/ and main.rs parse arguments"),
     (
         "open_as_daemon(",
-        &["repo/", "mirror/", "admin/", "daemon/", "control/mirror.rs"],
+        &["repo/", "mirror/", "backup/", "admin/", "daemon/", "control/mirror.rs"],
         "opening a repository without a grant is for the daemon's own work; each place is to be audited",
     ),
 ];

@@ -2,6 +2,7 @@
 //! it would over SSH. A command prints what it did and how to go on.
 
 mod access;
+mod backup;
 mod check;
 mod demo;
 mod doctor;
@@ -42,6 +43,8 @@ enum Command {
     Target(target::Args),
     /// What is wrong in the mesh: every pair of nodes, clocks, versions, disks, each with its cure
     Doctor(doctor::Args),
+    /// Backups that restore: create, verify, restore
+    Backup(backup::Args),
     /// May this user do that, and which rule says so
     Access(access::Args),
     /// Check an admin repository without a server: every error and warning a push of it would get
@@ -114,6 +117,7 @@ impl Cli {
             Command::AddMirroringPeer(args) => peer::run_add(&args),
             Command::Doctor(args) => doctor::run(args),
             Command::Peer(args) => peer::run(args),
+            Command::Backup(args) => backup::run(args),
             Command::Target(args) => target::run(&args),
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),

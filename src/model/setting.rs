@@ -56,6 +56,18 @@ fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A number of bytes as people read it: `512 B`, `12.3 KiB`, `4.0 GiB`.
+pub fn size_in_words(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => {
+            let tenths = u128::from(bytes) * 10 / u128::from(*unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
 /// Bytes in a second, for `deserialize_with`: `"512KiB/s"`, `"20MiB/s"`; above 0. Without the setting there is no limit.
 pub fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     parse_rate(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
