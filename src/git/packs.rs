@@ -243,6 +243,14 @@ impl Pack {
         }
     }
 
+    /// How many bytes from `at` on are there already.
+    pub fn at_hand(&self, at: u64) -> u64 {
+        match *self.grown.borrow() {
+            Grown::Part(size) | Grown::Whole(size) => size.saturating_sub(at),
+            Grown::Failed => 0,
+        }
+    }
+
     /// Fills `buffer` from `at`. Blocks.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, at)

@@ -18,6 +18,8 @@ pub type Hex = [u8; 40];
 const WINDOW: usize = 512;
 /// Bytes read at once while listing.
 const CHUNK: usize = 64 << 10;
+/// A `packed-refs` up to here is read whole, in bytes.
+const SMALL: u64 = 64 << 10;
 /// git follows so many symbolic references in a row (refs.c, SYMREF_MAXDEPTH).
 const SYMBOLIC_MAX: usize = 5;
 /// Folders below `refs/`; deeper ones are no references of git's, whose names have at most 4096 bytes.
@@ -330,6 +332,8 @@ fn hex(text: &[u8]) -> Option<Hex> {
 /// An open `packed-refs`: a header, then lines `OID NAME` in byte order of the names, each tag followed by `^OID`.
 struct Packed {
     file: File,
+    /// All of a small file: one read instead of two for each step of a search.
+    whole: Vec<u8>,
     start: u64,
     end: u64,
 }
@@ -342,7 +346,10 @@ impl Packed {
             Err(e) => return Err(e),
         };
         let end = file.metadata()?.len();
-        let mut packed = Self { file, start: 0, end };
+        let mut packed = Self { file, whole: Vec::new(), start: 0, end };
+        if end <= SMALL {
+            packed.whole = packed.read_at(0, CHUNK)?;
+        }
         if end == 0 {
             return Ok(Some(packed));
         }
@@ -358,7 +365,11 @@ impl Packed {
     }
 
     fn read_at(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length.min(usize::try_from(self.end.saturating_sub(at)).unwrap_or(length))];
+        let length = length.min(usize::try_from(self.end.saturating_sub(at)).unwrap_or(length));
+        if let Some(there) = usize::try_from(at).ok().and_then(|at| self.whole.get(at..)?.get(..length)) {
+            return Ok(there.to_vec());
+        }
+        let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, at)?;
         Ok(bytes)
     }

@@ -67,11 +67,11 @@ impl From<io::Error> for Stop {
 
 impl Transfer {
     /// Whether [`Transfer::fetch`] may serve this session.
-    pub(super) async fn fetches_here(&self, request: &Request, repo: &Repo) -> bool {
+    pub(super) fn fetches_here(&self, request: &Request, repo: &Repo) -> bool {
         if protocol::version(request.protocol.as_deref()) == Version::Other {
             return false;
         }
-        self.is_plain(repo, protocol::OF_FETCHES).await
+        self.is_plain(repo, protocol::OF_FETCHES)
     }
 
     /// Serves requests until the client has no more, and returns the exit code.
@@ -442,39 +442,46 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         })
     }
 
-    /// Sends a pack that others read too, while it grows.
+    /// Sends a pack that others read too, while it grows. One piece is read while the one before it is sent.
     async fn send_shared(&mut self, pack: Arc<Pack>, begun: Instant) -> Result<Sent, Stop> {
-        let broken = |at, error: io::Error| match at {
+        let broken = |sent, error: io::Error| match sent {
             0 => Sent::Nothing(error.to_string()),
             _ => Sent::Part(error.to_string()),
         };
-        let (mut at, mut raw, mut out) = (0, vec![0; CHUNK], Vec::with_capacity(CHUNK + 64));
+        let (mut at, mut sent, mut piece, mut buffers) = (0, 0, Vec::new(), (Vec::new(), Vec::new()));
         loop {
-            let ready = match tokio::time::timeout(KEEP_ALIVE, pack.ready(at)).await {
-                Err(_) => {
-                    self.output.write_all(KEEP_ALIVE_PACKET).await?;
-                    continue;
-                }
-                Ok(Err(error)) => return Ok(broken(at, error)),
-                Ok(Ok(0)) => return Ok(Sent::Whole),
-                Ok(Ok(ready)) => usize::try_from(ready).unwrap_or(CHUNK).min(CHUNK),
-            };
-            let reading = pack.clone();
-            let framed = tokio::task::spawn_blocking(move || {
-                reading.read_at(&mut raw[..ready], at)?;
-                out.clear();
-                pktline::multiplex(&mut out, 1, &raw[..ready]);
-                Ok::<_, io::Error>((raw, out))
+            let more = usize::try_from(pack.at_hand(at)).unwrap_or(CHUNK).min(CHUNK);
+            let framed = (more > 0).then(|| {
+                let (reading, (mut raw, mut packets)) = (pack.clone(), std::mem::take(&mut buffers));
+                tokio::task::spawn_blocking(move || {
+                    raw.resize(more, 0);
+                    reading.read_at(&mut raw, at)?;
+                    packets.clear();
+                    pktline::multiplex(&mut packets, 1, &raw);
+                    Ok::<_, io::Error>((raw, packets))
+                })
             });
+            if at > sent {
+                if sent == 0 {
+                    metrics::FIRST_PACK_BYTE.since(begun);
+                }
+                self.output.write_all(&piece).await?;
+                sent = at;
+            }
+            let Some(framed) = framed else {
+                match tokio::time::timeout(KEEP_ALIVE, pack.ready(at)).await {
+                    Err(_) => self.output.write_all(KEEP_ALIVE_PACKET).await?,
+                    Ok(Err(error)) => return Ok(broken(sent, error)),
+                    Ok(Ok(0)) => return Ok(Sent::Whole),
+                    Ok(Ok(_)) => {}
+                }
+                continue;
+            };
             match framed.await.map_err(io::Error::other).and_then(|framed| framed) {
-                Ok((buffer, packets)) => (raw, out) = (buffer, packets),
-                Err(error) => return Ok(broken(at, error)),
+                Ok((raw, packets)) => buffers = (raw, std::mem::replace(&mut piece, packets)),
+                Err(error) => return Ok(broken(sent, error)),
             }
-            if at == 0 {
-                metrics::FIRST_PACK_BYTE.since(begun);
-            }
-            self.output.write_all(&out).await?;
-            at += ready as u64;
+            at += more as u64;
         }
     }
 

@@ -20,14 +20,14 @@ const PIECES: usize = 4;
 
 impl Transfer {
     /// Whether a repository is in a form that is served here, with no settings in `others` that only git follows.
-    pub(super) async fn is_plain(&self, repo: &Repo, others: &'static [&'static str]) -> bool {
-        let (dir, settings) = (repo.dir().to_owned(), self.git.settings().to_owned());
-        let plain = tokio::task::spawn_blocking(move || {
-            let config = std::fs::read_to_string(dir.join("config"))?;
-            let plain = protocol::is_plain(&config, &settings.display().to_string(), others);
-            Ok::<_, io::Error>(plain && !dir.join("shallow").exists())
-        });
-        matches!(plain.await, Ok(Ok(true)))
+    ///
+    /// Blocks, for as long as opening the repository has just done for the same file: handing it to another thread and
+    /// back costs more than reading it.
+    pub(super) fn is_plain(&self, repo: &Repo, others: &[&str]) -> bool {
+        let dir = repo.dir();
+        let config = std::fs::read_to_string(dir.join("config"));
+        let settings = self.git.settings().display().to_string();
+        config.is_ok_and(|config| protocol::is_plain(&config, &settings, others)) && !dir.join("shallow").exists()
     }
 
     /// Sends what `make` makes piece by piece; false when it failed with nothing said yet, and git has to be asked.

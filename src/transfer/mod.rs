@@ -169,7 +169,7 @@ impl Transfer {
         {
             tracing::debug!(%error, "the client left before its answer");
         }
-        if request.service == Service::UploadPack && self.fetches_here(request, &repo).await {
+        if request.service == Service::UploadPack && self.fetches_here(request, &repo) {
             return self.fetch(request, &repo, streams).await;
         }
         let permit = self.permit().await?;
@@ -391,7 +391,7 @@ impl Transfer {
             None => false,
         };
         let entry = self.pushes.enter(request, repo.name.clone(), fresh);
-        let code = if self.receives_here(request, repo).await {
+        let code = if self.receives_here(request, repo) {
             self.receive_here(&entry, request, repo, streams).await?
         } else {
             let git = self.receive_pack(&entry, request, repo)?;

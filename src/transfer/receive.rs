@@ -133,12 +133,10 @@ impl Transfer {
     }
 
     /// Whether [`Transfer::receive_here`] may serve this session.
-    pub(super) async fn receives_here(&self, request: &Request, repo: &Repo) -> bool {
-        let hooks = self.hooks.clone();
-        let ours = tokio::task::spawn_blocking(move || receive::has_only_our_hooks(Path::new(&*hooks))).await;
+    pub(super) fn receives_here(&self, request: &Request, repo: &Repo) -> bool {
         protocol::version(request.protocol.as_deref()) != Version::Other
-            && ours.is_ok_and(|ours| ours)
-            && self.is_plain(repo, protocol::OF_PUSHES).await
+            && receive::has_only_our_hooks(Path::new(&*self.hooks))
+            && self.is_plain(repo, protocol::OF_PUSHES)
     }
 
     async fn converse<R: Input, W: Output, E: Output>(
