@@ -1,6 +1,6 @@
 # Every target installs what it needs first (scripts/install-deps: Debian packages, when it may).
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build bench docs fuzz deps
+.PHONY: help demo test check build bench docs fuzz soak deps
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ docs: deps ## docs/commands.md, from the sessions that the tests play
 
 fuzz: ## random input for every parser for a minute (FUZZ_SECONDS=N); installs cargo-fuzz and a nightly compiler
 	@scripts/fuzz
+
+soak: deps ## random pushes and faults on three nodes, then every promise is checked (SECONDS=3600 SEED=7)
+	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) cargo test --locked --test all -- soak --nocapture 2>&1 | \
+	  awk '/^soak|panicked|^ *"|test result|left over/; /test result: ok/ { well = 1 } END { exit !well }'
 
 deps:
 	@scripts/install-deps

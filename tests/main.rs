@@ -47,6 +47,7 @@ mod see;
 mod pace;
 mod robustness;
 mod serve;
+mod soak;
 mod storm;
 mod waits;
 

@@ -221,7 +221,7 @@ impl Ground {
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
             let at = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
             if !words.is_empty() && (words.contains(&needle) || at.starts_with(&self.dir)) {
-                found.push(format!("{pid} {words}"));
+                found.push(format!("{pid} {words} in {}", at.display()));
             }
         }
         found

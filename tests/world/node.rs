@@ -166,6 +166,18 @@ impl Node {
         }
     }
 
+    /// As a power cut, for the daemon and every git that works for it.
+    pub fn power_cut(&self) {
+        // The daemon first, or it would see its children end and report that.
+        self.kill9();
+        let data = self.data().display().to_string();
+        for process in self.ground().processes().iter().filter(|process| process.contains(&data)) {
+            let pid = process.split(' ').next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+            // It may have ended by itself.
+            let _ = kill_process(pid.expect("a process id"), Signal::KILL);
+        }
+    }
+
     /// Asks the daemon to end, and waits for it; it must end well.
     #[track_caller]
     pub fn stop(&self) {
