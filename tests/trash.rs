@@ -130,6 +130,8 @@ fn a_replica_that_was_away_learns_it_at_its_return_also_after_a_crash() {
     eventually("nothing to be left to tell", || stones(&pair.one) == 0);
     let all_well = || world.alice().ssh(&pair.one, "mirror status").stdout;
     eventually("all to be in step", || !all_well().contains("pub/bob/x") && !all_well().contains("behind"));
+    // What has gone on both sides is nothing to compare any more.
+    eventually("a comparison that is equal", || pair.one.gitmesh(&["mirror", "verify"]).code == Some(0));
 }
 
 #[test]

@@ -81,7 +81,11 @@ impl Inner {
         let assigned = self.assigned();
         let mut all = Vec::new();
         for (name, repos) in assigned.repos.iter().filter(|(name, _)| peer.is_none_or(|only| only == *name)) {
-            let chosen: BTreeSet<&RepoName> = repos.iter().filter(|repo| choose(repo)).collect();
+            // What has gone, and whose copy has followed, stays in the list until the next look around.
+            let is_here = |repo: &RepoName| (self.world.dir)(repo).is_some();
+            let waits = |repo: &RepoName| self.world.gone.of(repo).is_some_and(|stone| stone.waiting.contains(name));
+            let chosen = repos.iter().filter(|repo| choose(repo) && (is_here(repo) || waits(repo)));
+            let chosen: BTreeSet<&RepoName> = chosen.collect();
             all.extend(self.verify_peer(name, &chosen, deep).await);
         }
         all
