@@ -144,6 +144,7 @@ impl Mesh {
             }),
             restored: Box::new(|_| None),
             gone: crate::repo::Gone::new(home.path().join("gone")),
+            gates: crate::repo::Gates::default(),
         };
         let config = Config { retry_first: Duration::from_millis(50), ..Config::default() };
         let git = Git::new("git".into(), "/dev/null".into());

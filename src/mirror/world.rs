@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Foreign, Masters, Place};
 use crate::git::objects::ObjectsError;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName};
-use crate::repo::{Gone, Metadata, Ownership, Store};
+use crate::repo::{Gates, Gone, Metadata, Ownership, Store};
 
 type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
 
@@ -27,6 +27,7 @@ pub(super) struct World {
     pub list: Box<dyn Fn() -> std::io::Result<Vec<RepoName>> + Send + Sync>,
     pub restored: Ask<Option<Stamp>>,
     pub gone: Gone,
+    pub gates: Gates,
 }
 
 impl World {
@@ -47,6 +48,7 @@ impl World {
             list: Box::new(move || listed.list()),
             restored: Box::new(move |repo| back.restored(repo)),
             gone: store.gone().clone(),
+            gates: store.gates().clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::foreign;
 use super::plan::{Refs, follow};
 use super::push::held;
 use super::remote::Remote;
+use crate::cluster::Place;
 use crate::git::{objects, odb};
 use crate::model::{Oid, RefName, RefUpdate, RepoName, Target};
 use crate::repo::keep_lost;
@@ -37,6 +38,13 @@ pub(super) async fn pull(
         return Err(held(obstacle.of_upstream()));
     }
     bring(&remote, target, dir, &updates).await?;
+    // As a push: what is being handed over to another master stays as it is.
+    let pass = inner.world.gates.pass(repo);
+    if pass.is_none() || !matches!((inner.world.locate)(repo), Place::Here { .. }) {
+        return Err(MirrorError::Local(
+            "its master is changing; the next try is made by whoever is its master".to_owned(),
+        ));
+    }
     if !updates.is_empty() {
         keep(inner, dir, updates.clone()).await?;
         let (gone, set): (Vec<RefUpdate>, Vec<RefUpdate>) = updates.iter().cloned().partition(|u| u.new.is_zero());
