@@ -20,6 +20,9 @@ check: deps ## format and lints
 build: deps ## the optimised binary, target/release/gitmesh
 	cargo build --locked --release
 
+deb: build ## a Debian package of it, in target/
+	packaging/deb target/release/gitmesh target
+
 bench: build ## the benchmark table, side by side with gitolite and sshd (as root; see BENCHMARKS.md)
 	scripts/bench
 

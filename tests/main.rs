@@ -45,6 +45,7 @@ mod outage;
 mod see;
 
 mod pace;
+mod package;
 mod robustness;
 mod serve;
 mod soak;

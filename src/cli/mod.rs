@@ -4,12 +4,14 @@
 mod access;
 mod backup;
 mod check;
+mod completions;
 mod demo;
 mod doctor;
 mod explain;
 mod import;
 mod init;
 mod join;
+mod man;
 mod peer;
 mod remote;
 mod serve;
@@ -51,6 +53,10 @@ enum Command {
     Check(check::Args),
     /// The long story behind a code such as E0203
     Explain(explain::Args),
+    /// The manual as man pages: the first one, or all of them into a directory
+    Man(man::Args),
+    /// What a shell needs to complete these commands
+    Completions(completions::Args),
     /// Show two nodes mirroring a push, in a temporary directory
     Demo(demo::Args),
     /// Who you are here and what you may do, as 'ssh git@host info'
@@ -122,6 +128,8 @@ impl Cli {
             Command::Access(args) => access::run(args),
             Command::Check(args) => check::run(&args),
             Command::Explain(args) => explain::run(&args),
+            Command::Man(args) => man::run(&args),
+            Command::Completions(args) => completions::run(&args),
             Command::Demo(args) => demo::run(args),
             Command::Status(args) => remote::run("status", args),
             Command::Metrics(args) => remote::run("metrics", args),
