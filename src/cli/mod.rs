@@ -105,7 +105,7 @@ enum Command {
     /// A command as some user: 'sudo USER COMMAND'
     #[command(disable_help_flag = true)]
     Sudo(remote::Args),
-    /// Gives a repository another name: 'repo rename OLD NEW'
+    /// Repositories as a whole: 'repo rename OLD NEW', 'repo gc REPO|PATTERN', 'repo fsck REPO|PATTERN'
     #[command(disable_help_flag = true)]
     Repo(remote::Args),
     /// Called by git

@@ -40,6 +40,8 @@ const TOPICS: &[Topic] = &[
         "give a repository the name that the configuration has now; for administrators",
         RENAME,
     ),
+    topic("repo gc REPO|PATTERN", "repack repositories now; for administrators", ""),
+    topic("repo fsck REPO|PATTERN", "read and check every object of repositories now; for administrators", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami", "the user, key and node of this connection", ""),

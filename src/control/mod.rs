@@ -27,6 +27,7 @@ mod switches;
 mod texts;
 mod trash;
 mod typed;
+mod upkeep;
 mod watch;
 mod writable;
 
@@ -43,7 +44,7 @@ use crate::git::service::repo_of_path;
 use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
-use crate::repo::Store;
+use crate::repo::{Store, Task, Upkeep};
 pub use help::usage;
 pub use live::{Live, at_a_terminal};
 pub use promote::UNCONFIRMED;
@@ -61,6 +62,7 @@ pub struct Control {
     pub node: Arc<Node>,
     /// How long what is in the trash stays there.
     pub trash_keep: Receiver<Duration>,
+    pub upkeep: Upkeep,
     /// Cancelled when the node begins to stop: whoever watches is sent away.
     pub stopping: CancellationToken,
 }
@@ -171,6 +173,8 @@ impl Control {
             ["creator", ref rest @ ..] => self.creator(actor, rest).await,
             ["owns", ref rest @ ..] => self.owns(actor, rest).await,
             ["sudo", ref rest @ ..] => self.sudo(actor, rest, from, input, live).await,
+            ["repo", "gc", ref which @ ..] => self.maintain(actor, Task::Gc, which).await,
+            ["repo", "fsck", ref which @ ..] => self.maintain(actor, Task::Fsck, which).await,
             ["repo", ref rest @ ..] => self.repo_command(actor, rest).await,
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,

@@ -25,7 +25,7 @@ use crate::mirror::{About, Mirror};
 use crate::model::{Epoch, RepoName};
 use crate::peer::Links;
 use crate::policy::parse_public_key;
-use crate::repo::{self, Space, Store};
+use crate::repo::{self, Space, Store, Upkeep};
 use crate::transfer::{Pushes, Transfer, Turns};
 use crate::{observe, socket, ssh};
 use causes::{Cause, Causes};
@@ -99,6 +99,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         let (realm, store) = (realm.clone(), store.clone());
         move || about(&realm, &store)
     });
+    let git_of_upkeep = git.clone();
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {
@@ -120,6 +121,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
     };
+    let upkeep = Upkeep::new(store.clone(), git_of_upkeep, config.maintenance);
     let (trash_keep, kept) = watch::channel(config.maintenance.trash_keep);
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let control = Control {
@@ -136,6 +138,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             key: own.fingerprint,
         }),
         trash_keep: kept.clone(),
+        upkeep: upkeep.clone(),
         stopping: doors.clone(),
     };
 
@@ -159,6 +162,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
             Ok(())
         }
     });
+    rest.spawn(upkeep.clone().run(house.clone()));
     rest.spawn(empty_trash(store.clone(), kept, house.clone()));
     rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
     top.spawn(door.run(doors.clone()));
@@ -166,7 +170,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
     let making = admin.making().clone();
-    let mut running = Running { config, file, data, admin, door: handle, mirror, auto_create, trash_keep, level };
+    let mut running =
+        Running { config, file, data, admin, door: handle, mirror, auto_create, trash_keep, upkeep, level };
     let ended = watch(&mut running, &mut causes, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());

@@ -14,6 +14,7 @@ use crate::admin::{Admin, AutoCreate};
 use crate::config::Config;
 use crate::git::process::settings_text;
 use crate::mirror::Mirror;
+use crate::repo::Upkeep;
 use crate::{observe, ssh};
 
 /// The handles through which a running node is changed, and the settings in force.
@@ -26,6 +27,7 @@ pub(super) struct Running {
     pub mirror: Mirror,
     pub auto_create: watch::Sender<AutoCreate>,
     pub trash_keep: watch::Sender<Duration>,
+    pub upkeep: Upkeep,
     pub level: observe::Level,
 }
 
@@ -93,6 +95,7 @@ impl Running {
         self.mirror.set_config(new.mirror);
         self.mirror.set_notify(new.notify.clone());
         self.auto_create.send_replace(new.access.create);
+        self.upkeep.set(new.maintenance);
         self.trash_keep.send_if_modified(|keep| std::mem::replace(keep, new.maintenance.trash_keep) != *keep);
         self.admin.set(new.reached_at(), new.settings(), new.mirror.guard_repositories);
         self.config = new;

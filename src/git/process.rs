@@ -160,7 +160,14 @@ impl Git {
     ) -> Result<Ran, RunError> {
         let mut command = self.environment(Command::new(program));
         command.args(arguments).env("GIT_DIR", dir).envs(env.iter().map(|(k, v)| (k, v))).current_dir(dir);
-        run_within(command, input, time).await
+        run_within(command, input, time, Haste::Usual).await
+    }
+
+    /// Runs git on the repository at `dir` for its upkeep: everything else on this machine goes first.
+    pub async fn upkeep(&self, dir: &Path, arguments: &[&str], time: Duration) -> Result<Ran, RunError> {
+        let mut command = self.bare_command();
+        command.args(arguments).env("GIT_DIR", dir).current_dir(dir);
+        run_within(command, &[], time, Haste::None).await
     }
 
     /// As [`Git::run`], for a program that has to do with no repository: it works in `/`.
@@ -173,12 +180,19 @@ impl Git {
     ) -> Result<Ran, RunError> {
         let mut command = self.environment(Command::new(program));
         command.envs(env.iter().map(|(k, v)| (k, v))).current_dir("/");
-        run_within(command, input, time).await
+        run_within(command, input, time, Haste::Usual).await
     }
 }
 
+/// Whether a program has somebody waiting for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    Usual,
+    None,
+}
+
 /// Starts a program and waits for it, held to the limits that [`Git::run`] tells of.
-async fn run_within(mut command: Command, input: &[u8], time: Duration) -> Result<Ran, RunError> {
+async fn run_within(mut command: Command, input: &[u8], time: Duration, haste: Haste) -> Result<Ran, RunError> {
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut tries = 0;
@@ -192,6 +206,9 @@ async fn run_within(mut command: Command, input: &[u8], time: Duration) -> Resul
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     let mut serving = Serving::new(child, "");
+    if haste == Haste::None {
+        serving.give_way();
+    }
     let (Some(out), Some(err)) = (serving.child.stdout.take(), serving.child.stderr.take()) else {
         return Err(RunError::Start(io::ErrorKind::BrokenPipe.into()));
     };

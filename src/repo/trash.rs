@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags};
-use serde::Deserialize;
 
 use super::gone::Tombstone;
 use super::ownership::{Ownership, write_whole};
 use super::store::Store;
 use crate::git::ref_state;
-use crate::model::setting::duration;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName};
 
@@ -29,21 +27,6 @@ const COPY_OF: &str = "gitmesh-copy-of";
 const UNLOCKED: &str = "gl-rm-ok";
 /// How the directory of what is being deleted for good begins.
 const DELETING: &str = ".deleting-";
-
-/// The `[maintenance]` table of `gitmesh.toml`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Maintenance {
-    /// How long a deleted repository can be brought back.
-    #[serde(deserialize_with = "duration")]
-    pub trash_keep: Duration,
-}
-
-impl Default for Maintenance {
-    fn default() -> Self {
-        Self { trash_keep: Duration::from_secs(30 * 86_400) }
-    }
-}
 
 /// Why a repository is in the trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

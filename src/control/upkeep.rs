@@ -1,0 +1,42 @@
+//! `repo gc` and `repo fsck`: the maintenance of repositories by hand, for administrators, on the node that is asked.
+
+use std::fmt::Write as _;
+
+use super::status::Which;
+use super::{Control, Reply, help};
+use crate::model::Actor;
+use crate::repo::{Outcome, Task};
+
+impl Control {
+    /// `repo gc REPO|PATTERN`, `repo fsck REPO|PATTERN`. Fails with 1 when something is damaged or was not done.
+    pub(super) async fn maintain(&self, actor: &Actor, task: Task, which: &[&str]) -> Reply {
+        let word = if task == Task::Gc { "gc" } else { "fsck" };
+        let [pattern] = *which else { return help::wrong(&["repo", word]) };
+        if let Err(refused) = self.administers(actor, "the maintenance of repositories") {
+            return refused;
+        }
+        let which = match Which::parse(self, Some(pattern)) {
+            Ok(which) => which,
+            Err(reply) => return reply,
+        };
+        let names = match self.list() {
+            Ok(names) => names.into_iter().filter(|name| which.has(name)).collect::<Vec<_>>(),
+            Err(reply) => return reply,
+        };
+        if names.is_empty() {
+            return Reply::fail(4, format!("FATAL: no repository on this node fits '{pattern}'"));
+        }
+        let (mut out, mut bad) = (String::new(), false);
+        for name in names {
+            let outcome = self.upkeep.maintain(&name, task).await;
+            bad |= outcome != Outcome::Done;
+            // A String takes every write.
+            let _ = match outcome {
+                Outcome::Done => writeln!(out, "{name}: done"),
+                Outcome::Damaged(said) => writeln!(out, "{name}: DAMAGED\n  {}", said.replace('\n', "\n  ")),
+                Outcome::Failed(why) => writeln!(out, "{name}: failed: {}", why.lines().next().unwrap_or_default()),
+            };
+        }
+        Reply { out, err: String::new(), code: i32::from(bad) }
+    }
+}

@@ -1,0 +1,398 @@
+//! Repositories are repacked, cleaned and checked by git, one at a time, each when its turn has come.
+//!
+//! When is decided here, purely; what is done is git's: `git gc` packs, writes commit-graph and bitmaps, and removes what
+//! no reference has led to for two weeks; `git fsck` reads every object. Both give way to everything else on the
+//! machine, and neither is in the way of a push: git's own locks are held for moments, and what a push brings is younger
+//! than two weeks. A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
+//! has them open.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::ownership::write_whole;
+use super::store::Store;
+use crate::git::process::{Git, RunError};
+use crate::model::RepoName;
+use crate::model::setting::duration;
+
+/// Inside a repository: when each task was done last, `gc=SECONDS fsck=SECONDS` since 1970.
+const DONE: &str = "gitmesh-maintained";
+/// Inside a repository that git has found to be damaged: what it said.
+const DAMAGED: &str = "gitmesh-damaged";
+/// How often it is looked whose turn has come.
+const LOOKING: Duration = Duration::from_secs(600);
+/// One repository may take this long; the next try comes with its next turn.
+const LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// With fewer packs and fewer loose objects a repository is left as it is.
+const PACKS_MAX: usize = 12;
+const LOOSE_MAX: usize = 2000;
+/// So much of what git says is kept of a damage.
+const SAID_MAX: usize = 2000;
+
+/// The `[maintenance]` table of `gitmesh.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Maintenance {
+    /// How long a deleted repository can be brought back.
+    #[serde(deserialize_with = "duration")]
+    pub trash_keep: Duration,
+    /// In each span of this length a repository is looked at once, and repacked if it has become untidy.
+    #[serde(deserialize_with = "duration")]
+    pub gc_every: Duration,
+    /// In each span of this length every object of a repository is read and checked once.
+    #[serde(deserialize_with = "duration")]
+    pub fsck_every: Duration,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        Self { trash_keep: days(30), gc_every: days(1), fsck_every: days(30) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    Gc,
+    Fsck,
+}
+
+impl Task {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Gc => "gc",
+            Self::Fsck => "fsck",
+        }
+    }
+}
+
+/// Pure: whether a task's turn has come at `now`, if it was done at `last`. Each repository has a moment of its own in the
+/// span, so that not all of them come at once; after a long pause one turn stands for those that were missed.
+fn is_due(name: &RepoName, task: Task, last: SystemTime, every: Duration, now: SystemTime) -> bool {
+    let millis = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let every = every.as_millis().max(1);
+    // FNV-1a: the moment must be the same after a restart and in every version.
+    let hash = task
+        .word()
+        .bytes()
+        .chain(name.as_str().bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let own = u128::from(hash) % every;
+    (millis(now) + own) / every > (millis(last) + own) / every
+}
+
+/// How untidy a repository is.
+fn is_untidy(dir: &Path) -> bool {
+    let count = |folder: &Path, fits: &dyn Fn(&str) -> bool| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(fits)).count()
+    };
+    let packs = count(&dir.join("objects/pack"), &|name| name.ends_with(".pack"));
+    // Loose objects are spread evenly over 256 folders; git looks at this one too.
+    let loose = count(&dir.join("objects/17"), &|name| name.len() == 38) * 256;
+    packs > PACKS_MAX || loose > LOOSE_MAX
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// fsck's findings: the repository has lost something, or something in it has changed.
+    Damaged(String),
+    Failed(String),
+}
+
+/// The maintenance of all repositories. Cheap to clone.
+#[derive(Clone)]
+pub struct Upkeep {
+    store: Store,
+    git: Git,
+    settings: Arc<Mutex<Maintenance>>,
+    /// One at a time on this node, by the timer and by hand.
+    turn: Arc<Semaphore>,
+}
+
+impl Upkeep {
+    pub fn new(store: Store, git: Git, settings: Maintenance) -> Self {
+        Self { store, git, settings: Arc::new(Mutex::new(settings)), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    pub fn set(&self, settings: Maintenance) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Looks every so often whose turn has come, until it is told to stop; git is stopped with it.
+    pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOKING) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                looked = self.look() => looked?,
+            }
+        }
+    }
+
+    async fn look(&self) -> io::Result<()> {
+        let upkeep = self.clone();
+        let due = tokio::task::spawn_blocking(move || upkeep.due(SystemTime::now()));
+        match due.await.map_err(io::Error::other)? {
+            Ok(due) => {
+                for (name, task) in due {
+                    self.maintain(&name, task).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot list the repositories for their maintenance"),
+        }
+        Ok(())
+    }
+
+    /// Whose turn has come; those that are tidy are done with it at once.
+    fn due(&self, now: SystemTime) -> io::Result<Vec<(RepoName, Task)>> {
+        let settings = *self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        for name in self.store.list()? {
+            let Some(dir) = self.store.open_as_daemon(&name) else { continue };
+            for (task, every) in [(Task::Gc, settings.gc_every), (Task::Fsck, settings.fsck_every)] {
+                // One that was never maintained counts from when it was made.
+                let last = last_done(&dir, task).or_else(|| fs::metadata(dir.join("HEAD")).ok()?.modified().ok());
+                if !is_due(&name, task, last.unwrap_or(now), every, now) {
+                    continue;
+                }
+                if task == Task::Fsck || is_untidy(&dir) {
+                    due.push((name.clone(), task));
+                } else {
+                    remember(&name, &dir, task, now);
+                }
+            }
+        }
+        Ok(due)
+    }
+
+    /// Repacks or checks one repository, now; waits for its turn.
+    pub async fn maintain(&self, name: &RepoName, task: Task) -> Outcome {
+        // The semaphore is never closed.
+        let Ok(_turn) = self.turn.acquire().await else { return Outcome::Failed("stopping".to_owned()) };
+        let Some(dir) = self.store.open_as_daemon(name) else {
+            return Outcome::Failed("there is no such repository".to_owned());
+        };
+        let arguments: Vec<&str> = match task {
+            Task::Gc if self.is_borrowed_from(&dir) => {
+                vec!["-c", "gc.pruneExpire=never", "-c", "pack.threads=1", "gc", "--quiet"]
+            }
+            Task::Gc => vec![
+                "-c",
+                "gc.pruneExpire=2.weeks.ago",
+                "-c",
+                "gc.cruftPacks=true",
+                "-c",
+                "repack.writeBitmaps=true",
+                "-c",
+                "gc.writeCommitGraph=true",
+                "-c",
+                "pack.threads=1",
+                "gc",
+                "--quiet",
+            ],
+            Task::Fsck => vec!["fsck", "--full", "--no-dangling", "--no-progress"],
+        };
+        let outcome = match self.git.upkeep(&dir, &arguments, LIMIT).await {
+            Ok(ran) if ran.status.success() => Outcome::Done,
+            Ok(ran) => {
+                let said = String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
+                let said: String = said.trim().chars().take(SAID_MAX).collect();
+                // A repository that was deleted meanwhile is not damaged.
+                match task {
+                    Task::Fsck if dir.join("HEAD").exists() => Outcome::Damaged(said),
+                    _ => Outcome::Failed(said),
+                }
+            }
+            Err(error @ (RunError::Start(_) | RunError::Slow | RunError::Loud)) => {
+                Outcome::Failed(format!("git {error}"))
+            }
+        };
+        match &outcome {
+            Outcome::Done => tracing::info!(repo = %name, task = task.word(), "maintained"),
+            Outcome::Damaged(said) => tracing::error!(
+                repo = %name, said,
+                "the repository is damaged; 'gitmesh mirror repair' or a backup restores it from a good copy"
+            ),
+            Outcome::Failed(why) => tracing::warn!(repo = %name, task = task.word(), why, "maintenance failed"),
+        }
+        note_damage(name, &dir, task, &outcome);
+        remember(name, &dir, task, SystemTime::now());
+        outcome
+    }
+
+    /// Whether another repository's objects/info/alternates leads here (gitrepository-layout(5)).
+    fn is_borrowed_from(&self, dir: &Path) -> bool {
+        let lenders = self.store.list().map(|names| {
+            let stores = names.iter().map(|name| self.store.dir(name).join("objects"));
+            stores.flat_map(|objects| lenders_of(&objects)).collect::<BTreeSet<_>>()
+        });
+        // Where that cannot be told, nothing is removed.
+        lenders.map_or(true, |lenders| dir.join("objects").canonicalize().map_or(true, |own| lenders.contains(&own)))
+    }
+
+    /// What fsck said last of a damaged repository.
+    pub fn damage(&self, name: &RepoName) -> Option<String> {
+        fs::read_to_string(self.store.open_as_daemon(name)?.join(DAMAGED)).ok()
+    }
+}
+
+fn lenders_of(objects: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(objects.join("info/alternates")).unwrap_or_default();
+    text.lines().filter_map(|line| objects.join(line).canonicalize().ok()).collect()
+}
+
+fn last_done(dir: &Path, task: Task) -> Option<SystemTime> {
+    let text = fs::read_to_string(dir.join(DONE)).ok()?;
+    let seconds =
+        text.split_whitespace().find_map(|pair| pair.strip_prefix(task.word())?.strip_prefix('=')?.parse().ok());
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds?))
+}
+
+/// A failure to write costs no more than another turn.
+fn remember(name: &RepoName, dir: &Path, task: Task, now: SystemTime) {
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let pairs = [Task::Gc, Task::Fsck].into_iter().filter_map(|one| {
+        let at = if one == task { Some(now) } else { last_done(dir, one) };
+        at.map(|at| format!("{}={}", one.word(), seconds(at)))
+    });
+    let line = pairs.collect::<Vec<_>>().join(" ") + "\n";
+    // Not synced: 100,000 repositories are looked at every day.
+    if let Err(error) = fs::write(dir.join(DONE), line) {
+        tracing::warn!(repo = %name, %error, "cannot write down when it was maintained");
+    }
+}
+
+fn note_damage(name: &RepoName, dir: &Path, task: Task, outcome: &Outcome) {
+    let noted = match (task, outcome) {
+        (Task::Fsck, Outcome::Damaged(said)) => write_whole(dir, DAMAGED, &format!("{said}\n")),
+        (Task::Fsck, Outcome::Done) => match fs::remove_file(dir.join(DAMAGED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    };
+    if let Err(error) = noted {
+        tracing::warn!(repo = %name, %error, "cannot write down whether it is damaged");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::objects::{self, Author};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn name(number: usize) -> RepoName {
+        RepoName::new(&format!("docs/r{number}")).unwrap()
+    }
+
+    #[test]
+    fn each_has_one_turn_in_each_span_and_not_all_at_once() {
+        let start = UNIX_EPOCH + DAY * 20_000 + Duration::from_secs(12_345);
+        let step = Duration::from_secs(600);
+        let mut most = 0;
+        let mut last = vec![start; 1000];
+        let mut turns = vec![0; 1000];
+        for look in 1..=144 * 7 {
+            let now = start + step * look;
+            let due: Vec<usize> = (0..1000).filter(|n| is_due(&name(*n), Task::Gc, last[*n], DAY, now)).collect();
+            most = most.max(due.len());
+            for n in due {
+                (last[n], turns[n]) = (now, turns[n] + 1);
+            }
+        }
+        assert!(turns.iter().all(|turns| *turns == 7), "{turns:?}");
+        assert!(most < 25, "{most} of 1000 in one of the day's 144 looks");
+        // Whatever was missed, one turn makes up for it.
+        assert!(is_due(&name(1), Task::Fsck, start, DAY, start + DAY * 40));
+        assert!(!is_due(&name(1), Task::Fsck, start + DAY * 40, DAY, start + DAY * 40));
+        assert!(!is_due(&name(1), Task::Gc, start + DAY, DAY, start), "a clock that was set back");
+    }
+
+    fn repository(dir: &Path) -> (Store, Upkeep, PathBuf) {
+        let store = Store::new(dir.join("repositories"), "/dev/null".into());
+        fs::create_dir(store.root()).unwrap();
+        store.create(&name(1)).unwrap();
+        let upkeep = Upkeep::new(store.clone(), Git::new("git".into(), "/dev/null".into()), Maintenance::default());
+        let at = store.dir(&name(1));
+        (store, upkeep, at)
+    }
+
+    #[tokio::test]
+    async fn untidy_ones_are_packed_and_nothing_young_or_named_is_lost() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (store, upkeep, dir) = repository(tmp.path());
+        let author = Author { name: "alice", email: "a@b" };
+        let mut parent = None;
+        for n in 0..20 {
+            let files = [("a".to_owned(), format!("{n}").into_bytes())].into();
+            parent = Some(objects::commit_files(&dir, "main", &files, author, "x", parent.as_ref()).unwrap());
+        }
+        let files = [("b".to_owned(), b"kept".to_vec())].into();
+        let lost = objects::commit_files(&dir, "refs/gitmesh/lost/1", &files, author, "x", None).unwrap();
+        let young = objects::commit_files(&dir, "refs/heads/gone", &files, author, "young", None).unwrap();
+        fs::remove_file(dir.join("refs/heads/gone")).unwrap();
+        assert!(!is_untidy(&dir));
+        for n in 0..PACKS_MAX + 1 {
+            fs::write(dir.join(format!("objects/pack/tmp-{n}.pack")), "").unwrap();
+        }
+        assert!(is_untidy(&dir));
+        for n in 0..PACKS_MAX + 1 {
+            fs::remove_file(dir.join(format!("objects/pack/tmp-{n}.pack"))).unwrap();
+        }
+        assert_eq!(upkeep.maintain(&name(1), Task::Gc).await, Outcome::Done);
+        let files: Vec<_> = fs::read_dir(dir.join("objects/pack")).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(files.iter().any(|file| file.extension().is_some_and(|kind| kind == "bitmap")), "{files:?}");
+        assert!(dir.join("objects/info/commit-graph").exists() || dir.join("objects/info/commit-graphs").exists());
+        let kept = [parent.unwrap(), lost, young];
+        assert_eq!(crate::git::odb::present(&dir, &kept).unwrap().len(), 3);
+        assert!(last_done(&dir, Task::Gc).is_some() && last_done(&dir, Task::Fsck).is_none());
+        assert_eq!(store.list().unwrap(), [name(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_one_is_told_until_it_is_whole_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (_, upkeep, dir) = repository(tmp.path());
+        let files = [("a".to_owned(), b"text".to_vec())].into();
+        let author = Author { name: "alice", email: "a@b" };
+        let commit = objects::commit_files(&dir, "main", &files, author, "x", None).unwrap();
+        assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
+        let object = dir.join(format!("objects/{}/{}", &commit.as_str()[..2], &commit.as_str()[2..]));
+        let aside = tmp.path().join("aside");
+        fs::rename(&object, &aside).unwrap();
+        let outcome = upkeep.maintain(&name(1), Task::Fsck).await;
+        assert!(matches!(&outcome, Outcome::Damaged(said) if said.contains(commit.as_str())), "{outcome:?}");
+        assert!(upkeep.damage(&name(1)).unwrap().contains(commit.as_str()));
+        fs::rename(&aside, &object).unwrap();
+        assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
+        assert_eq!(upkeep.damage(&name(1)), None);
+        assert!(matches!(upkeep.maintain(&name(2), Task::Gc).await, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn who_lends_objects_is_seen() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (store, upkeep, dir) = repository(tmp.path());
+        assert!(!upkeep.is_borrowed_from(&dir));
+        store.create(&name(2)).unwrap();
+        let objects = store.dir(&name(2)).join("objects");
+        fs::write(objects.join("info/alternates"), "../../r1.git/objects\n").unwrap();
+        assert!(upkeep.is_borrowed_from(&dir) && !upkeep.is_borrowed_from(&store.dir(&name(2))));
+    }
+}
