@@ -16,7 +16,7 @@ use crate::model::HostName;
 use crate::model::setting::parsed;
 use crate::policy::Settings;
 use crate::ssh::{self, Listen};
-use crate::{git, mirror, observe, repo, socket};
+use crate::{audit, git, mirror, observe, repo, socket};
 
 /// The file's name inside the data directory.
 pub const FILE_NAME: &str = "gitmesh.toml";
@@ -49,6 +49,8 @@ pub struct Config {
     pub admin_socket: socket::Config,
     #[serde(default)]
     pub log: observe::Config,
+    #[serde(default)]
+    pub audit: audit::Config,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -112,6 +114,7 @@ impl Config {
             maintenance: repo::Maintenance::default(),
             admin_socket: socket::Config::default(),
             log: observe::Config::default(),
+            audit: audit::Config::default(),
         }
     }
 

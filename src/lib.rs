@@ -17,7 +17,7 @@
 //!     ─────────────────────────────────────
 //!  1  git/   policy/  hook/                       git's processes and formats │ the rule language │ git's question
 //!     ─────────────────────────────────────
-//!  0  model/          observe.rs                  shared words │ logs
+//!  0  model/  observe/  audit/                  shared words │ logs
 //! ```
 //!
 //! # A push, step by step
@@ -34,6 +34,7 @@
 //! No database, no shell, no lock held across the network, no identity read from the environment, no process spawned
 //! outside `git::process`, no path joined under the repositories outside `repo`.
 
+pub mod audit;
 pub mod model;
 pub mod observe;
 

@@ -35,6 +35,7 @@ mod vref;
 mod alarms;
 mod backup;
 mod failover;
+mod audit;
 mod first;
 mod foreign;
 mod forward;

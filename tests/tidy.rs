@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES: usize = 600;
 const BANNED_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "manager", "misc"];
 
-const FLOOR_0: &[&str] = &["model", "observe", "events"];
+const FLOOR_0: &[&str] = &["model", "observe", "audit"];
 const FLOOR_1: &[&str] = &["git", "policy", "hook"];
 const FLOOR_2: &[&str] = &["repo", "peer", "cluster"];
 const FLOOR_3: &[&str] = &["admin", "mirror", "backup"];
@@ -24,11 +24,11 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         floors.concat().into_iter().filter(|room| !never.contains(room)).collect()
     };
     let door =
-        ["model", "observe", "events", "git::service", "git::pktline", "hook::wire", "admin", "transfer", "control"];
+        ["model", "observe", "audit", "git::service", "git::pktline", "hook::wire", "admin", "transfer", "control"];
     let mut table = BTreeMap::from([
         ("model", vec![]),
         ("observe", vec!["model"]),
-        ("events", vec!["model"]),
+        ("audit", vec!["model"]),
         ("git", FLOOR_0.to_vec()),
         ("policy", vec!["model"]),
         ("hook", vec!["model"]),

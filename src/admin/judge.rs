@@ -15,6 +15,8 @@ use super::virtual_ref::{Blocked, Inspection, Look};
 pub struct Judged {
     /// One answer for each update, in their order.
     pub verdicts: Vec<Result<(), Denial>>,
+    /// The refex that decided about each; empty where no rule was asked.
+    pub refexes: Vec<String>,
     /// Remarks and what programs printed, for the pusher; whole lines.
     pub text: String,
 }
@@ -45,6 +47,7 @@ pub(super) fn judge(
     let mut inspection = look.map(|look| Inspection::new(&walk, look, user));
     let mut judged = Judged::default();
     for (update, kind) in updates {
+        let mut refex = String::new();
         let verdict = if update.name.is_internal() {
             Err(internal(actor, update))
         } else if let Some(denial) = &whole {
@@ -53,8 +56,9 @@ pub(super) fn judge(
             Ok(())
         } else {
             let context = Context { walk: &walk, actor, repo, insider, none: all_refs == Some(false) };
-            context.one(update, *kind, look, inspection.as_mut(), &mut judged.text)
+            context.one(update, *kind, look, inspection.as_mut(), &mut judged.text, &mut refex)
         };
+        judged.refexes.push(refex);
         judged.verdicts.push(verdict);
     }
     judged.text.extend(inspection.map(|inspection| inspection.text));
@@ -78,6 +82,7 @@ impl Context<'_> {
         look: Option<Look<'_>>,
         inspection: Option<&mut Inspection<'_>>,
         text: &mut String,
+        refex: &mut String,
     ) -> Result<(), Denial> {
         let name = update.name.as_str();
         let mut merge = false;
@@ -92,6 +97,7 @@ impl Context<'_> {
         }
         let op = self.walk.ref_op(name, change(kind), merge);
         let decision = self.walk.decide(op, Target::Ref(name));
+        refex.clone_from(&decision.refex);
         if !decision.allowed || self.none {
             return Err(refused(self.actor, self.repo, update, kind, op, decision, self.insider));
         }

@@ -99,6 +99,12 @@ enum Command {
     /// What the configuration says for a repository: 'git-config REPO KEY'
     #[command(disable_help_flag = true)]
     GitConfig(remote::Args),
+    /// Whose push brought a commit: 'who-pushed REPO COMMIT'
+    #[command(disable_help_flag = true)]
+    WhoPushed(remote::Args),
+    /// What happened, by whom, from where: 'audit search|tail|verify|export'
+    #[command(disable_help_flag = true)]
+    Audit(remote::Args),
     /// Who made a repository
     #[command(disable_help_flag = true)]
     Creator(remote::Args),
@@ -144,6 +150,8 @@ impl Cli {
             Command::Writable(args) => remote::run("writable", args),
             Command::SymbolicRef(args) => remote::run("symbolic-ref", args),
             Command::GitConfig(args) => remote::run("git-config", args),
+            Command::WhoPushed(args) => remote::run("who-pushed", args),
+            Command::Audit(args) => remote::run("audit", args),
             Command::Creator(args) => remote::run("creator", args),
             Command::Sudo(args) => remote::run("sudo", args),
             Command::Repo(args) => remote::run("repo", args),

@@ -28,7 +28,7 @@ impl Control {
         let Place::There { master, redirect: true } = self.cluster.locate_for(&repo, Some(name)) else { return None };
         // Whoever knows nothing of it is refused here, in the words for what does not exist.
         let known = if self.store.exists(&repo) {
-            self.realm.owns(actor, &repo) || self.realm.rights(actor, &repo).0
+            self.realm.owns(actor, &repo) || self.realm.rights(actor, &repo).0 || self.realm.may_administer(actor)
         } else {
             self.realm.may_create(actor, &repo).is_err_and(|denial| denial.code == Denial::COPY)
                 || self.realm.may_administer(actor)
@@ -102,6 +102,7 @@ impl Control {
         }
         tracing::info!(user = %actor, %repo, command = words[0], from = voucher.from, by = %node, "a forwarded command");
         let mut reply = self.carry_out(&actor, &words, &voucher.from, input, &Live::nobody()).await;
+        self.note_command(&actor, &words, &voucher.from, Some(node.as_str()), &reply);
         if reply.code != 0 {
             reply.err.push_str(&format!(
                 "  node: {}, the master of '{repo}', to which {node} carried this\n",

@@ -32,6 +32,8 @@ const TOPICS: &[Topic] = &[
     topic("writable REPO|@all on | off [MESSAGE...] | status [--json]", "switch pushes off for a while", WRITABLE),
     topic("symbolic-ref REPO [--short] [-q] [--json] HEAD [refs/heads/BRANCH]", "the default branch", HEAD),
     topic("git-config [-n] [-q] [-r] [-ev] [--json] REPO KEY|PATTERN", "what the configuration says for it", CONFIG),
+    topic("who-pushed [--tip] [--since TIME] [--json] REPO COMMIT", "whose push brought a commit", WHO),
+    topic("audit search|tail|verify|export [...]", "what happened, by whom, from where; for administrators", AUDIT),
     topic("creator [-n] REPO [USER]", "who made a repository; with USER, only by the exit code", ""),
     topic("owns REPO", "whether you own a repository, by the exit code", ""),
     topic("sudo USER COMMAND [ARGUMENTS...]", "give a command as somebody else; for administrators", ""),
@@ -135,6 +137,23 @@ administrators.
 
 const HEAD: &str = "\
 Shows the branch that a clone checks out, for whoever may read; sets it, for whoever may write. HEAD is the only one.
+";
+
+const WHO: &str = "\
+COMMIT is four or more of its first digits. A line a push, newest first: time (UTC), number, user, reference, old and new.
+  --tip     only pushes that ended at it, without a look at the history
+  --since   only pushes since: 2026-11-21, 2026-11-21T08:30:00Z, or how long ago, 7d
+Known from the audit of the repository's master, as long as that is kept ([audit] keep), and from gitolite's gl-log.
+";
+
+const AUDIT: &str = "\
+\x20 audit search [FILTERS] [-n N] [--json]     the newest N (1000), older ones first; exit code 1 if there are none
+  audit tail [-n N] [-f] [FILTERS] [--json]  the last N (20); -f goes on
+  audit verify [HASH]                        whether the chain of records is whole, and holds this hash
+  audit export [--format ndjson|gitolite] [FILTERS]
+FILTERS: --user U, --repo REPO|PATTERN, --kind access|push|create|command|auth|audit, --result ok|refused|failed, --ref R,
+--key FINGERPRINT, --from ADDRESS, --since TIME, --until TIME. 'verify' tells the hash of the newest record: keep it
+elsewhere, and whoever writes the history anew is found out.
 ";
 
 const CONFIG: &str = "\

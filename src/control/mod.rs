@@ -4,6 +4,7 @@
 //! same answer. Promises: each command answers within its deadline; a refusal says the cure. Never: pack data, doors.
 
 mod access;
+mod audit;
 pub mod doctor;
 mod fork;
 mod forward;
@@ -20,6 +21,7 @@ mod overview;
 pub mod peer;
 mod perms;
 mod promote;
+mod pushed;
 mod settings;
 mod status;
 mod sudo;
@@ -39,6 +41,7 @@ use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Denial, Realm, Text};
+use crate::audit::Audit;
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
 use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, TRASH};
@@ -63,6 +66,7 @@ pub struct Control {
     /// How long what is in the trash stays there.
     pub trash_keep: Receiver<Duration>,
     pub upkeep: Upkeep,
+    pub audit: Audit,
     /// Cancelled when the node begins to stop: whoever watches is sent away.
     pub stopping: CancellationToken,
 }
@@ -112,10 +116,11 @@ impl Control {
         live: Live,
     ) -> Reply {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        if let Some(refusal) = self.switched_off(actor, &words) {
-            return refusal;
-        }
-        let mut reply = self.answer(actor, &words, from, input, live).await;
+        let mut reply = match self.switched_off(actor, &words) {
+            Some(refusal) => refusal,
+            None => self.answer(actor, &words, from, input, live).await,
+        };
+        self.note_command(actor, &words, from, None, &reply);
         if matches!(actor, Actor::User { .. }) {
             // As in gitolite: whoever comes reads the node's message.
             reply.err.insert_str(0, &self.realm.node_motd());
@@ -170,6 +175,8 @@ impl Control {
             ["fork", ref rest @ ..] => self.fork(actor, rest).await,
             ["symbolic-ref", ref rest @ ..] => self.symbolic_ref(actor, rest).await,
             ["git-config", ref rest @ ..] => self.git_config(actor, rest, input).await,
+            ["who-pushed", ref rest @ ..] => self.who_pushed(actor, rest).await,
+            ["audit", ref rest @ ..] => self.audit_command(actor, rest, live).await,
             ["creator", ref rest @ ..] => self.creator(actor, rest).await,
             ["owns", ref rest @ ..] => self.owns(actor, rest).await,
             ["sudo", ref rest @ ..] => self.sudo(actor, rest, from, input, live).await,
@@ -267,6 +274,7 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         ["motd", ref rest @ ..] => texts::changed_repo(Text::Motd, rest),
         ["writable", ref rest @ ..] => writable::changed_repo(rest),
         ["symbolic-ref", ref rest @ ..] => head::changed_repo(rest),
+        ["who-pushed", ref rest @ ..] => pushed::changed_repo(rest),
         // The new one: what it is made from need only be readable there.
         ["fork", _, to] => Some(to),
         ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => changed_repo(rest),

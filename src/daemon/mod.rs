@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
+use crate::audit::{self, Audit};
 use crate::cluster::{Cluster, Masters};
 use crate::config::Config;
 use crate::control::peer::Peering;
@@ -61,6 +62,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     // 'gitmesh init' made this one before there was a daemon.
     store.adopt(&RepoName::new(ADMIN_REPO)?).context("cannot write the admin repository's config")?;
 
+    let (audit, writer) = Audit::open(&config.audit, &data)
+        .with_context(|| format!("cannot use {}", data.join(&config.audit.path).display()))?;
     let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
     let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
     let state = DataDir::new(data.clone()).state();
@@ -114,6 +117,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         packs: Packs::new(data.join("cache/packs"), config.git.pack_cache)
             .with_context(|| format!("cannot use {}", data.join("cache/packs").display()))?,
         mirror: mirror.clone(),
+        audit: audit.clone(),
         pushes: Pushes::default(),
         auto_create: watched,
         processes: Arc::new(Semaphore::new(config.git.max_processes)),
@@ -139,6 +143,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         }),
         trash_keep: kept.clone(),
         upkeep: upkeep.clone(),
+        audit: audit.clone(),
         stopping: doors.clone(),
     };
 
@@ -163,6 +168,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         }
     });
     rest.spawn(upkeep.clone().run(house.clone()));
+    rest.spawn(keep_audit(audit, writer, house.clone()));
     rest.spawn(empty_trash(store.clone(), kept, house.clone()));
     rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
     top.spawn(door.run(doors.clone()));
@@ -271,6 +277,20 @@ async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: Cancellati
     }
     stop.cancelled().await;
     Ok(())
+}
+
+/// Writes the audit until the last door has closed.
+async fn keep_audit(audit: Audit, writer: audit::Writer, stop: CancellationToken) -> std::io::Result<()> {
+    let note = |what: &str| {
+        let record = audit::Record::new(audit::Kind::Audit);
+        audit.note(record.ended(audit::Outcome::Ok, &format!("gitmesh {} {what}", env!("CARGO_PKG_VERSION"))));
+    };
+    note("has started");
+    let writing = tokio::task::spawn_blocking(move || writer.run());
+    stop.cancelled().await;
+    note("is stopping");
+    audit.close();
+    writing.await.map_err(std::io::Error::other)
 }
 
 /// Deletes what has been in the trash for long enough: now, every so often, and when the time is set anew.

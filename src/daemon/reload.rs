@@ -78,6 +78,7 @@ impl Running {
         keep(new.git.max_processes != old.git.max_processes, "git.max_processes");
         keep(new.git.max_packs != old.git.max_packs, "git.max_packs");
         keep(new.log.format != old.log.format, "log.format");
+        keep(new.audit != old.audit, "audit");
         new.node.name = old.node.name.clone();
         new.node.data.clone_from(&old.node.data);
         new.admin_socket = old.admin_socket.clone();
@@ -85,6 +86,7 @@ impl Running {
         new.git.max_processes = old.git.max_processes;
         new.git.max_packs = old.git.max_packs;
         new.log.format = old.log.format;
+        new.audit = old.audit.clone();
 
         // What can fail comes first.
         if new.log.level != old.log.level {

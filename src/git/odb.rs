@@ -67,6 +67,13 @@ pub fn create_refs(dir: &Path, refs: &[(RefName, Oid)], message: &str) -> Result
     Ok(())
 }
 
+/// The one commit whose id begins so; none if there is none, or more than one.
+pub fn find_commit(dir: &Path, prefix: &str) -> Option<Oid> {
+    let repo = Repository::open_bare(dir).ok()?;
+    let found = repo.find_commit_by_prefix(prefix).ok()?.id();
+    Oid::parse(&found.to_string())
+}
+
 /// The branch that HEAD names; none if it is detached.
 pub fn head_branch(dir: &Path) -> Result<Option<RefName>, ObjectsError> {
     let head = Repository::open_bare(dir)?

@@ -19,6 +19,7 @@ use super::command::{self, Forwarded, Order};
 use super::places::Member;
 use super::waiting::Seat;
 use crate::admin::Invited;
+use crate::audit::{Kind, Outcome, Record};
 use crate::control::{Live, at_a_terminal};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
@@ -421,6 +422,9 @@ impl Handler for Session {
         }
         // The line that fail2ban reads.
         tracing::warn!(from = %self.from, user = login, keys = self.unknown.join(", "), "auth failed");
+        let keys = if self.unknown.is_empty() { "no key at all".to_owned() } else { self.unknown.join(", ") };
+        let record = Record { from: self.from.to_string(), ..Record::new(Kind::Auth) };
+        self.shared.control.audit.note(record.ended(Outcome::Refused, &format!("login with {keys}")));
         Ok(Auth::Partial { name: "".into(), instructions: self.explanation().into(), prompts: (&[][..]).into() })
     }
 

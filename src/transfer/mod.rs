@@ -10,6 +10,7 @@ mod fetch;
 mod forward;
 mod fresh;
 mod listing;
+mod noted;
 mod program;
 mod push;
 mod receive;
@@ -27,6 +28,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
+use crate::audit::Audit;
 use crate::cluster::identity::Verdict;
 use crate::cluster::{Cluster, Place};
 use crate::git::packs::Packs;
@@ -63,6 +65,7 @@ pub struct Transfer {
     /// What several clones have in common.
     pub packs: Packs,
     pub mirror: Mirror,
+    pub audit: Audit,
     pub pushes: Pushes,
     /// Whether a clone or a push makes a repository.
     pub auto_create: watch::Receiver<AutoCreate>,
@@ -115,6 +118,9 @@ impl Transfer {
         match result {
             Ok(code) => {
                 tracing::info!(user = %actor, %repo, %service, from, code, ms, "served");
+                if *service != Service::ReceivePack {
+                    self.note_access(&request, begun, code);
+                }
                 code
             }
             Err(Refusal(mut text)) => {
@@ -123,6 +129,7 @@ impl Transfer {
                 }
                 let reason = text.lines().next().unwrap_or_default();
                 tracing::info!(user = %actor, %repo, %service, from, ms, reason, "refused");
+                self.note_refused(&request, begun, reason);
                 let packet = pktline::err_line(&text);
                 if let Err(error) = streams.output.write_all(&packet).await {
                     tracing::debug!(%error, "the client left before its refusal");
@@ -138,7 +145,10 @@ impl Transfer {
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
         if let Some(master) = self.carried_to(request)? {
-            return self.forward(request, &master, streams).await;
+            let begun = Instant::now();
+            let code = self.forward(request, &master, streams).await?;
+            self.note_push(request, None, begun, code, &format!("carried to the master {master}"));
+            return Ok(code);
         }
         self.admit_carried(request)?;
         if request.service == Service::ReceivePack && request.mirror.is_none() {
@@ -149,6 +159,7 @@ impl Transfer {
             self.refuse_moving(&request.repo)?;
         }
         if self.make_if_new(request).await? {
+            self.note_creation(request);
             // gitolite's words, as far as a user may know them: a mistyped URL is noticed by this line.
             let line = format!("Initialized empty Git repository in {}.git\n", request.repo);
             if let Err(error) = streams.errors.write_all(line.as_bytes()).await {
@@ -381,20 +392,36 @@ impl Transfer {
         repo: &Repo,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
-        if let Some(push) = request.mirror.as_ref().filter(|push| push.fresh) {
-            return self.receive_fresh(request, push, repo, streams).await;
-        }
         let began = Instant::now();
+        if let Some(push) = request.mirror.as_ref().filter(|push| push.fresh) {
+            let code = self.receive_fresh(request, push, repo, streams).await?;
+            self.note_push(request, None, began, code, "the whole copy was made anew");
+            return Ok(code);
+        }
         let fresh = match &request.mirror {
             Some(push) if push.lost => false,
             Some(_) => repo::is_fresh_epoch(repo.dir()).map_err(|e| self.internal(&e))?,
             None => false,
         };
         let entry = self.pushes.enter(request, repo.name.clone(), fresh);
+        let code = self.receive_as(&entry, request, repo, streams, fresh).await?;
+        self.note_push(request, Some(&entry), began, code, "");
+        Ok(code)
+    }
+
+    async fn receive_as<R: Input, W: Output, E: Output>(
+        &self,
+        entry: &push::Entry,
+        request: &Request,
+        repo: &Repo,
+        streams: &mut Streams<R, W, E>,
+        fresh: bool,
+    ) -> Result<u32, Refusal> {
+        let began = Instant::now();
         let code = if self.receives_here(request, repo) {
-            self.receive_here(&entry, request, repo, streams).await?
+            self.receive_here(entry, request, repo, streams).await?
         } else {
-            let git = self.receive_pack(&entry, request, repo)?;
+            let git = self.receive_pack(entry, request, repo)?;
             relay(git, streams, Abandoned::Drain).await.map_or_else(
                 |error| {
                     tracing::warn!(%error, repo = %repo.name, "git ended badly in a push");
@@ -403,7 +430,7 @@ impl Transfer {
                 exit_code,
             )
         };
-        if code != 0 && self.pushes.is_last(&entry) {
+        if code != 0 && self.pushes.is_last(entry) {
             sweep_locks(repo).await;
         }
         if code == 0

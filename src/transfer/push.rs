@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::{ADMIN_REPO, Access, Denial, Look, ProgramCall};
+use crate::audit::RefChange;
 use crate::cluster::Place;
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
@@ -53,6 +54,8 @@ pub(super) struct InFlight {
     session: u32,
     /// The branch of the admin repository that is live once this push has landed.
     pub(super) live: Option<RefName>,
+    /// What has come of each reference so far, and the pusher's words about it.
+    pub(super) outcome: (Vec<RefChange>, String),
 }
 
 impl InFlight {
@@ -90,7 +93,7 @@ impl Drop for Entry {
 }
 
 impl Pushes {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, InFlight>> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, InFlight>> {
         // Each change is one insert or remove, so a panic elsewhere leaves the table whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,7 +108,7 @@ impl Pushes {
         let epoch = request.mirror.as_ref().filter(|push| !push.lost).map(|push| push.epoch);
         let session = rand::random();
         let push =
-            InFlight { actor, repo, mirror, epoch, via, lost, keep, refused: false, pass: None, session, live: None };
+            InFlight { actor, repo, mirror, epoch, via, lost, keep, refused: false, pass: None, session, live: None, outcome: Default::default() };
         self.lock().insert(id.clone(), push);
         Entry { id, table: self.clone() }
     }
@@ -151,6 +154,8 @@ impl Pushes {
 #[derive(Debug, Default)]
 pub struct Verdicts {
     pub refused: Vec<Option<String>>,
+    /// The refex that decided about each, for the audit; none of what no rule is asked about.
+    pub rules: Vec<String>,
     pub text: String,
 }
 
@@ -174,6 +179,7 @@ impl Transfer {
                 pass: None,
                 session,
                 live: None,
+                outcome: Default::default(),
             });
         };
         let found = PushId::parse(id).and_then(|id| self.pushes.lock().get(&id).cloned());
@@ -210,6 +216,20 @@ impl Transfer {
         updates: &[RefUpdate],
     ) -> Result<Verdicts, String> {
         let push = self.whose(id, dir)?;
+        let verdicts = self.judge_push(&push, id, dir, atomic, options, updates)?;
+        self.note_judged(id, &push.repo, options, updates, &verdicts);
+        Ok(verdicts)
+    }
+
+    fn judge_push(
+        &self,
+        push: &InFlight,
+        id: Option<&str>,
+        dir: &Path,
+        atomic: bool,
+        options: &[String],
+        updates: &[RefUpdate],
+    ) -> Result<Verdicts, String> {
         if let Some(node) = &push.via {
             self.realm.believe(node, &push.actor, &push.repo).map_err(|denial| denial.to_string())?;
         } else if !self.realm.knows(&push.actor) {
@@ -218,7 +238,7 @@ impl Transfer {
                 push.actor
             ));
         }
-        self.still_master(&push)?;
+        self.still_master(push)?;
         if !push.mirror {
             let pass = self.store.gates().pass(&push.repo).ok_or_else(|| Denial::moving(&push.repo).to_string())?;
             // Of a push by path nobody knows the end; the moment that its references take to move is not waited for.
@@ -226,21 +246,25 @@ impl Transfer {
         }
         self.clear_locks(id, &push.repo, updates);
         let mut verdicts = if push.lost {
-            Verdicts { refused: not_lost(&push.actor, dir, updates)?, text: String::new() }
+            Verdicts { refused: not_lost(&push.actor, dir, updates)?, ..Verdicts::default() }
         } else if push.mirror {
-            let text = if push.keep { self.keep(&push, dir, updates)? } else { String::new() };
-            Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text }
+            let text = if push.keep { self.keep(push, dir, updates)? } else { String::new() };
+            Verdicts { refused: updates.iter().map(|u| internal_ref(&u.name)).collect(), text, ..Verdicts::default() }
         } else if let Some(denial) = self.realm.refuse_here(&push.actor, &push.repo, Access::Write) {
             // A door has asked the same already; a push by path, or one that began under the old configuration, has not.
-            Verdicts { refused: vec![Some(denial.short()); updates.len()], text: format!("{denial}\n") }
+            Verdicts {
+                refused: vec![Some(denial.short()); updates.len()],
+                text: format!("{denial}\n"),
+                ..Verdicts::default()
+            }
         } else {
-            self.judge_by_rules(&push, dir, updates)?
+            self.judge_by_rules(push, dir, updates)?
         };
         if !push.mirror {
             verdicts.text.push_str(&replicas::read(options).2);
         }
         if push.repo.as_str() == ADMIN_REPO && !push.mirror {
-            self.judge_configuration(&push, id, dir, updates, &mut verdicts);
+            self.judge_configuration(push, id, dir, updates, &mut verdicts);
             if options.iter().any(|option| option == PLAN_ONLY) {
                 // Nothing may land: a plan is a question.
                 let asked = verdicts.refused.iter_mut().filter(|v| v.is_none());
@@ -250,7 +274,7 @@ impl Transfer {
             }
         }
         if !push.mirror {
-            self.ask_hooks(&push, dir, updates, &mut verdicts);
+            self.ask_hooks(push, dir, updates, &mut verdicts);
         }
         if let (Some(via), true) = (&push.via, verdicts.refused.iter().any(Option::is_some)) {
             verdicts.text.push_str(&self.whose_rule(&push.repo, via));
@@ -382,7 +406,7 @@ impl Transfer {
                 *verdict = Some(format!("a symbolic reference to {target}; push to that one"));
             }
         }
-        Ok(Verdicts { refused, text })
+        Ok(Verdicts { refused, text, rules: judged.refexes })
     }
 
     /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
@@ -404,6 +428,7 @@ impl Transfer {
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
+        self.note_landed(id, &push, updates);
         if let (true, Actor::Node(node)) = (push.lost, &push.actor) {
             self.mirror.lost_arrived(&push.repo, node, updates);
             return Ok((String::new(), None));

@@ -43,6 +43,10 @@ pub(super) fn troubles(control: &Control, live: &Live) -> Vec<Trouble> {
         }),
     }
     idle_keys(live, &mut found);
+    if let Some(what) = control.audit.trouble() {
+        let cure = "make room on its disk; records wait in memory until then".to_owned();
+        found.push(Trouble { what, cure, grave: true });
+    }
     if data.emergency_conf().exists() {
         found.push(Trouble {
             what: "the emergency override is on".to_owned(),
