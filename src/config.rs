@@ -388,9 +388,9 @@ mod tests {
         gitmesh.toml:5:3: unknown key 'listne' in [ssh]
         help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys
         gitmesh.toml:3:2: unknown key 'shs' at the top of the file
-        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log
+        help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log, audit
         gitmesh.toml:1:1: unknown key 'colour' at the top of the file
-        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log
+        help: known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log, audit
         gitmesh.toml:2:8: ' ' is not allowed in a name
         gitmesh.toml:1:1: 'name' is missing
         help: the file must have at least:  [node]  and below it  name = "server1"

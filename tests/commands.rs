@@ -34,7 +34,7 @@ repo old-name
 const SESSIONS: &[(&str, &str)] = &[
     ("info", "bob info\nbob info -lc pub/\nbob info -json docs\nerin info\nbob info (\nbob info -x"),
     ("help", "erin help create\nerin help frobnicate"),
-    ("whoami", "bob whoami\nalice whoami"),
+    ("whoami", "bob whoami\nalice whoami\nbob whoami --json"),
     (
         "access",
         "bob access docs bob W\nbob access docs carol W\nalice access docs carol W refs/heads/main --explain\n\
@@ -48,7 +48,8 @@ const SESSIONS: &[(&str, &str)] = &[
     (
         "perms",
         "bob perms pub/bob/tools + READERS carol\nbob perms pub/bob/tools + READERS carol\nbob perms pub/bob/tools -l\n\
-         bob perms pub/bob/tools -lr\nbob perms pub/bob/tools - READERS carol\n\
+         bob perms pub/bob/tools -lr\nbob perms pub/bob/tools -l --json\n\
+         bob perms pub/bob/tools -lr --json\nbob perms pub/bob/tools - READERS carol\n\
          bob perms pub/bob/tools << READERS carol\nWRITERS @staff\nbob perms pub/bob/tools -l\n\
          bob perms -c pub/bob/new << READERS @all\nbob perms pub/bob/tools + KINGS carol\n\
          carol perms pub/bob/tools + WRITERS carol\nerin perms pub/bob/missing -l\nbob perms",
@@ -113,13 +114,13 @@ const SESSIONS: &[(&str, &str)] = &[
     ("owns", "bob owns pub/bob/tools\ncarol owns pub/bob/tools\nerin owns missing\nerin owns"),
     (
         "lock",
-        "carol lock -l docs a\ncarol lock -ls docs\nbob lock -l docs a\ncarol lock -u docs a\ncarol lock --break docs a\n\
+        "carol lock -l docs a\ncarol lock -ls docs\ncarol lock -ls docs --json\nbob lock -l docs a\ncarol lock -u docs a\ncarol lock --break docs a\n\
          erin lock -ls docs\ncarol lock",
     ),
     (
         "D",
         "bob D rm pub/bob/new\nbob D unlock pub/bob/new\nbob D lock pub/bob/new\nbob D trash pub/bob/new\nbob D list\n\
-         bob D list-trash\nbob D restore TRASHED\nbob D unlock pub/bob/new\nbob D rm pub/bob/new\n\
+         bob D list-trash\nbob D list --json\nbob D restore TRASHED\nbob D unlock pub/bob/new\nbob D rm pub/bob/new\n\
          carol D trash pub/bob/tools\nalice D trash docs\nerin D trash pub/bob/missing\nbob D",
     ),
     (

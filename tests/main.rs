@@ -33,9 +33,9 @@ mod traps;
 mod vref;
 
 mod alarms;
+mod audit;
 mod backup;
 mod failover;
-mod audit;
 mod first;
 mod foreign;
 mod forward;

@@ -29,6 +29,7 @@ mod program;
 mod realm;
 mod received;
 mod removal;
+mod rights;
 mod roles;
 mod shown;
 mod store;

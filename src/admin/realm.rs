@@ -156,7 +156,7 @@ impl Live {
         if known { None } else { Some(false) }
     }
 
-    fn may(&self, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> bool {
+    pub(super) fn may(&self, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> bool {
         if matches!(actor, Actor::Local) {
             return disk.is_some();
         }
@@ -413,18 +413,6 @@ impl Realm {
     /// Where the repository belongs, seen from this node.
     pub fn place(&self, repo: &RepoName) -> Mirror {
         self.live().place(repo, self.store.creator(repo).as_ref())
-    }
-
-    /// Whether the actor may read and write an existing repository.
-    pub fn rights(&self, actor: &Actor, repo: &RepoName) -> (bool, bool) {
-        self.rights_in(actor, repo, &self.store.ownership(repo).unwrap_or_default())
-    }
-
-    /// As [`Realm::rights`], for somebody who knows already whose it is.
-    pub fn rights_in(&self, actor: &Actor, repo: &RepoName, disk: &Ownership) -> (bool, bool) {
-        let live = self.live();
-        let may = |access| live.may(actor, repo, Some(disk), access);
-        (may(Access::Read), may(Access::Write) && !matches!(actor, Actor::Node(_)))
     }
 
     /// Whether the actor may write the admin repository.

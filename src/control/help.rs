@@ -21,9 +21,13 @@ const TOPICS: &[Topic] = &[
     topic("help [COMMAND]", "this list, or the story of one command", ""),
     topic("info [-lc] [-ld] [-p] [-json] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
     topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
-    topic("perms REPO -l | -lr | + ROLE USER | - ROLE USER", "the roles that you give in a repository you made", ""),
+    topic(
+        "perms REPO -l | -lr [--json] | + ROLE USER | - ROLE USER",
+        "the roles that you give in a repository you made",
+        "",
+    ),
     topic("lock -l | -u | --break REPO FILE", "lock a file, give the lock back, or break somebody else's", LOCK),
-    topic("lock -ls REPO", "who has locked which files", ""),
+    topic("lock -ls REPO [--json]", "who has locked which files", ""),
     topic("D trash|list|restore|unlock|lock|rm [REPO[/TIME]]", "delete a repository you made, or bring it back", D),
     topic("fork FROM TO", "make a repository of your own that begins with all that another one has", FORK),
     topic("desc REPO [TEXT...] [--json]", "show or set a repository's description", DESC),
@@ -46,7 +50,7 @@ const TOPICS: &[Topic] = &[
     topic("repo fsck REPO|PATTERN", "read and check every object of repositories now; for administrators", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
-    topic("whoami", "the user, key and node of this connection", ""),
+    topic("whoami [--json]", "the user, key and node of this connection", ""),
     topic("status [--json] [--watch]", "one screen: nodes, lag, what needs attention; for administrators", OVERVIEW),
     topic("metrics [--summary]", "what this node has counted, for Prometheus; for administrators", METRICS),
     topic(
@@ -99,7 +103,7 @@ rule '- VREF/lock = @all' of the repository refuses pushes by others that change
 const D: &str = "\
 In gitolite's words:
   D trash REPO           move it to the trash, here and on its copies
-  D list                 what of yours is in the trash, and until when; 'D list-trash' tells the names alone
+  D list [--json]        what of yours is in the trash, and until when; 'D list-trash' tells the names alone
   D restore REPO/TIME    bring it back, here and on its copies
   D unlock REPO          allow the next
   D rm REPO              delete it for good here; its copies move to the trash

@@ -1,18 +1,25 @@
 //! `lock`: files of a repository that one person works on at a time. gitolite's forms and shapes; the times are UTC.
 
+use serde_json::json;
+
 use super::{Control, Reply, help, parse_repo};
 use crate::admin::{LockChange, LockError};
-use crate::model::Actor;
 use crate::model::time::rfc3339;
+use crate::model::{Actor, RepoName};
 use crate::repo::FileLocks;
 
 /// What a `lock` line asks for; without a change, the list.
 struct Order<'a> {
     repo: &'a str,
     change: Option<LockChange>,
+    json: bool,
 }
 
 fn parse<'a>(words: &[&'a str]) -> Option<Order<'a>> {
+    let (words, json) = match words {
+        [words @ .., "--json"] if words.first() == Some(&"-ls") => (words, true),
+        words => (words, false),
+    };
     let (repo, change) = match *words {
         ["-ls", repo] => (repo, None),
         ["-l", repo, file] => (repo, Some(LockChange::Take(file.to_owned()))),
@@ -20,7 +27,7 @@ fn parse<'a>(words: &[&'a str]) -> Option<Order<'a>> {
         ["--break", repo, file] => (repo, Some(LockChange::Break(file.to_owned()))),
         _ => return None,
     };
-    Some(Order { repo, change })
+    Some(Order { repo, change, json })
 }
 
 /// The repository of a line, for [`super::changed_repo`]: the list too is its master's alone.
@@ -30,13 +37,14 @@ pub(super) fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
 
 impl Control {
     pub(super) async fn lock(&self, actor: &Actor, words: &[&str]) -> Reply {
-        let Some(Order { repo, change }) = parse(words) else { return help::wrong(&["lock"]) };
+        let Some(Order { repo, change, json }) = parse(words) else { return help::wrong(&["lock"]) };
         let repo = match parse_repo(repo) {
             Ok(repo) => repo,
             Err(reply) => return reply,
         };
         self.blocking(actor, move |control, actor| {
             let done = match &change {
+                None if json => control.realm.file_locks(actor, &repo).map(|locks| told_json(&repo, &locks)),
                 None => control.realm.file_locks(actor, &repo).map(|locks| told(&locks)),
                 Some(change) => control.realm.change_file_lock(actor, &repo, change).map(|()| {
                     control.mirror.mark(&repo);
@@ -57,6 +65,18 @@ impl Control {
         })
         .await
     }
+}
+
+fn told_json(repo: &RepoName, locks: &FileLocks) -> String {
+    let held: Vec<_> = locks
+        .held
+        .iter()
+        .map(|(path, lock)| json!({ "path": path, "user": lock.user, "since": rfc3339(lock.since) }))
+        .collect();
+    let broken: Vec<_> = locks.broken.iter().map(|b| {
+        json!({ "path": b.path, "by": b.by, "at": rfc3339(b.at), "user": b.lock.user, "since": rfc3339(b.lock.since) })
+    }).collect();
+    format!("{}\n", json!({ "schema": "gitmesh.lock/1", "repo": repo.as_str(), "held": held, "broken": broken }))
 }
 
 fn told(locks: &FileLocks) -> String {

@@ -190,7 +190,8 @@ impl Control {
             ["status", ref rest @ ..] => self.overview(actor, rest, live).await,
             ["metrics", ref rest @ ..] => self.metrics(actor, rest).await,
             ["events", ref rest @ ..] => self.events(actor, rest, live).await,
-            ["whoami"] => self.whoami(actor, from),
+            ["whoami"] => self.whoami(actor, from, false),
+            ["whoami", "--json"] => self.whoami(actor, from, true),
             [HEARTBEAT, ref rest @ ..] => self.heartbeat(actor, rest, input).await,
             [MASTERS, ref rest @ ..] => self.masters(actor, rest, input).await,
             ["gitmesh-mirror-digests", version] => {
@@ -247,7 +248,20 @@ impl Control {
         })
     }
 
-    fn whoami(&self, actor: &Actor, from: &str) -> Reply {
+    fn whoami(&self, actor: &Actor, from: &str, json: bool) -> Reply {
+        if json {
+            let (user, key, node) = match actor {
+                Actor::User { name, key } => (Some(name.as_str()), Some(key.as_str()), None),
+                Actor::Node(name) => (None, None, Some(name.as_str())),
+                Actor::Local => (Some("local"), None, None),
+            };
+            let told = serde_json::json!({
+                "schema": "gitmesh.whoami/1", "user": user, "key": key, "node": node,
+                "administrator": self.realm.may_administer(actor), "from": from,
+                "server": self.node.name.as_str(), "server_key": self.node.key.as_str(),
+            });
+            return Reply::done(format!("{told}\n"));
+        }
         let mut out = match actor {
             Actor::User { name, key } => format!("user: {name}\nkey: {key}\n"),
             Actor::Node(name) => format!("node: {name}\n"),

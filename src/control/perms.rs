@@ -1,5 +1,6 @@
 //! `create` and `perms`: repositories that users make, and the roles they give in them. gitolite's forms and shapes.
 
+use serde_json::json;
 use tokio::io::AsyncRead;
 
 use super::typed::typed;
@@ -9,8 +10,8 @@ use crate::model::{Actor, RepoName};
 use crate::repo::ROLES_MAX;
 
 const USAGE: &str = "\
-usage: perms REPO -l            the roles that you gave in a repository of yours
-       perms REPO -lr           what each role may do in it
+usage: perms REPO -l [--json]   the roles that you gave in a repository of yours
+       perms REPO -lr [--json]  what each role may do in it
        perms REPO + ROLE USER   give a role to a user, to a @group or to @all
        perms REPO - ROLE USER   take it away
        perms REPO < FILE        replace all roles by the lines of a file, as -l prints them
@@ -80,7 +81,14 @@ impl Control {
     }
 
     pub(super) async fn perms(&self, actor: &Actor, words: &[&str], input: impl AsyncRead + Unpin + Send) -> Reply {
-        let Some(order) = parse(words) else { return Reply::fail(2, USAGE) };
+        let (words, json) = match words {
+            [words @ .., "--json"] => (words, true),
+            words => (words, false),
+        };
+        let Some(order) = parse(words).filter(|order| !json || matches!(order, Order::List(_) | Order::Rules(_)))
+        else {
+            return Reply::fail(2, USAGE);
+        };
         let (repo, change): (&str, Option<(char, String, String)>) = match order {
             Order::List(repo) | Order::Rules(repo) | Order::Replace { repo, .. } => (repo, None),
             Order::Add(repo, role, user) => (repo, Some(('+', role.to_owned(), user.to_owned()))),
@@ -93,6 +101,7 @@ impl Control {
         match order {
             Order::List(_) => {
                 self.blocking(actor, move |control, actor| match control.realm.roles(actor, &repo) {
+                    Ok(roles) if json => Reply::done(roles_json(&repo, &roles)),
                     Ok(roles) => Reply::done(roles),
                     Err(denial) => denied(&denial),
                 })
@@ -100,6 +109,7 @@ impl Control {
             }
             Order::Rules(_) => {
                 self.blocking(actor, move |control, actor| match control.realm.role_rules(actor, &repo) {
+                    Ok(rules) if json => Reply::done(rules_json(&repo, &rules)),
                     Ok(rules) => Reply::done(table(&rules)),
                     Err(denial) => denied(&denial),
                 })
@@ -171,6 +181,21 @@ impl Control {
 
 fn denied(denial: &Denial) -> Reply {
     Reply::fail(5, denial.to_string())
+}
+
+fn roles_json(repo: &RepoName, roles: &str) -> String {
+    let lines = roles.lines().map(|line| {
+        let mut words = line.split_whitespace().filter(|word| *word != "=");
+        json!({ "role": words.next().unwrap_or_default(), "members": words.collect::<Vec<_>>() })
+    });
+    let lines: Vec<_> = lines.collect();
+    format!("{}\n", json!({ "schema": "gitmesh.perms/1", "repo": repo.as_str(), "roles": lines }))
+}
+
+fn rules_json(repo: &RepoName, rules: &[(String, String, String)]) -> String {
+    let rules: Vec<_> =
+        rules.iter().map(|(perm, refex, role)| json!({ "perm": perm, "refex": refex, "role": role })).collect();
+    format!("{}\n", json!({ "schema": "gitmesh.perms.rules/1", "repo": repo.as_str(), "rules": rules }))
 }
 
 /// gitolite's table: a tab, the permission, a tab, the refex padded, a tab, `=`, a tab, the role.

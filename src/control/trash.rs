@@ -6,12 +6,14 @@
 use std::io;
 use std::time::SystemTime;
 
+use serde_json::json;
+
 use super::{Control, Reply, help, parse_repo};
 use crate::admin::Denial;
 use crate::mirror::{MOVE, TRASH};
 use crate::model::time::{Stamp, rfc3339};
 use crate::model::{Actor, Epoch, HostName, RepoName};
-use crate::repo::{self, Ownership, Tombstone, Why};
+use crate::repo::{self, Ownership, Tombstone, Trashed, Why};
 
 /// What a `D` line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,7 @@ enum Order<'a> {
     Unlock(&'a str),
     Remove(&'a str),
     Trash(&'a str),
-    List { times: bool },
+    List { times: bool, json: bool },
     Restore(&'a str, &'a str),
 }
 
@@ -30,8 +32,9 @@ fn parse<'a>(words: &[&'a str]) -> Option<Order<'a>> {
         ["unlock", repo] => Order::Unlock(repo),
         ["rm", repo] => Order::Remove(repo),
         ["trash", repo] => Order::Trash(repo),
-        ["list"] => Order::List { times: true },
-        ["list-trash"] => Order::List { times: false },
+        ["list"] => Order::List { times: true, json: false },
+        ["list", "--json"] => Order::List { times: true, json: true },
+        ["list-trash"] => Order::List { times: false, json: false },
         ["restore", entry] => entry.rsplit_once('/').map(|(repo, at)| Order::Restore(repo, at))?,
         _ => return None,
     };
@@ -71,7 +74,7 @@ impl Control {
 
     fn delete(&self, actor: &Actor, order: Order<'_>) -> Result<Reply, Reply> {
         match order {
-            Order::List { times } => self.list_trash(actor, times),
+            Order::List { times, json } => self.list_trash(actor, times, json),
             Order::Lock(repo) => self.set_lock(actor, &parse_repo(repo)?, false),
             Order::Unlock(repo) => self.set_lock(actor, &parse_repo(repo)?, true),
             Order::Trash(repo) => self.trash(actor, &parse_repo(repo)?),
@@ -148,7 +151,7 @@ impl Control {
         Ok(Reply::done(format!("'{repo}/{at}' restored to '{repo}'\n")))
     }
 
-    fn list_trash(&self, actor: &Actor, times: bool) -> Result<Reply, Reply> {
+    fn list_trash(&self, actor: &Actor, times: bool, json: bool) -> Result<Reply, Reply> {
         let all = self.store.trashed().map_err(|error| {
             tracing::error!(%error, "the trash cannot be listed");
             Reply::fail(70, "FATAL: the trash cannot be listed; tell an administrator")
@@ -156,7 +159,16 @@ impl Control {
         let keep = *self.trash_keep.borrow();
         let now = SystemTime::now();
         let mut out = String::new();
-        for entry in all.iter().filter(|entry| self.realm.owned_by(actor, &entry.repo, &entry.owned)) {
+        let own = all.iter().filter(|entry| self.realm.owned_by(actor, &entry.repo, &entry.owned));
+        if json {
+            let one = |entry: &Trashed| {
+                let until = rfc3339(entry.at.moment() + keep);
+                json!({ "repo": entry.repo.as_str(), "time": entry.at.to_string(), "until": until })
+            };
+            let entries: Vec<_> = own.map(one).collect();
+            return Ok(Reply::done(format!("{}\n", json!({ "schema": "gitmesh.trash/1", "entries": entries }))));
+        }
+        for entry in own {
             let until = entry.at.moment() + keep;
             match times {
                 false => out.push_str(&format!("{}/{}\n", entry.repo, entry.at)),
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn gitolites_forms() {
         assert_eq!(parse(&["trash", "a/b"]), Some(Order::Trash("a/b")));
-        assert_eq!(parse(&["list-trash"]), Some(Order::List { times: false }));
+        assert_eq!(parse(&["list-trash"]), Some(Order::List { times: false, json: false }));
         let entry = "a/b/2026-11-21_08:30:00";
         assert_eq!(parse(&["restore", entry]), Some(Order::Restore("a/b", "2026-11-21_08:30:00")));
         assert_eq!(changed_repo(&["restore", entry]), Some("a/b"));

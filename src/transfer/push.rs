@@ -107,8 +107,20 @@ impl Pushes {
         let lost = request.mirror.as_ref().is_some_and(|push| push.lost);
         let epoch = request.mirror.as_ref().filter(|push| !push.lost).map(|push| push.epoch);
         let session = rand::random();
-        let push =
-            InFlight { actor, repo, mirror, epoch, via, lost, keep, refused: false, pass: None, session, live: None, outcome: Default::default() };
+        let push = InFlight {
+            actor,
+            repo,
+            mirror,
+            epoch,
+            via,
+            lost,
+            keep,
+            refused: false,
+            pass: None,
+            session,
+            live: None,
+            outcome: Default::default(),
+        };
         self.lock().insert(id.clone(), push);
         Entry { id, table: self.clone() }
     }
