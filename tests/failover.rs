@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use crate::world::{Actor, Link, Node, World, eventually};
 
 const MIRRORED: &str = "option mirror.master = server1\n    option mirror.copies = server2 server3\n";
@@ -133,4 +137,215 @@ fn a_replica_of_a_dead_master_is_promoted_and_what_the_dead_had_is_kept() {
     let last = push(alice, trio.two(), &work, "last");
     trio.all_have("testing", &last);
     assert_eq!(lost(trio.two(), "testing", "server1").len(), 1);
+}
+
+#[test]
+fn a_dead_master_of_the_configuration_is_replaced_too() {
+    let world = World::new();
+    let trio = Trio::prepared(&world);
+    let alice = world.alice();
+    let admin = format!("repo gitmesh-admin\n    RW+ = alice\n    {MIRRORED}");
+    let conf = format!("{admin}repo testing\n    RW+ = @all\n    {MIRRORED}");
+    for node in trio.nodes.iter().rev() {
+        alice.configure(node, |c| c.whole_conf(&conf)).succeeds();
+    }
+    for replica in ["server2", "server3"] {
+        trio.one().gitmesh(&["mirror", "repair", replica, "gitmesh-admin"]).succeeds();
+    }
+    let work = alice.clone_of(trio.one(), "testing");
+    let base = push(alice, trio.one(), &work, "base");
+    trio.all_have("testing", &base);
+    trio.one().kill9();
+
+    trio.two().gitmesh(&["mirror", "promote", "--all-from", "server1"]).fails().says("gitmesh-admin");
+    let done = trio.two().gitmesh(&["mirror", "promote", "--all-from", "server1", "--yes"]).succeeds();
+    done.says("server2 is the master of 2 repositories")
+        .says("server3 knows, and follows")
+        .says("server1 does not know yet");
+    let next = push(alice, trio.two(), &work, "next");
+    alice.configure(trio.two(), |c| c.whole_conf(&format!("{conf}repo new\n    RW+ = alice\n"))).succeeds();
+    eventually("server3 to have the new configuration", || trio.three().has_repo("new"));
+    alice.configure(trio.three(), |c| c.whole_conf(&conf)).refused_by("push to server2");
+
+    trio.one().start();
+    alice.configure(trio.one(), |c| c.whole_conf(&conf)).refused_by("push to server2");
+    trio.all_have("testing", &next);
+    eventually("server1 to have the new configuration", || trio.one().has_repo("new"));
+    // It is made permanent, and then nothing of the promotion is left to see.
+    let permanent = conf.replace("master = server1", "master = server2").replace("server2 server3", "server1 server3");
+    alice.configure(trio.two(), |c| c.whole_conf(&permanent)).succeeds();
+    let last = push(alice, trio.two(), &work, "last");
+    trio.all_have("testing", &last);
+}
+
+#[test]
+fn of_two_that_were_promoted_one_wins_and_the_other_keeps_its_commits() {
+    let world = World::new();
+    let trio = Trio::new(&world, "");
+    let alice = world.alice();
+    let work = alice.clone_of(trio.one(), "testing");
+    let base = push(alice, trio.one(), &work, "base");
+    trio.all_have("testing", &base);
+    trio.one().kill9();
+    for node in 0..3 {
+        trio.cut_off(node);
+    }
+    for node in [trio.two(), trio.three()] {
+        alice.ssh(node, "mirror promote testing --yes --force").succeeds().says("epoch 2");
+    }
+    let winning = push(alice, trio.two(), &work, "on server2");
+    work.git(&["reset", "-q", "--hard", &base]).succeeds();
+    let losing = push(alice, trio.three(), &work, "on server3");
+    trio.join_again();
+    trio.one().start();
+    trio.all_have("testing", &winning);
+    for node in [trio.two(), trio.three()] {
+        let what = format!("what only server3 had on {}", node.name());
+        eventually(&what, || lost(node, "testing", "server3").get("heads/main") == Some(&losing));
+    }
+    work.git(&["push", &alice.url(trio.three(), "testing"), "HEAD:main"]).refused_by("push to server2");
+    // Whoever comes with a lower epoch is refused, whatever its name.
+    let as_two = world.node_actor(trio.two());
+    let past = as_two.ssh(trio.three(), "gitmesh-mirror-receive 'testing' version=1 epoch=1").fails();
+    past.says("epoch 1 of 'testing' is over: 2 has been promised here").says("E0225");
+    let as_one = world.node_actor(trio.one());
+    as_one.ssh(trio.two(), "gitmesh-mirror-receive 'testing' version=1 epoch=9").fails().says("E0207");
+}
+
+#[test]
+fn a_planned_move_under_load_loses_nothing() {
+    let world = World::new();
+    let trio = Trio::new(&world, "");
+    let alice = world.alice().clone();
+    let work = alice.clone_of(trio.one(), "testing");
+    let base = push(&alice, trio.one(), &work, "base");
+    trio.all_have("testing", &base);
+    let (stop, accepted) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (moved, pushed) = std::thread::scope(|scope| {
+        let pusher = scope.spawn(|| {
+            let (mut at, mut pushed) = (trio.one(), Vec::new());
+            while !stop.load(Ordering::SeqCst) {
+                let oid = work.commit("n", &format!("{}", pushed.len()));
+                loop {
+                    let told = work.git(&["push", "-q", &alice.url(at, "testing"), "HEAD:main"]);
+                    if told.code == Some(0) {
+                        break;
+                    }
+                    if told.has("E0205") {
+                        at = trio.two();
+                    } else {
+                        told.says("E0223");
+                    }
+                }
+                pushed.push(oid);
+                accepted.fetch_add(1, Ordering::SeqCst);
+            }
+            pushed
+        });
+        eventually("some pushes", || accepted.load(Ordering::SeqCst) >= 3);
+        let moved = alice.ssh(trio.one(), "mirror move testing --to server2");
+        let before = accepted.load(Ordering::SeqCst);
+        eventually("pushes after the move", || accepted.load(Ordering::SeqCst) >= before + 3);
+        stop.store(true, Ordering::SeqCst);
+        (moved, pusher.join().unwrap())
+    });
+    moved.clone().succeeds().says("server2 is the master of 'testing' since now, epoch 2");
+    let words = moved.stdout.split("pushes were refused for ").nth(1).unwrap();
+    let refused: u64 = words.split(' ').next().unwrap().parse().unwrap();
+    println!("pushes were refused for {refused} ms");
+    assert!(refused < 2_000, "{moved:#?}");
+    trio.all_have("testing", pushed.last().unwrap());
+    let history = trio.two().git("testing", &["rev-list", "main"]).succeeds().stdout;
+    assert!(pushed.iter().all(|oid| history.contains(oid.as_str())));
+    for node in &trio.nodes {
+        assert!(lost(node, "testing", "server1").is_empty());
+    }
+    // A replica that cannot be reached is handed nothing, and the master goes on.
+    trio.cut_off(2);
+    alice.ssh(trio.two(), "mirror move testing --to server3").refused_by("server2 stays the master of 'testing'");
+    push(&alice, trio.two(), &work, "goes on");
+    alice.ssh(trio.two(), "mirror move testing --to server7").refused_by("its replicas: server1 server3");
+    // And back again.
+    alice.ssh(trio.two(), "mirror move testing --to server1").succeeds().says("epoch 3");
+    push(&alice, trio.one(), &work, "back");
+}
+
+/// The data directory as a backup has it.
+fn copy_data(world: &World, from: &Path, to: &Path) {
+    let mut command = world.command("cp");
+    command.arg("-a").arg(from).arg(to);
+    crate::world::Answer::of(command).succeeds();
+}
+
+#[test]
+fn a_disk_from_a_backup_is_no_master_before_a_person_decides() {
+    let world = World::new();
+    let trio = Trio::new(&world, &format!("repo other\n    RW+ = @all\n    {MIRRORED}"));
+    let alice = world.alice();
+    let work = alice.clone_of(trio.one(), "testing");
+    let everywhere = |name: &str| {
+        let oid = push(alice, trio.one(), &work, name);
+        work.git(&["push", "-q", &alice.url(trio.one(), "other"), "HEAD:main"]).succeeds();
+        trio.all_have("testing", &oid);
+        trio.all_have("other", &oid);
+        oid
+    };
+    let old = everywhere("in the backup");
+    trio.one().stop();
+    let backup = world.dir().join("backup");
+    copy_data(&world, &trio.one().data(), &backup);
+    trio.one().start();
+    let newer = everywhere("after the backup");
+    trio.one().kill9();
+    fs::remove_dir_all(trio.one().data()).unwrap();
+    copy_data(&world, &backup, &trio.one().data());
+    trio.one().start();
+
+    let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:topic"]).fails();
+    refused.says("restored from a backup").says("mirror promote").says("E0224");
+    assert!(trio.has(trio.one(), "testing", &old) && trio.has(trio.two(), "testing", &newer));
+    // One repository goes to a replica, which fills the disk; the other is decided for the disk, and loses nothing unnamed.
+    let done = alice.ssh(trio.two(), "mirror promote testing --yes").succeeds();
+    done.says("waits for a decision").says("server1 knows, and follows");
+    trio.all_have("testing", &newer);
+    let here = trio.one().gitmesh(&["mirror", "promote", "--here", "--all"]).fails();
+    here.says("other\twhat server1 has becomes what counts").does_not_say("testing\t");
+    trio.one()
+        .gitmesh(&["mirror", "promote", "--here", "--all", "--yes"])
+        .succeeds()
+        .says("this disk is trusted again");
+    trio.all_have("other", &old);
+    for of in ["server2", "server3"] {
+        eventually("what the replicas had", || lost(trio.one(), "other", of).get("heads/main") == Some(&newer));
+    }
+    trio.all_have("testing", &newer);
+    // Nobody doubts it a second time.
+    trio.one().stop();
+    trio.one().start();
+    work.git(&["reset", "-q", "--hard", &old]).succeeds();
+    work.commit("again", "again");
+    work.git(&["push", &alice.url(trio.one(), "other"), "HEAD:main"]).succeeds();
+}
+
+#[test]
+fn a_wiped_disk_under_an_old_name_is_filled_by_a_promoted_replica() {
+    let world = World::new();
+    let trio = Trio::new(&world, "");
+    let alice = world.alice();
+    let work = alice.clone_of(trio.one(), "testing");
+    let base = push(alice, trio.one(), &work, "base");
+    trio.all_have("testing", &base);
+    trio.one().stop();
+    // The key and the configuration were kept elsewhere; the rest is gone.
+    fs::remove_dir_all(trio.one().repo_dir("testing")).unwrap();
+    fs::remove_dir_all(trio.one().data().join("state")).unwrap();
+    fs::create_dir(trio.one().data().join("state")).unwrap();
+    trio.one().start();
+    work.commit("a", "a");
+    let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:main"]).fails();
+    refused.says("knows another disk under this node's name").says("E0224");
+    assert!(trio.has(trio.two(), "testing", &base), "nothing empty was sent");
+    alice.ssh(trio.three(), "mirror promote --all-from server1 --yes").succeeds();
+    let next = push(alice, trio.three(), &work, "next");
+    trio.all_have("testing", &next);
 }

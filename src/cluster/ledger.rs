@@ -3,7 +3,7 @@
 //! Promises: a promotion is on the disk (synced, with its directory) before anybody acts upon it; all of one call cost
 //! one write; readers never wait for a write. Three small files of lines in the data directory's `state`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -44,6 +44,8 @@ struct Known {
     disks: Arc<BTreeMap<HostName, Disk>>,
     /// Peers whose disk is not the one that is remembered, until they say that they know.
     suspects: BTreeMap<HostName, Verdict>,
+    /// Peers that say that they wait for a person's decision about their disk.
+    waiting: BTreeSet<HostName>,
 }
 
 fn random_id() -> String {
@@ -86,7 +88,14 @@ impl Masters {
             }
             None => (Disk { id: random_id(), count: 1, run: random_id(), former: Vec::new() }, None),
         };
-        let known = Known { table: Arc::new(table), own, doubt, disks: Arc::new(disks), suspects: BTreeMap::new() };
+        let known = Known {
+            table: Arc::new(table),
+            own,
+            doubt,
+            disks: Arc::new(disks),
+            suspects: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+        };
         let inner = Inner {
             dir: dir.to_owned(),
             write,
@@ -209,6 +218,22 @@ impl Masters {
     /// Whether the peer's disk is older than, or another than, the one that is remembered.
     pub fn suspects(&self, peer: &HostName) -> Option<Verdict> {
         self.0.known.read().unwrap_or_else(PoisonError::into_inner).suspects.get(peer).copied()
+    }
+
+    /// A peer says whether it waits for a person's decision about its disk.
+    pub fn note_waiting(&self, peer: &HostName, waits: bool) {
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        if waits {
+            known.waiting.insert(peer.clone());
+        } else {
+            known.waiting.remove(peer);
+        }
+    }
+
+    /// Whether the peer is no master before a person has decided about its disk, as far as this node knows.
+    pub fn is_waiting(&self, peer: &HostName) -> bool {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.waiting.contains(peer) || known.suspects.contains_key(peer)
     }
 
     /// Counts what has changed here who masters what.

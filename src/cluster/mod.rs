@@ -10,6 +10,8 @@ mod fixed;
 pub mod identity;
 mod ledger;
 mod masters;
+#[cfg(test)]
+mod simulation;
 
 pub use fixed::{Cluster, Creators, Epochs, How, in_force};
 pub use identity::Disk;

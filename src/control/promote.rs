@@ -88,7 +88,8 @@ impl Control {
         let text = self.told_before(&findings, &alive);
         let masters: BTreeSet<&HostName> = findings.iter().map(|finding| &finding.master).collect();
         let mut objections = Vec::new();
-        if let Some(master) = masters.iter().find(|master| alive.contains(**master)) {
+        let waits = |node: &HostName| self.cluster.masters().is_waiting(node);
+        if let Some(master) = masters.iter().find(|master| alive.contains(**master) && !waits(master)) {
             objections.push(format!(
                 "{master} is alive; 'mirror move REPO --to {}' on it loses nothing and needs no promotion",
                 self.node.name
@@ -242,6 +243,9 @@ impl Control {
             let heard = pulses.get(master).and_then(|pulse| pulse.heard.max(pulse.answered.map(|(at, _)| at)));
             let heard = heard.and_then(|at| at.elapsed().ok()).map(in_words);
             let line = match (alive.contains(master), heard) {
+                (true, _) if self.cluster.masters().is_waiting(master) => {
+                    format!("{master} answers, and waits for a decision: its disk may be older than its replicas")
+                }
                 (true, _) => format!("{master} answers"),
                 (false, Some(ago)) => format!("{master} does not answer; it was last heard {ago} ago"),
                 (false, None) => format!("{master} does not answer, and was not heard since this node started"),

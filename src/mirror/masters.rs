@@ -143,15 +143,17 @@ impl Inner {
     pub(super) fn introduction(&self, peer: &HostName) -> String {
         let masters = &self.world.masters;
         let known = masters.remembered(peer).map_or_else(String::new, |disk| format!(" known={disk}"));
-        format!("{VERSION} masters={} disk={}{known}", masters.table().digest(), masters.disk())
+        let doubt = if masters.doubt().is_some() { " doubt=yes" } else { "" };
+        format!("{VERSION} masters={} disk={}{known}{doubt}", masters.table().digest(), masters.disk())
     }
 
     /// What a peer's words say of its disk and of ours. Returns the digest of its table. Blocks.
     pub(super) fn meet<'a>(&self, from: &HostName, words: impl Iterator<Item = &'a str>) -> io::Result<Option<String>> {
-        let (masters, mut digest) = (&self.world.masters, None);
+        let (masters, mut digest, mut doubted) = (&self.world.masters, None, false);
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
             match (key, Disk::parse(value)) {
                 ("masters", _) => digest = Some(value.to_owned()),
+                ("doubt", _) => doubted = value == "yes",
                 ("disk", Some(disk)) => {
                     let before = masters.suspects(from);
                     let (_, verdict) = masters.meet(from, &disk)?;
@@ -168,6 +170,7 @@ impl Inner {
                 _ => {}
             }
         }
+        masters.note_waiting(from, doubted);
         Ok(digest)
     }
 
