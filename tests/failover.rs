@@ -225,7 +225,7 @@ fn a_planned_move_under_load_loses_nothing() {
         let pusher = scope.spawn(|| {
             let (mut at, mut pushed) = (trio.one(), Vec::new());
             while !stop.load(Ordering::SeqCst) {
-                let oid = work.commit("n", &format!("{}", pushed.len()));
+                let oid = work.commit("n", pushed.len().to_string());
                 loop {
                     let told = work.git(&["push", "-q", &alice.url(at, "testing"), "HEAD:main"]);
                     if told.code == Some(0) {

@@ -11,7 +11,7 @@ use crate::model::{Actor, RepoName};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config() -> Config {
-    Config { rotate_size: 2000, ..Config::default() }
+    Config { rotate_size: 1000, ..Config::default() }
 }
 
 /// An audit whose writer runs, until it is closed.
@@ -108,6 +108,7 @@ fn whoever_changes_a_line_is_found() {
     fs::write(&first, &text).unwrap();
     files.verify(None).unwrap();
     // Of several files, one in the middle is missed too.
+    assert!(paths(dir.path()).len() > 2, "they were rotated");
     fs::remove_file(&paths(dir.path())[1]).unwrap();
     assert!(files.verify(None).is_err());
 }
