@@ -30,6 +30,7 @@ mod naive;
 mod refusals;
 mod rules;
 mod traps;
+mod upkeep;
 mod vref;
 
 mod alarms;

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::status::{Copy, Which, lines};
+use super::upkeep::Damaged;
 use super::watch::Form;
 use super::{Control, Live, Reply, help};
 use crate::mirror::{About, Event, Events, FirstCopy, LinkState, Pulse};
@@ -27,6 +28,7 @@ struct Overview {
     ill: Vec<Copy>,
     copies: usize,
     held: usize,
+    damaged: Vec<Damaged>,
 }
 
 impl Control {
@@ -55,7 +57,8 @@ impl Control {
                     seen.ill.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
                 let links: Vec<String> =
                     seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
-                (format!("{key:?} {links:?} {}", seen.about.generation), self.drawn(&seen, form).out)
+                let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
+                (format!("{key:?} {links:?} {damaged:?} {}", seen.about.generation), self.drawn(&seen, form).out)
             });
             let text = match drawn {
                 Ok((key, text)) if form.redraw || key != before => {
@@ -79,11 +82,15 @@ impl Control {
         });
         let (nodes, count) = (nodes.collect(), copies.len());
         let ill = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
-        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held })
+        let damaged = self.damaged(&|_| true);
+        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged })
     }
 
     fn drawn(&self, seen: &Overview, form: Form) -> Reply {
-        let well = seen.ill.iter().all(Copy::is_well) && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none());
+        let elsewhere = |pulse: &Pulse| pulse.about.as_ref().map_or(0, |about| about.damaged);
+        let well = seen.damaged.is_empty()
+            && seen.ill.iter().all(Copy::is_well)
+            && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none() && elsewhere(pulse) == 0);
         let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
         Reply { out, err: String::new(), code: i32::from(!well) }
     }
@@ -97,17 +104,17 @@ impl Control {
                 "answered": pulse.answered.map(|(at, _)| rfc3339(at)), "heard": pulse.heard.map(rfc3339),
                 "error": pulse.failure.as_ref().map(|(_, why)| why), "generation": about.generation,
                 "software": about.software, "disk_free": about.disk_free, "disk_total": about.disk_total,
-                "copies": known.as_ref().map(|k| k.copies), "behind": known.as_ref().map(|k| k.behind),
+                "damaged": about.damaged, "copies": known.as_ref().map(|k| k.copies), "behind": known.as_ref().map(|k| k.behind),
                 "lag_seconds": known.as_ref().and_then(|k| k.oldest_lag).map(|lag| lag.as_secs()),
             })
         };
         let nodes: Vec<_> = seen.nodes.iter().map(node).collect();
-        let About { generation, software, disk_free, disk_total } = &seen.about;
+        let About { generation, software, disk_free, disk_total, .. } = &seen.about;
         let document = json!({
             "schema": "gitmesh.status/1", "node": self.node.name.as_str(), "time": rfc3339(SystemTime::now()),
             "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
             "first_copies": self.mirror.first_copies().iter().map(FirstCopy::json).collect::<Vec<_>>(),
-            "nodes": nodes, "copies": seen.copies, "attention": seen.ill,
+            "nodes": nodes, "copies": seen.copies, "attention": seen.ill, "damaged": seen.damaged,
         });
         document.to_string() + "\n"
     }
@@ -140,7 +147,12 @@ impl Control {
             let waiting = waiting.map(|_| ", mirroring waits");
             let lag = known.as_ref().and_then(|k| k.oldest_lag).map_or_else(|| "-".to_owned(), in_words);
             let behind = known.as_ref().map_or_else(|| "-".to_owned(), |k| format!("{} of {}", k.behind, k.copies));
-            let link = format!("{link}{}{}", paused.unwrap_or_default(), waiting.unwrap_or_default());
+            let damaged = match about.damaged {
+                0 => String::new(),
+                1 => ", 1 repository DAMAGED".to_owned(),
+                n => format!(", {n} repositories DAMAGED"),
+            };
+            let link = format!("{link}{}{}{damaged}", paused.unwrap_or_default(), waiting.unwrap_or_default());
             let generation = if pulse.about.is_some() { about.generation.to_string() } else { "-".to_owned() };
             out.push_str(&row([node, &generation, &behind, &lag, &disk(&about), &link]));
         }
@@ -150,6 +162,15 @@ impl Control {
         }
         for first in &first {
             writeln!(out, "{first}").expect("a string takes all");
+        }
+        if !seen.damaged.is_empty() {
+            out.push('\n');
+        }
+        for one in seen.damaged.iter().take(NAMED) {
+            out.push_str(&one.to_string());
+        }
+        if seen.damaged.len() > NAMED {
+            writeln!(out, "... and {} more damaged: doctor", seen.damaged.len() - NAMED).expect("a string takes all");
         }
         if seen.ill.is_empty() {
             let copies = seen.copies;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::upkeep::Damaged;
 use super::watch::Form;
 use super::{Control, Live, Reply, help, parse_repo};
 use crate::cluster::Place;
@@ -94,6 +95,9 @@ struct Document<'a> {
     /// First copies under way, for administrators.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     first_copies: Vec<serde_json::Value>,
+    /// Repositories here that git has found to be damaged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged: Vec<Damaged>,
 }
 
 impl Copy {
@@ -233,15 +237,17 @@ impl Control {
             Ok(copies) => copies,
             Err(reply) => return reply,
         };
-        let code = i32::from(!copies.iter().all(Copy::is_well));
+        let damaged = self.damaged(&|repo| which.has(repo) && self.realm.rights(actor, repo).0);
+        let code = i32::from(!copies.iter().all(Copy::is_well) || !damaged.is_empty());
         let out = if form.json {
-            self.document(actor, &copies, Vec::new())
-        } else if copies.is_empty() {
+            self.document(actor, &copies, Vec::new(), damaged)
+        } else if copies.is_empty() && damaged.is_empty() {
             let err = "no repository that you may read and that is meant by this has copies\n".to_owned();
             let code = if matches!(which, Which::All) { 0 } else { 4 };
             return Reply { out: String::new(), err, code };
         } else {
-            lines(&copies) + &self.first_copies(actor)
+            let damaged: String = damaged.iter().map(ToString::to_string).collect();
+            lines(&copies) + &self.first_copies(actor) + &damaged
         };
         Reply { out, err: String::new(), code }
     }
@@ -281,7 +287,7 @@ impl Control {
             }
         }
         Some(if form.json {
-            self.document(actor, &copies, gone)
+            self.document(actor, &copies, gone, Vec::new())
         } else {
             let time = rfc3339(SystemTime::now());
             let gone = gone.iter().map(|(repo, replica)| format!("{time}\t{repo}\t{replica}\tno copy any more\n"));
@@ -290,13 +296,14 @@ impl Control {
         })
     }
 
-    fn document(&self, actor: &Actor, copies: &[Copy], gone: Vec<(String, String)>) -> String {
+    fn document(&self, actor: &Actor, copies: &[Copy], gone: Vec<(String, String)>, damaged: Vec<Damaged>) -> String {
         let (node, time) = (self.cluster.host().as_str(), rfc3339(SystemTime::now()));
         let first_copies = match self.realm.may_administer(actor) {
             true => self.mirror.first_copies().iter().map(FirstCopy::json).collect(),
             false => Vec::new(),
         };
-        let document = Document { schema: "gitmesh.mirror.status/1", node, time, copies, gone, first_copies };
+        let schema = "gitmesh.mirror.status/1";
+        let document = Document { schema, node, time, copies, gone, first_copies, damaged };
         serde_json::to_string(&document).expect("texts and numbers can always be written") + "\n"
     }
 }

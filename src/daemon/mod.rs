@@ -98,11 +98,15 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let mirror = Mirror::new(config.mirror, cluster.clone(), store.clone(), git.clone(), links.clone(), &state)
         .context("cannot take over which copies are paused")?;
     mirror.set_notify(config.notify.clone());
+    let upkeep = Upkeep::new(store.clone(), git.clone(), config.maintenance);
     mirror.introduce({
-        let (realm, store) = (realm.clone(), store.clone());
-        move || about(&realm, &store)
+        let (realm, store, upkeep) = (realm.clone(), store.clone(), upkeep.clone());
+        move || about(&realm, &store, &upkeep)
     });
-    let git_of_upkeep = git.clone();
+    mirror.watch_damage({
+        let upkeep = upkeep.clone();
+        move || upkeep.news_of_damage()
+    });
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let transfer = Transfer {
@@ -125,7 +129,6 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
     };
-    let upkeep = Upkeep::new(store.clone(), git_of_upkeep, config.maintenance);
     let (trash_keep, kept) = watch::channel(config.maintenance.trash_keep);
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let control = Control {
@@ -218,13 +221,14 @@ async fn watch(
 }
 
 /// What the heartbeats say of this node.
-fn about(realm: &Realm, store: &Store) -> About {
+fn about(realm: &Realm, store: &Store, upkeep: &Upkeep) -> About {
     let space = store.space().unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot ask how full the disk is");
         Space::default()
     });
     let (generation, software) = (realm.generation(), env!("CARGO_PKG_VERSION").to_owned());
-    About { generation, software, disk_free: space.free, disk_total: space.total }
+    let damaged = upkeep.damaged().len() as u64;
+    About { generation, software, disk_free: space.free, disk_total: space.total, damaged }
 }
 
 async fn all(set: &mut JoinSet<std::io::Result<()>>) {

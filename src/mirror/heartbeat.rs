@@ -45,12 +45,16 @@ pub struct About {
     /// Bytes on the file system of the repositories.
     pub disk_free: u64,
     pub disk_total: u64,
+    /// Repositories there that git has found to be damaged.
+    pub damaged: u64,
 }
 
 impl About {
     fn words(&self) -> String {
-        let Self { generation, software, disk_free, disk_total } = self;
-        format!("generation={generation} software={software} disk-free={disk_free} disk-total={disk_total}")
+        let Self { generation, software, disk_free, disk_total, damaged } = self;
+        format!(
+            "generation={generation} software={software} disk-free={disk_free} disk-total={disk_total} damaged={damaged}"
+        )
     }
 
     fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
@@ -62,6 +66,7 @@ impl About {
                 "software" => about.software = value.chars().filter(char::is_ascii_graphic).take(40).collect(),
                 "disk-free" => about.disk_free = number(),
                 "disk-total" => about.disk_total = number(),
+                "damaged" => about.damaged = number(),
                 _ => {}
             }
         }

@@ -18,6 +18,7 @@ mod backoff;
 mod bandwidth;
 mod carry;
 mod config;
+mod damage;
 mod deliver;
 mod first;
 mod foreign;
@@ -57,7 +58,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -209,6 +210,7 @@ struct Inner {
     /// Where the keys and tokens of servers outside the mesh are.
     targets: PathBuf,
     beliefs: ours::Beliefs,
+    damage_news: OnceLock<damage::News>,
 }
 
 impl Mirror {
@@ -347,6 +349,7 @@ impl Inner {
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),
+            damage_news: OnceLock::new(),
         })
     }
 

@@ -29,6 +29,10 @@ pub enum Kind {
     Recovered,
     /// Commits that a former master alone had are kept aside.
     Lost,
+    /// git has found a repository on this node to be damaged.
+    Damaged,
+    /// One that was damaged is not any more.
+    Sound,
     Paused,
     Resumed,
 }
@@ -46,6 +50,8 @@ impl Kind {
             Self::Held => "held",
             Self::Recovered => "recovered",
             Self::Lost => "lost",
+            Self::Damaged => "damaged",
+            Self::Sound => "sound",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
         }
@@ -57,7 +63,7 @@ impl Kind {
     }
 
     fn is_good(self) -> bool {
-        matches!(self, Self::PeerBack | Self::PeerTells | Self::Recovered | Self::Paused | Self::Resumed)
+        matches!(self, Self::PeerBack | Self::PeerTells | Self::Recovered | Self::Sound | Self::Paused | Self::Resumed)
     }
 }
 
@@ -159,6 +165,11 @@ impl fmt::Display for Notice {
             Kind::Lost => {
                 let name = repos.first().map_or("", RepoName::as_str);
                 write!(f, "commits of {name} that only {peer} had are kept aside{said}; merge what is wanted of them")
+            }
+            Kind::Damaged | Kind::Sound => {
+                let name = repos.first().map_or("", RepoName::as_str);
+                let now = if *kind == Kind::Damaged { "is damaged" } else { "is sound again" };
+                write!(f, "{name} on {peer} {now}{said}")
             }
             Kind::Paused => write!(f, "pushes to {what} are paused{said}"),
             Kind::Resumed => write!(f, "pushes to {what} go on{said}"),

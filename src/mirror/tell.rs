@@ -44,6 +44,10 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
         };
         let notices = inner.board().tick(Moment::now());
         notices.into_iter().for_each(|notice| inner.tell(Arc::new(notice)));
+        let this = inner.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || this.tell_damage()).await {
+            tracing::error!(%error, "looking for damage panicked");
+        }
         let lanes: Vec<_> = inner.lanes().values().cloned().collect();
         for lane in lanes {
             let news = lane.progress().news(&lane.peer, Moment::now());

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use super::maintenance::DAMAGED;
 use super::store::{Repo, Store};
 use super::trash::Why;
 use crate::git::objects;
@@ -13,7 +14,7 @@ use crate::model::RepoName;
 use crate::model::time::Stamp;
 
 /// What a fresh copy gets anew, and does not take over.
-const REFILLED: [&str; 5] = ["objects", "refs", "logs", "packed-refs", "HEAD"];
+const REFILLED: [&str; 6] = ["objects", "refs", "logs", "packed-refs", "HEAD", DAMAGED];
 
 /// An empty repository with the settings and marks of another, which it is to replace. Gone when dropped.
 #[derive(Debug)]

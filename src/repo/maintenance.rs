@@ -6,11 +6,11 @@
 //! than two weeks. A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
 //! has them open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
@@ -26,7 +26,7 @@ use crate::model::setting::duration;
 /// Inside a repository: when each task was done last, `gc=SECONDS fsck=SECONDS` since 1970.
 const DONE: &str = "gitmesh-maintained";
 /// Inside a repository that git has found to be damaged: what it said.
-const DAMAGED: &str = "gitmesh-damaged";
+pub(super) const DAMAGED: &str = "gitmesh-damaged";
 /// How often it is looked whose turn has come.
 const LOOKING: Duration = Duration::from_secs(600);
 /// One repository may take this long; the next try comes with its next turn.
@@ -118,11 +118,25 @@ pub struct Upkeep {
     settings: Arc<Mutex<Maintenance>>,
     /// One at a time on this node, by the timer and by hand.
     turn: Arc<Semaphore>,
+    damages: Arc<Mutex<Damages>>,
+}
+
+/// An index over the files that say what is damaged; they are the truth, and survive a restart.
+#[derive(Default)]
+struct Damages {
+    known: BTreeSet<RepoName>,
+    /// What nobody was told yet: what git said, or that it is over.
+    news: BTreeMap<RepoName, Option<String>>,
 }
 
 impl Upkeep {
     pub fn new(store: Store, git: Git, settings: Maintenance) -> Self {
-        Self { store, git, settings: Arc::new(Mutex::new(settings)), turn: Arc::new(Semaphore::new(1)) }
+        let settings = Arc::new(Mutex::new(settings));
+        Self { store, git, settings, turn: Arc::new(Semaphore::new(1)), damages: Arc::default() }
+    }
+
+    fn damages(&self) -> MutexGuard<'_, Damages> {
+        self.damages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, settings: Maintenance) {
@@ -131,6 +145,12 @@ impl Upkeep {
 
     /// Looks every so often whose turn has come, until it is told to stop; git is stopped with it.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
+        let upkeep = self.clone();
+        // What an earlier run found.
+        let found = tokio::task::spawn_blocking(move || upkeep.find_damages());
+        if let Err(error) = found.await.map_err(io::Error::other)? {
+            tracing::warn!(%error, "cannot list the repositories, to see which are damaged");
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -141,6 +161,15 @@ impl Upkeep {
                 looked = self.look() => looked?,
             }
         }
+    }
+
+    fn find_damages(&self) -> io::Result<()> {
+        for name in self.store.list()? {
+            if self.store.dir(&name).join(DAMAGED).exists() {
+                self.damages().known.insert(name);
+            }
+        }
+        Ok(())
     }
 
     async fn look(&self) -> io::Result<()> {
@@ -163,6 +192,10 @@ impl Upkeep {
         let mut due = Vec::new();
         for name in self.store.list()? {
             let Some(dir) = self.store.open_as_daemon(&name) else { continue };
+            // It may have come here under this name by a move.
+            if dir.join(DAMAGED).exists() {
+                self.damages().known.insert(name.clone());
+            }
             for (task, every) in [(Task::Gc, settings.gc_every), (Task::Fsck, settings.fsck_every)] {
                 // One that was never maintained counts from when it was made.
                 let last = last_done(&dir, task).or_else(|| fs::metadata(dir.join("HEAD")).ok()?.modified().ok());
@@ -223,13 +256,12 @@ impl Upkeep {
         };
         match &outcome {
             Outcome::Done => tracing::info!(repo = %name, task = task.word(), "maintained"),
-            Outcome::Damaged(said) => tracing::error!(
-                repo = %name, said,
-                "the repository is damaged; 'gitmesh mirror repair' or a backup restores it from a good copy"
-            ),
+            Outcome::Damaged(said) => tracing::error!(repo = %name, said, "the repository is damaged"),
             Outcome::Failed(why) => tracing::warn!(repo = %name, task = task.word(), why, "maintenance failed"),
         }
-        note_damage(name, &dir, task, &outcome);
+        if task == Task::Fsck {
+            self.note_damage(name, &dir, &outcome);
+        }
         remember(name, &dir, task, SystemTime::now());
         outcome
     }
@@ -247,6 +279,53 @@ impl Upkeep {
     /// What fsck said last of a damaged repository.
     pub fn damage(&self, name: &RepoName) -> Option<String> {
         fs::read_to_string(self.store.open_as_daemon(name)?.join(DAMAGED)).ok()
+    }
+
+    /// The damaged repositories here, each with what git said.
+    pub fn damaged(&self) -> Vec<(RepoName, String)> {
+        let known = self.damages().known.clone();
+        known.into_iter().filter_map(|name| self.damage(&name).map(|said| (name, said))).collect()
+    }
+
+    /// What has changed since the last call: what git said of one that it found to be damaged, or `None` of one that is
+    /// sound again. Blocks.
+    pub fn news_of_damage(&self) -> Vec<(RepoName, Option<String>)> {
+        let known = self.damages().known.clone();
+        for name in known {
+            if self.damage(&name).is_some() {
+                continue;
+            }
+            // Another one may have taken its place, or it has gone.
+            let is_here = self.store.open_as_daemon(&name).is_some();
+            let mut damages = self.damages();
+            if damages.known.remove(&name) && is_here {
+                damages.news.insert(name, None);
+            }
+        }
+        std::mem::take(&mut self.damages().news).into_iter().collect()
+    }
+
+    fn note_damage(&self, name: &RepoName, dir: &Path, outcome: &Outcome) {
+        let noted = match outcome {
+            Outcome::Damaged(said) => {
+                let is_new = !dir.join(DAMAGED).exists();
+                let noted = write_whole(dir, DAMAGED, &format!("{said}\n"));
+                let mut damages = self.damages();
+                damages.known.insert(name.clone());
+                if is_new && noted.is_ok() {
+                    damages.news.insert(name.clone(), Some(said.clone()));
+                }
+                noted
+            }
+            Outcome::Done => match fs::remove_file(dir.join(DAMAGED)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            Outcome::Failed(_) => Ok(()),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(repo = %name, %error, "cannot write down whether it is damaged");
+        }
     }
 }
 
@@ -273,20 +352,6 @@ fn remember(name: &RepoName, dir: &Path, task: Task, now: SystemTime) {
     // Not synced: 100,000 repositories are looked at every day.
     if let Err(error) = fs::write(dir.join(DONE), line) {
         tracing::warn!(repo = %name, %error, "cannot write down when it was maintained");
-    }
-}
-
-fn note_damage(name: &RepoName, dir: &Path, task: Task, outcome: &Outcome) {
-    let noted = match (task, outcome) {
-        (Task::Fsck, Outcome::Damaged(said)) => write_whole(dir, DAMAGED, &format!("{said}\n")),
-        (Task::Fsck, Outcome::Done) => match fs::remove_file(dir.join(DAMAGED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        },
-        _ => Ok(()),
-    };
-    if let Err(error) = noted {
-        tracing::warn!(repo = %name, %error, "cannot write down whether it is damaged");
     }
 }
 
@@ -379,9 +444,17 @@ mod tests {
         let outcome = upkeep.maintain(&name(1), Task::Fsck).await;
         assert!(matches!(&outcome, Outcome::Damaged(said) if said.contains(commit.as_str())), "{outcome:?}");
         assert!(upkeep.damage(&name(1)).unwrap().contains(commit.as_str()));
+        upkeep.maintain(&name(1), Task::Fsck).await;
+        let news = upkeep.news_of_damage();
+        assert!(
+            matches!(&news[..], [(repo, Some(said))] if *repo == name(1) && said.contains(commit.as_str())),
+            "{news:?}"
+        );
+        assert_eq!((upkeep.news_of_damage(), upkeep.damaged().len()), (vec![], 1));
         fs::rename(&aside, &object).unwrap();
         assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
-        assert_eq!(upkeep.damage(&name(1)), None);
+        assert_eq!((upkeep.damage(&name(1)), upkeep.damaged()), (None, vec![]));
+        assert_eq!((upkeep.news_of_damage(), upkeep.news_of_damage()), (vec![(name(1), None)], vec![]));
         assert!(matches!(upkeep.maintain(&name(2), Task::Gc).await, Outcome::Failed(_)));
     }
 

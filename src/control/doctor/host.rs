@@ -43,6 +43,11 @@ pub(super) fn troubles(control: &Control, live: &Live) -> Vec<Trouble> {
         }),
     }
     idle_keys(live, &mut found);
+    found.extend(control.damaged(&|_| true).into_iter().map(|one| Trouble {
+        what: format!("the repository '{}' is damaged: {}", one.repo, one.said),
+        cure: one.cure,
+        grave: true,
+    }));
     if let Some(what) = control.audit.trouble() {
         let cure = "make room on its disk; records wait in memory until then".to_owned();
         found.push(Trouble { what, cure, grave: true });
