@@ -173,9 +173,74 @@ fn a_dead_master_of_the_configuration_is_replaced_too() {
     eventually("server1 to have the new configuration", || trio.one().has_repo("new"));
     // It is made permanent, and then nothing of the promotion is left to see.
     let permanent = conf.replace("master = server1", "master = server2").replace("server2 server3", "server1 server3");
+    trio.three().stop();
     alice.configure(trio.two(), |c| c.whole_conf(&permanent)).succeeds();
     let last = push(alice, trio.two(), &work, "last");
-    trio.all_have("testing", &last);
+    eventually("server1 to follow", || trio.has(trio.one(), "testing", &last));
+
+    // The configuration names the old master again. A node was away all the time, and counts on the promotion.
+    let again = permanent.replacen("repo testing", "repo none", 1) + &conf[conf.find("repo testing").unwrap()..];
+    alice.configure(trio.two(), |c| c.whole_conf(&again)).succeeds();
+    let back = work.commit("back", "back");
+    let url = |node: &Node| alice.url(node, "testing");
+    let pushed = || work.git(&["push", "-q", &url(trio.one()), "HEAD:main"]).code == Some(0);
+    eventually("server1 to take pushes again", pushed);
+    work.git(&["push", &url(trio.two()), "HEAD:other"]).refused_by("push to server1").says("E0205");
+    trio.three().start();
+    trio.all_have("testing", &back);
+    work.git(&["push", &url(trio.three()), "HEAD:other"]).refused_by("push to server1").says("E0205");
+    trio.one()
+        .gitmesh(&["mirror", "log", "testing"])
+        .succeeds()
+        .says("server1 is master since epoch 3, by the configuration");
+}
+
+#[test]
+fn all_that_a_dead_node_mastered_takes_pushes_on_the_promoted_one() {
+    let world = World::new();
+    let trio = Trio::prepared(&world);
+    let alice = world.alice();
+    let many: Vec<String> = (0..40).map(|n| format!("many/{n}")).collect();
+    let conf = format!(
+        "repo gitmesh-admin\n    RW+ = alice\n    {MIRRORED}repo {}\n    RW+ = @all\n    {MIRRORED}repo other\n    \
+         RW+ = @all\n    option mirror.master = server3\n    option mirror.copies = server1 server2\n",
+        many.join(" ")
+    );
+    for node in trio.nodes.iter().rev() {
+        alice.configure(node, |c| c.whole_conf(&conf)).succeeds();
+    }
+    for replica in ["server2", "server3"] {
+        trio.one().gitmesh(&["mirror", "repair", replica, "gitmesh-admin"]).succeeds();
+    }
+    trio.one().gitmesh(&["mirror", "verify"]).succeeds();
+    trio.one().kill9();
+
+    let words = ["mirror", "promote", "--all-from", "server1"];
+    let asked = trio.two().gitmesh(&words).fails();
+    asked.says("server1 does not answer").says("... and 21 more").does_not_say("other\t");
+    let done = trio.two().gitmesh(&[&words[..], &["--yes"]].concat()).succeeds();
+    done.says("server2 is the master of 41 repositories since now").says("server3 knows, and follows");
+    let work = alice.starts(trio.three(), "other");
+    let one = work.commit("one", "1");
+    let push = |node: &Node, repo: &str| work.git(&["push", "-q", &alice.url(node, repo), "HEAD:main"]);
+    for repo in [&many[0], &many[39]] {
+        push(trio.two(), repo).succeeds();
+        push(trio.three(), repo).refused_by("push to server2").says("E0205");
+        eventually("server3 to follow", || trio.has(trio.three(), repo, &one));
+    }
+    alice.configure(trio.two(), |c| c.whole_conf(&format!("{conf}repo new\n    RW+ = alice\n"))).succeeds();
+    eventually("server3 to have the new configuration", || trio.three().has_repo("new"));
+    // What it did not master has the master that it had.
+    push(trio.two(), "other").refused_by("push to server3");
+    push(trio.three(), "other").succeeds();
+    trio.one().start();
+    for repo in [&many[0], &many[20], &many[39]] {
+        push(trio.one(), repo).refused_by("push to server2").says("E0205");
+    }
+    trio.all_have(&many[0], &one);
+    trio.all_have("other", &one);
+    eventually("server1 to have the new configuration", || trio.one().has_repo("new"));
+    trio.two().gitmesh(&[&words[..], &["--yes"]].concat()).fails().says("holds no copy that is meant");
 }
 
 #[test]
@@ -325,6 +390,51 @@ fn a_disk_from_a_backup_is_no_master_before_a_person_decides() {
     work.git(&["reset", "-q", "--hard", &old]).succeeds();
     work.commit("again", "again");
     work.git(&["push", &alice.url(trio.one(), "other"), "HEAD:main"]).succeeds();
+}
+
+#[test]
+fn a_restored_backup_is_no_master_even_where_it_hears_nobody() {
+    let world = World::new();
+    let trio = Trio::new(&world, "");
+    let alice = world.alice();
+    let work = alice.clone_of(trio.one(), "testing");
+    let old = push(alice, trio.one(), &work, "in the backup");
+    trio.all_have("testing", &old);
+    let backup = world.dir().join("backup").display().to_string();
+    trio.one().gitmesh(&["backup", "create", &backup]).succeeds();
+    let newer = push(alice, trio.one(), &work, "after the backup");
+    trio.all_have("testing", &newer);
+    trio.one().kill9();
+    fs::remove_dir_all(trio.one().data()).unwrap();
+    trio.one().gitmesh(&["backup", "restore", &backup]).succeeds();
+    // Nobody can tell it that there is something newer.
+    trio.cut_off(0);
+    trio.one().start();
+    let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:topic"]).fails();
+    refused.says("restored from a backup").says("mirror promote").says("E0224");
+    // It stays so when it is started again, and when it meets the others.
+    trio.one().kill9();
+    trio.join_again();
+    trio.one().start();
+    work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:topic"]).refused_by("E0224");
+    assert!(trio.has(trio.one(), "testing", &old), "it is as it was in the backup");
+    for node in [trio.two(), trio.three()] {
+        assert!(trio.has(node, "testing", &newer), "nothing old was sent to {}", node.name());
+    }
+    let done = alice.ssh(trio.two(), "mirror promote testing --yes").succeeds();
+    done.says("server1 answers, and waits for a decision").says("server1 knows, and follows");
+    trio.all_have("testing", &newer);
+    let last = push(alice, trio.two(), &work, "goes on");
+    trio.all_have("testing", &last);
+    for node in &trio.nodes {
+        assert!(lost(node, "testing", "server1").is_empty() && lost(node, "testing", "server2").is_empty());
+        node.is_sound("testing");
+    }
+    // The way back: nothing is lost, and the disk is trusted again.
+    trio.one().gitmesh(&["mirror", "promote", "--here", "--all", "--yes"]).succeeds().says("trusted again");
+    alice.ssh(trio.two(), "mirror move testing --to server1").succeeds();
+    let back = push(alice, trio.one(), &work, "back");
+    trio.all_have("testing", &back);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use super::masters::review;
 use super::{Foreign, Masters, Place, Promotion, Replica};
 use crate::model::time::Stamp;
 use crate::model::{ADMIN_REPO, Epoch, HostName, RepoName, UserName};
@@ -37,7 +38,9 @@ pub fn in_force(masters: &Masters, mirror: Mirror, repo: &RepoName, host: &HostN
     let Some(named) = mirror.master.clone() else { return mirror };
     let counts = |p: &Promotion| {
         let to = p.master.as_str();
-        named == p.instead_of.as_str() && (to == named || mirror.copies.contains_key(to))
+        named == p.instead_of.as_str()
+            && (to == named || mirror.copies.contains_key(to))
+            && !masters.has_ended(repo, p.epoch)
     };
     let promotion = masters.of(repo).filter(counts);
     let mut mirror = match &promotion {
@@ -108,6 +111,22 @@ impl Cluster {
     /// As [`Cluster::promote`], to this epoch, which is higher than any that is known here.
     pub fn promote_to(&self, repos: &[RepoName], epoch: Epoch, by: &str) -> io::Result<Vec<(RepoName, Promotion)>> {
         self.write_orders(repos, by, |_| epoch)
+    }
+
+    /// Looks what the configuration makes of the promotions (see [`super::masters`]), writes that down, and returns the
+    /// orders that follow. Blocks.
+    pub fn review(&self) -> io::Result<Vec<(RepoName, Promotion)>> {
+        let (table, ended) = (self.masters.table(), self.masters.ended());
+        let found = review(&table, &ended, |repo| self.configured(repo));
+        self.masters.end(found.ended)?;
+        let at = Stamp::new(SystemTime::now());
+        let orders = found.again.into_iter().map(|(repo, master)| {
+            let order = Promotion::by_configuration(master, self.epoch(&repo).next(), at);
+            (repo, order)
+        });
+        let orders: Vec<_> = orders.collect();
+        let counts = self.masters.adopt(orders.clone())?;
+        Ok(orders.into_iter().filter(|(repo, _)| counts.contains(repo)).collect())
     }
 
     fn write_orders(

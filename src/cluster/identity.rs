@@ -4,7 +4,8 @@
 //! anybody is told of it. Peers remember the last that they were told. A disk that was restored from an older backup
 //! comes with a number that it has already passed (or with the same number and another run), and a wiped one under the
 //! old name with another id. Either way its commits may be older than what its replicas have, so it is no master before
-//! a person says so. A disk that learns this of itself takes a new id and remembers those it had, or was known by: so
+//! a person says so. What `gitmesh backup restore` has made says so itself, by a mark on the disk, and is doubted from its
+//! first start on, whether or not a peer can be reached. A disk that learns this of itself takes a new id and remembers those it had, or was known by: so
 //! the same doubt is never raised twice.
 
 use std::fmt;

@@ -1,7 +1,8 @@
-//! What of the placement is on the data disk: promotions, this disk's own identity, and those of the peers.
+//! What of the placement is on the data disk: promotions, those that have ended here, this disk's own identity, and those of the peers.
 //!
 //! Promises: a promotion is on the disk (synced, with its directory) before anybody acts upon it; all of one call cost
-//! one write; readers never wait for a write. Three small files of lines in the data directory's `state`.
+//! one write; readers never wait for a write. Four small files of lines in the data directory's `state`, and the mark
+//! `restored` that a backup leaves there (see [`crate::cluster::identity`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,11 +13,15 @@ use tokio::sync::watch;
 
 use super::identity::{Disk, Verdict};
 use super::masters::{Promotion, Table};
-use crate::model::{HostName, RepoName};
+use crate::model::{Epoch, HostName, RepoName};
 
 const MASTERS: &str = "masters";
+/// Promotions that the configuration here has ended: lines `REPO EPOCH`.
+const ENDED: &str = "masters-ended";
 const OWN: &str = "disk";
 const DISKS: &str = "disks";
+/// Left by `gitmesh backup restore`: JSON, of which `backup` says when the backup was made (RFC 3339).
+const RESTORED: &str = "restored";
 /// Before the reason for which this disk is doubted.
 const DOUBT: &str = "doubt ";
 
@@ -39,6 +44,7 @@ struct Inner {
 #[derive(Clone)]
 struct Known {
     table: Arc<Table>,
+    ended: Arc<BTreeMap<RepoName, Epoch>>,
     own: Disk,
     doubt: Option<Arc<str>>,
     disks: Arc<BTreeMap<HostName, Disk>>,
@@ -50,6 +56,13 @@ struct Known {
 
 fn random_id() -> String {
     format!("{:016x}", rand::random::<u64>())
+}
+
+/// Why a disk with that mark is doubted.
+fn restored_from(mark: &str) -> String {
+    let mark: serde_json::Value = serde_json::from_str(mark).unwrap_or_default();
+    let of = mark["backup"].as_str().map_or_else(String::new, |time| format!(" of {time}"));
+    format!("this disk was restored from a backup{of}")
 }
 
 fn bad(path: &Path, why: impl std::fmt::Display) -> io::Error {
@@ -72,6 +85,13 @@ impl Masters {
             Some(text) => Table::parse(&text).map_err(|why| bad(&dir.join(MASTERS), why))?,
             None => Table::default(),
         };
+        let mut ended = BTreeMap::new();
+        for line in read(ENDED)?.unwrap_or_default().lines() {
+            let parsed =
+                line.split_once(' ').and_then(|(repo, epoch)| Some((RepoName::new(repo).ok()?, Epoch::parse(epoch)?)));
+            let (repo, epoch) = parsed.ok_or_else(|| bad(&dir.join(ENDED), format!("{line:?} is no promotion")))?;
+            ended.insert(repo, epoch);
+        }
         let mut disks = BTreeMap::new();
         for line in read(DISKS)?.unwrap_or_default().lines() {
             let parsed =
@@ -88,8 +108,14 @@ impl Masters {
             }
             None => (Disk { id: random_id(), count: 1, run: random_id(), former: Vec::new() }, None),
         };
+        let restored = read(RESTORED)?;
+        let (own, doubt) = match &restored {
+            Some(mark) => (own.clone().renamed(random_id(), &own), Some(restored_from(mark).into())),
+            None => (own, doubt),
+        };
         let known = Known {
             table: Arc::new(table),
+            ended: Arc::new(ended),
             own,
             doubt,
             disks: Arc::new(disks),
@@ -104,6 +130,10 @@ impl Masters {
             changed: watch::Sender::new(0),
         };
         inner.write_own(&inner.known())?;
+        if restored.is_some() {
+            // Only now: if this start ends before, the next one finds the mark again.
+            std::fs::remove_file(dir.join(RESTORED))?;
+        }
         Ok(Self(Arc::new(inner)))
     }
 
@@ -126,6 +156,27 @@ impl Masters {
             self.0.change(|known| known.table = Arc::new(table));
         }
         Ok(news)
+    }
+
+    /// The promotions that the configuration here has ended, by repository.
+    pub fn ended(&self) -> Arc<BTreeMap<RepoName, Epoch>> {
+        self.0.known().ended
+    }
+
+    /// Whether the promotion of the repository to that epoch has ended here.
+    pub fn has_ended(&self, repo: &RepoName, epoch: Epoch) -> bool {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner).ended.get(repo) == Some(&epoch)
+    }
+
+    /// Writes down, durably, which promotions have ended.
+    pub fn end(&self, ended: BTreeMap<RepoName, Epoch>) -> io::Result<()> {
+        let _writing = self.0.writing();
+        if *self.0.known().ended != ended {
+            let text: String = ended.iter().map(|(repo, epoch)| format!("{repo} {epoch}\n")).collect();
+            (self.0.write)(&self.0.dir, ENDED, &text)?;
+            self.0.change(|known| known.ended = Arc::new(ended));
+        }
+        Ok(())
     }
 
     /// This disk, as its peers are told of it.

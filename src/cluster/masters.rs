@@ -1,11 +1,18 @@
 //! Which orders of persons stand above the configuration: promotions, one a repository. Pure.
 //!
 //! The configuration names each repository's master. When that one is gone, or hands over, a person's order makes a
-//! [`Promotion`], which counts for as long as the configuration still names the master that it replaces: whoever writes
-//! the new master into the configuration has made it permanent, and the record keeps nothing but its epoch. Promotions
-//! travel between the nodes and are merged by one rule that gives the same everywhere and in any order: the higher epoch
-//! wins; of two with the same epoch, made on two sides of a cut network, the one whose master has the lower name. The
-//! loser becomes a replica and keeps aside what only it had.
+//! [`Promotion`]. What counts:
+//!
+//! 1. A promotion counts while the configuration names the master that it replaces, and the promoted node as a copy.
+//! 2. Once the configuration names another master, the promoted one (so it is permanent) or a third, the promotion has
+//!    ended, and never counts again; its epoch stays. A configuration that names no master ends nothing: it may be one
+//!    that does not know the repository yet.
+//! 3. A configuration that names the replaced master after that is a new decision. The nodes that saw the promotion end
+//!    write it down as an order for that master, to the next epoch ([`review`]), so that it wins as well where the
+//!    promotion still counts, since that node was away when it ended.
+//! 4. Orders travel between the nodes and are merged by one rule that gives the same everywhere and in any order: the
+//!    higher epoch wins; of two with the same epoch, made on two sides of a cut network, the one whose master has the
+//!    lower name. The loser becomes a replica and keeps aside what only it had.
 //!
 //! They are no part of the admin repository, for its own master may be the dead one, and nodes may have separate ones.
 
@@ -38,11 +45,49 @@ pub struct Promotion {
 }
 
 impl Promotion {
+    /// The order for `master` that a configuration gives by naming it again.
+    pub fn by_configuration(master: HostName, epoch: Epoch, at: Stamp) -> Self {
+        let (instead_of, disk, by) = (master.clone(), NO_DISK.to_owned(), "the configuration".to_owned());
+        Self { epoch, master, instead_of, disk, by, at }
+    }
+
     /// Whether it replaces the other.
     fn beats(&self, other: &Self) -> bool {
         let rank = |p: &Self| (p.epoch, Reverse(p.master.clone()), p.disk.clone(), p.at);
         rank(self) > rank(other)
     }
+}
+
+/// The disk of an order that vouches for none: one that is doubted stays so.
+const NO_DISK: &str = "0000000000000000";
+
+/// What a configuration makes of the promotions.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Review {
+    /// The epochs of those that have ended, all of them.
+    pub ended: BTreeMap<RepoName, Epoch>,
+    /// Repositories whose configuration names the replaced master again, with that master.
+    pub again: BTreeMap<RepoName, HostName>,
+}
+
+/// Applies rules 2 and 3: `ended` are those that had ended before, `named` gives the master that the configuration names.
+pub fn review(
+    table: &Table,
+    ended: &BTreeMap<RepoName, Epoch>,
+    named: impl Fn(&RepoName) -> Option<HostName>,
+) -> Review {
+    let mut found = Review { ended: BTreeMap::new(), again: BTreeMap::new() };
+    for (repo, Promotion { epoch, master, instead_of, .. }) in &table.0 {
+        let named = named(repo);
+        let over = ended.get(repo) == Some(epoch);
+        if over || named.as_ref().is_some_and(|named| named != instead_of) {
+            found.ended.insert(repo.clone(), *epoch);
+        }
+        if let Some(named) = named.filter(|named| over && named == instead_of && named != master) {
+            found.again.insert(repo.clone(), named);
+        }
+    }
+    found
 }
 
 /// The promotions that a node knows.
@@ -146,6 +191,41 @@ mod tests {
         assert_eq!(known, table(&[("a", 3, "s3"), ("b", 3, "s3"), ("c", 2, "s2")]));
         assert_eq!(known.merge(table(&[("a", 3, "s2")]).0).len(), 1, "server 2 comes before server 3");
         assert_eq!(known.merge(table(&[("a", 3, "s3")]).0).len(), 0);
+    }
+
+    #[test]
+    fn a_configuration_that_names_another_ends_a_promotion_for_good() {
+        let (repo, epoch) = (RepoName::new("a").expect("a name"), promotion(2, "s2", "s1").epoch);
+        let known = table(&[("a", 2, "s2")]);
+        // What the configuration names, whether it had ended, whether it has, whom a new order makes the master.
+        for (named, before, after, again) in [
+            (Some("s1"), false, false, None),
+            (Some("s2"), false, true, None),
+            (Some("s3"), false, true, None),
+            (None, false, false, None),
+            (Some("s1"), true, true, Some("s1")),
+            (Some("s2"), true, true, None),
+            (Some("s3"), true, true, None),
+            (None, true, true, None),
+        ] {
+            let ended = if before { [(repo.clone(), epoch)].into() } else { BTreeMap::new() };
+            let found = review(&known, &ended, |_| named.map(|name| HostName::new(name).expect("a name")));
+            assert_eq!(found.ended.contains_key(&repo), after, "{named:?} {before}");
+            assert_eq!(found.again.get(&repo).map(HostName::as_str), again, "{named:?} {before}");
+        }
+        // A later promotion has its own end, and the order for a master that is named needs no other.
+        let s1 = |_: &RepoName| Some(HostName::new("s1").expect("a name"));
+        let ended = [(repo.clone(), epoch)].into();
+        let later = review(&table(&[("a", 3, "s2")]), &ended, s1);
+        assert_eq!(later, Review { ended: BTreeMap::new(), again: BTreeMap::new() });
+        let order = Promotion::by_configuration(
+            HostName::new("s1").expect("a name"),
+            epoch.next(),
+            Stamp::parse("2026-11-21_08:30:00").expect("a time"),
+        );
+        let mut table = known;
+        assert_eq!(table.merge([(repo.clone(), order)]), [repo]);
+        assert_eq!(review(&table, &ended, s1).again, BTreeMap::new());
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Inner {
                 }
                 ("known", Some(disk)) => {
                     if let Some(why) = masters.confront(from, &disk)? {
-                        tracing::warn!(%why, "this node is no master of mirrored repositories until a person decides: 'gitmesh mirror promote' on a replica, or 'gitmesh mirror promote --here --all' here");
+                        tell_doubt(&why);
                         self.history().add(None, history::doubted(&why));
                     }
                 }
@@ -193,7 +193,7 @@ impl Inner {
     }
 
     /// One line in the log and one event for each new master, and an entry for each repository.
-    fn tell_of<'a>(&self, orders: impl Iterator<Item = (&'a RepoName, &'a Promotion)>) {
+    pub(super) fn tell_of<'a>(&self, orders: impl Iterator<Item = (&'a RepoName, &'a Promotion)>) {
         let now = Moment::now();
         let mut by_master: BTreeMap<(&HostName, &HostName, &str), Vec<&RepoName>> = BTreeMap::new();
         {
@@ -275,8 +275,15 @@ impl Inner {
     }
 }
 
+fn tell_doubt(why: &str) {
+    tracing::warn!(%why, "this node is no master of mirrored repositories until a person decides: 'gitmesh mirror promote' on a replica, or 'gitmesh mirror promote --here --all' here");
+}
+
 /// Asks all peers at the start, and those whom somebody wants asked, until `stop`; and counts the minutes of this disk.
 pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+    if let Some(why) = inner.world.masters.doubt() {
+        tell_doubt(&why);
+    }
     let peers: BTreeSet<HostName> = inner.links.peers().borrow().keys().cloned().collect();
     let asked = tokio::select! {
         () = stop.cancelled() => return,

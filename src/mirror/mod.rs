@@ -457,6 +457,10 @@ impl Inner {
     async fn look_around(self: &Arc<Self>, look: Look) {
         let this = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
+            match (this.world.review)() {
+                Ok(orders) => this.tell_of(orders.iter().map(|(repo, order)| (repo, order))),
+                Err(error) => tracing::error!(%error, "which promotions have ended cannot be written down"),
+            }
             let mut assigned = Assigned::default();
             for repo in (this.world.list)()? {
                 if let Some(upstream) = (this.world.foreign)(&repo).upstream {

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::cluster::{Cluster, Foreign, Masters, Place};
+use crate::cluster::{Cluster, Foreign, Masters, Place, Promotion};
 use crate::git::objects::ObjectsError;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName};
 use crate::repo::{Gates, Gone, Metadata, Ownership, Store};
 
 type Ask<T> = Box<dyn Fn(&RepoName) -> T + Send + Sync>;
+type Orders = Vec<(RepoName, Promotion)>;
 
 /// Functions, so that tests need no configuration.
 pub(super) struct World {
@@ -20,6 +21,8 @@ pub(super) struct World {
     /// The other nodes that have a part in the repository, whoever is its master now.
     pub partners: Ask<BTreeSet<HostName>>,
     pub masters: Masters,
+    /// Has the promotions looked through that the configuration may have ended; what is ordered by that.
+    pub review: Box<dyn Fn() -> std::io::Result<Orders> + Send + Sync>,
     pub dir: Ask<Option<PathBuf>>,
     pub ownership: Ask<Option<Ownership>>,
     pub metadata: Ask<Metadata>,
@@ -33,7 +36,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(cluster: &Cluster, store: &Store) -> Self {
         let (places, parts, directories, owners) = (cluster.clone(), cluster.clone(), store.clone(), store.clone());
-        let abroad = cluster.clone();
+        let (abroad, reviewed) = (cluster.clone(), cluster.clone());
         let (described, compared, back, listed) = (store.clone(), store.clone(), store.clone(), store.clone());
         Self {
             node: cluster.host().clone(),
@@ -41,6 +44,7 @@ impl World {
             foreign: Box::new(move |repo| abroad.foreign(repo)),
             partners: Box::new(move |repo| parts.partners(repo)),
             masters: cluster.masters().clone(),
+            review: Box::new(move || reviewed.review()),
             dir: Box::new(move |repo| directories.open_as_daemon(repo)),
             ownership: Box::new(move |repo| owners.ownership(repo)),
             metadata: Box::new(move |repo| described.metadata(repo)),
