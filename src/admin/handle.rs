@@ -13,10 +13,12 @@ use crate::repo::{self, Ownership, Prepare, Why};
 #[derive(Clone)]
 pub struct Admin {
     activator: Arc<Mutex<Activator>>,
-    dir: Arc<PathBuf>,
+    pub(super) dir: Arc<PathBuf>,
     /// The newest commit that was checked, until it lands: it need not be compiled twice.
     ready: Arc<Mutex<Option<Ready>>>,
     making: Making,
+    /// Held by the command that commits.
+    pub(super) commits: Arc<Mutex<()>>,
 }
 
 /// What there is to say about a commit that may come alive.
@@ -31,7 +33,13 @@ impl Admin {
     /// `dir` is the admin repository's directory.
     pub fn new(activator: Activator, dir: PathBuf) -> Self {
         let making = activator.making();
-        Self { activator: Arc::new(Mutex::new(activator)), dir: Arc::new(dir), ready: Arc::default(), making }
+        Self {
+            activator: Arc::new(Mutex::new(activator)),
+            dir: Arc::new(dir),
+            ready: Arc::default(),
+            making,
+            commits: Arc::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Activator> {
@@ -41,6 +49,10 @@ impl Admin {
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn node(&self) -> HostName {
+        self.lock().live().node.clone()
     }
 
     /// Would this commit be a good configuration, as the newest of a branch that is live, or becomes so? The texts are

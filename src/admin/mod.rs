@@ -7,6 +7,7 @@
 mod activate;
 mod address;
 mod assemble;
+mod commit;
 mod compile;
 mod config;
 mod copies;
@@ -47,6 +48,7 @@ mod writable;
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError};
 pub use address::{Address, NoAddress};
+pub use commit::{Change, Committed, NotCommitted};
 pub use compile::{Checked, Draft, Rejected, Surroundings, check, check_on, draft};
 pub use config::{AutoCreate, Config, HooksConfig, Sugar};
 pub use data::{DataDir, sync_dir, write_whole};

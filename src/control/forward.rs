@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::{Control, Live, Reply};
-use crate::admin::Denial;
+use crate::admin::{ADMIN_REPO, Denial};
 use crate::cluster::Place;
 use crate::git::service::{MAX_LINE, repo_of_path, to_word};
 use crate::model::{Actor, HostName, RepoName, Voucher};
@@ -22,12 +22,17 @@ const FRESH: Duration = Duration::from_secs(2);
 
 impl Control {
     /// The master to which a command on this repository goes on, if it is not for this node to carry out or to refuse.
-    pub(super) fn carried_to(&self, actor: &Actor, repo: &str) -> Option<(RepoName, HostName)> {
+    ///
+    /// `words` are the command: what a user may do to the configuration (`keys`) needs no right in that repository.
+    pub(super) fn carried_to(&self, actor: &Actor, repo: &str, words: &[&str]) -> Option<(RepoName, HostName)> {
         let Actor::User { name, .. } = actor else { return None };
         let repo = repo_of_path(repo).ok()?;
         let Place::There { master, redirect: true } = self.cluster.locate_for(&repo, Some(name)) else { return None };
+        let own = repo.as_str() == ADMIN_REPO && words.first() == Some(&"keys");
         // Whoever knows nothing of it is refused here, in the words for what does not exist.
-        let known = if self.store.exists(&repo) {
+        let known = if own {
+            true
+        } else if self.store.exists(&repo) {
             self.realm.owns(actor, &repo) || self.realm.rights(actor, &repo).0 || self.realm.may_administer(actor)
         } else {
             self.realm.may_create(actor, &repo).is_err_and(|denial| denial.code == Denial::COPY)

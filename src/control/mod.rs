@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod commit;
 pub mod doctor;
 mod fork;
 mod forward;
@@ -40,7 +41,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Denial, Realm, Text};
+use crate::admin::{Admin, Denial, Realm, Text};
 use crate::audit::Audit;
 use crate::cluster::Cluster;
 use crate::git::service::repo_of_path;
@@ -57,6 +58,7 @@ pub use typed::reads_input;
 #[derive(Clone)]
 pub struct Control {
     pub realm: Realm,
+    pub admin: Admin,
     pub cluster: Cluster,
     pub links: Links,
     pub store: Store,
@@ -140,7 +142,7 @@ impl Control {
         if let Some(repo) = changed.and_then(|repo| parse_repo(repo).ok()).filter(|r| self.store.gates().is_closed(r)) {
             return Reply::fail(1, Denial::moving(&repo).to_string());
         }
-        match changed.and_then(|repo| self.carried_to(actor, repo)) {
+        match changed.and_then(|repo| self.carried_to(actor, repo, words)) {
             Some(to) => self.forward(actor, to, words, from, input).await,
             None => self.carry_out(actor, words, from, input, &live).await,
         }

@@ -133,6 +133,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
     let control = Control {
         realm: realm.clone(),
+        admin: admin.clone(),
         cluster,
         links,
         store: store.clone(),

@@ -1,6 +1,8 @@
 //! Which objects a repository has, and new ones: commits made here.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use git2::{ErrorCode, FileMode, OdbLookupFlags, Repository};
@@ -162,14 +164,7 @@ pub fn commit_changes(
         Some(commit) => commit.tree()?,
         None => repo.find_tree(repo.treebuilder(None)?.write()?)?,
     };
-    let mut update = git2::build::TreeUpdateBuilder::new();
-    for (path, contents) in changes {
-        match contents {
-            Some(contents) => drop(update.upsert(*path, repo.blob(contents)?, FileMode::Blob)),
-            None => drop(update.remove(*path)),
-        }
-    }
-    let tree = repo.find_tree(update.create_updated(&repo, &base)?)?;
+    let tree = repo.find_tree(changed_tree(&repo, &base, changes)?)?;
     let who = match (&parent, dated) {
         (Some(parent), Dated::AsParent) => git2::Signature::new(author.name, author.email, &parent.time())?,
         _ => git2::Signature::now(author.name, author.email)?,
@@ -182,4 +177,76 @@ pub fn commit_changes(
         }
         Err(e) => Err(e.into()),
     }
+}
+
+fn changed_tree(
+    repo: &Repository,
+    base: &git2::Tree<'_>,
+    changes: &BTreeMap<&str, Option<&[u8]>>,
+) -> Result<git2::Oid, ObjectsError> {
+    let mut update = git2::build::TreeUpdateBuilder::new();
+    for (path, contents) in changes {
+        match contents {
+            Some(contents) => drop(update.upsert(*path, repo.blob(contents)?, FileMode::Blob)),
+            None => drop(update.remove(*path)),
+        }
+    }
+    Ok(update.create_updated(repo, base)?)
+}
+
+/// Makes a commit on top of `parent` that no reference leads to yet: it can be looked at before it counts. Its objects
+/// are on the disk when this returns.
+///
+/// # Errors
+/// As [`commit_changes`].
+pub fn prepare_commit(
+    dir: &Path,
+    changes: &BTreeMap<&str, Option<&[u8]>>,
+    author: Author<'_>,
+    committer: Author<'_>,
+    message: &str,
+    parent: &Oid,
+) -> Result<Oid, ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    let parent = repo.find_commit(raw(parent)?)?;
+    let tree = repo.find_tree(changed_tree(&repo, &parent.tree()?, changes)?)?;
+    let [author, committer] = [author, committer].map(|who| git2::Signature::now(who.name, who.email));
+    let commit = repo.commit(None, &author?, &committer?, message, &tree, &[&parent])?;
+    let mut made = vec![commit, tree.id()];
+    for path in changes.keys().map(Path::new) {
+        made.extend(path.ancestors().filter_map(|path| Some(tree.get_path(path).ok()?.id())));
+    }
+    made.sort_unstable();
+    made.dedup();
+    for id in made.iter().map(ToString::to_string) {
+        sync_file(&dir.join("objects").join(&id[..2]).join(&id[2..]))?;
+    }
+    Ok(Oid::parse(&commit.to_string()).expect("git2 prints 40 hexadecimal digits"))
+}
+
+/// Moves a branch that is at `old` to `new`; on the disk when this returns.
+///
+/// # Errors
+/// [`ObjectsError::Moved`] if it is elsewhere, or somebody else is moving it at this moment.
+pub fn move_branch(dir: &Path, branch: &RefName, old: &Oid, new: &Oid, message: &str) -> Result<(), ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    match repo.reference_matching(branch.as_str(), raw(new)?, true, raw(old)?, message) {
+        Ok(_) => Ok(sync_file(&dir.join(branch.as_str()))?),
+        Err(e) if matches!(e.code(), ErrorCode::Modified | ErrorCode::Locked | ErrorCode::NotFound) => {
+            Err(ObjectsError::Moved(branch.to_string()))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A file, and its name in its folder. What is not there as a file of its own was there before, in a pack.
+fn sync_file(path: &Path) -> io::Result<()> {
+    for path in [Some(path), path.parent()].into_iter().flatten() {
+        match File::open(path) {
+            Ok(file) => file.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
