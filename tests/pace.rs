@@ -81,7 +81,7 @@ fn large_clones_take_turns_and_give_way() {
     let mut second = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(second.stderr.take().unwrap());
     let mut said = String::new();
-    while !said.contains("waiting until other large packs are made") {
+    while !said.contains("waiting until other large packs are sent") {
         assert!(told.read_line(&mut said).unwrap() > 0, "it ended without a wait: {said}");
     }
     // A small question is not in that queue.

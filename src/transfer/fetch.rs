@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::listing::{Item, list};
 use super::request::{Input, Output, Streams};
+use super::sending::Sending;
 use super::turns::Turn;
 use super::{Refusal, Request, Transfer, exit_code};
 use crate::git::odb;
@@ -39,8 +40,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_PACKET: &[u8] = b"0005\x01";
 /// Packs of a repository from which on its clones wait for a turn and give way to everything else, in bytes.
 const LARGE: u64 = 8 << 20;
-/// The longest wait for a turn.
+/// The longest wait for a turn at making a pack.
 const TURN: Duration = Duration::from_secs(600);
+/// The longest wait for a turn at sending one that is made already.
+const TURN_TO_SEND: Duration = Duration::from_secs(20);
 /// After so long, the client is told what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The line before a pack (gitprotocol-v2(5), fetch).
@@ -226,30 +229,39 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         self.converse(git, asked, if whole { More::Nothing } else { More::ToFlush }, turn).await
     }
 
-    /// Waits until it is this client's turn, if the pack is a large one. A client whose answer is multiplexed already
-    /// hears from us meanwhile, in `words` if it wants any.
+    /// Waits until it is this client's turn to have a large pack made.
     async fn turn(&mut self, size: u64, words: Option<bool>) -> Result<Option<Turn>, Refusal> {
         if size < LARGE {
             return Ok(None);
         }
+        match self.wait_for_turn(words, TURN).await? {
+            None => Err("this server is busy with large packs for others; try again in a few minutes".into()),
+            turn => Ok(turn),
+        }
+    }
+
+    /// A turn, unless it takes too long. A client whose answer is multiplexed already hears from us meanwhile, in
+    /// `words` if it wants any.
+    async fn wait_for_turn(&mut self, words: Option<bool>, longest: Duration) -> Result<Option<Turn>, Refusal> {
         let begun = Instant::now();
         let mut place = match self.transfer.turns.ask(&self.request.actor.to_string()) {
             Ok(turn) => return Ok(Some(turn)),
             Err(place) => place,
         };
         let mut told = false;
-        while begun.elapsed() < TURN {
+        let mut turn = None;
+        while turn.is_none() && begun.elapsed() < longest {
             let pause = if told { KEEP_ALIVE } else { PATIENCE };
             tokio::select! {
-                turn = place.turn() => {
-                    metrics::QUEUE.since(begun);
-                    return Ok(Some(turn));
+                given = place.turn() => {
+                    turn = Some(given);
+                    continue;
                 }
                 () = tokio::time::sleep(pause) => {}
             }
             let mut said = Vec::new();
             match words {
-                Some(true) if !told => pktline::multiplex(&mut said, 2, b"waiting until other large packs are made\n"),
+                Some(true) if !told => pktline::multiplex(&mut said, 2, b"waiting until other large packs are sent\n"),
                 Some(_) => said.extend_from_slice(KEEP_ALIVE_PACKET),
                 None => {}
             }
@@ -259,18 +271,12 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             }
         }
         metrics::QUEUE.since(begun);
-        Err("this server is busy with large packs for others; try again in a few minutes".into())
+        Ok(turn)
     }
 
     /// Gives git what has been read and what follows, and the client what git says, until git ends.
-    /// The turn ends when an answer flows.
-    async fn converse(
-        &mut self,
-        mut git: Serving,
-        asked: &[u8],
-        more: More,
-        mut turn: Option<Turn>,
-    ) -> Result<u32, Stop> {
+    /// The turn is kept while git prepares, and then as long as the client is a fast one.
+    async fn converse(&mut self, mut git: Serving, asked: &[u8], more: More, turn: Option<Turn>) -> Result<u32, Stop> {
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
             (git.child.stdin.take(), git.child.stdout.take(), git.child.stderr.take())
         else {
@@ -300,17 +306,18 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         };
         let from_git = async {
             let (mut buffer, mut said) = (vec![0; CHUNK], 0);
+            let (mut preparing, mut sending) = (turn, Sending::new(None));
             loop {
                 let n = stdout.read(&mut buffer).await?;
                 if n == 0 {
                     return Ok::<_, Stop>(());
                 }
                 said += n;
-                if said > CHUNK {
+                if said > CHUNK && preparing.is_some() {
                     // More than git says while it prepares a pack.
-                    turn = None;
+                    sending = Sending::new(preparing.take().map(Arc::new));
                 }
-                output.write_all(&buffer[..n]).await?;
+                sending.write(output, &buffer[..n]).await?;
             }
         };
         let messages = async { tokio::io::copy(&mut stderr, errors).await.map(drop).map_err(Stop::from) };
@@ -356,20 +363,26 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     async fn send(&mut self, looked: &Looked, begun: Instant) -> Result<Sent, Stop> {
         let Looked { asked, key, expected } = looked;
         let pack = match self.transfer.packs.request(*key, *expected) {
-            Use::Read(pack) => Some(pack),
+            Use::Read(pack) if *expected < LARGE => Some((pack, None)),
+            Use::Read(pack) => {
+                let turn = self.wait_for_turn(Some(asked.progress), TURN_TO_SEND).await.map_err(Stop::Ours)?;
+                Some((pack, turn.map(Arc::new)))
+            }
             Use::Fill(filling, pack) => {
                 let (git, permit, turn) = self.start(asked, *expected, false).await?;
+                let turn = turn.map(Arc::new);
+                let makes = turn.clone();
                 // On its own, so that it goes on for the others when this client leaves.
                 tokio::spawn(async move {
                     filling.fill(git).await;
-                    drop((permit, turn));
+                    drop((permit, makes));
                 });
-                Some(pack)
+                Some((pack, turn))
             }
             Use::Alone => None,
         };
-        if let Some(pack) = pack {
-            match self.send_shared(pack, begun).await? {
+        if let Some((pack, turn)) = pack {
+            match self.send_shared(pack, Sending::new(turn), begun).await? {
                 // What went wrong for somebody else need not do so for this one.
                 Sent::Nothing(why) => tracing::debug!(why, repo = %self.repo.name, "a shared pack failed"),
                 sent => return Ok(sent),
@@ -399,12 +412,12 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         Ok((git, permit, turn))
     }
 
-    /// Sends what git makes for this client alone, with its progress. The turn ends when the pack flows.
+    /// Sends what git makes for this client alone, with its progress.
     async fn send_own(&mut self, mut git: Serving, turn: Option<Turn>, begun: Instant) -> Result<Sent, Stop> {
         let (Some(mut stdout), Some(mut stderr)) = (git.child.stdout.take(), git.child.stderr.take()) else {
             unreachable!("all three streams are piped");
         };
-        let mut preparing = Some(turn);
+        let (mut preparing, mut sending) = (Some(turn), Sending::new(None));
         let (mut pack, mut words, mut out) = (vec![0; CHUNK], vec![0; 4096], Vec::with_capacity(CHUNK + 64));
         let (mut packing, mut talking) = (true, true);
         let mut said = String::new();
@@ -414,8 +427,9 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 n = stdout.read(&mut pack), if packing => match n? {
                     0 => packing = false,
                     n => {
-                        if preparing.take().is_some() {
+                        if let Some(turn) = preparing.take() {
                             metrics::FIRST_PACK_BYTE.since(begun);
+                            sending = Sending::new(turn.map(Arc::new));
                         }
                         pktline::multiplex(&mut out, 1, &pack[..n]);
                     }
@@ -430,7 +444,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 () = tokio::time::sleep(KEEP_ALIVE) => out.extend_from_slice(KEEP_ALIVE_PACKET),
             }
             if !out.is_empty() {
-                self.output.write_all(&out).await?;
+                sending.write(&mut self.output, &out).await?;
             }
         }
         let status = git.child.wait().await?;
@@ -443,7 +457,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     }
 
     /// Sends a pack that others read too, while it grows. One piece is read while the one before it is sent.
-    async fn send_shared(&mut self, pack: Arc<Pack>, begun: Instant) -> Result<Sent, Stop> {
+    async fn send_shared(&mut self, pack: Arc<Pack>, mut sending: Sending, begun: Instant) -> Result<Sent, Stop> {
         let broken = |sent, error: io::Error| match sent {
             0 => Sent::Nothing(error.to_string()),
             _ => Sent::Part(error.to_string()),
@@ -465,7 +479,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 if sent == 0 {
                     metrics::FIRST_PACK_BYTE.since(begun);
                 }
-                self.output.write_all(&piece).await?;
+                sending.write(&mut self.output, &piece).await?;
                 sent = at;
             }
             let Some(framed) = framed else {

@@ -17,6 +17,7 @@ mod receive;
 mod relay;
 mod replicas;
 mod request;
+mod sending;
 mod turns;
 mod whole;
 
@@ -71,7 +72,7 @@ pub struct Transfer {
     pub auto_create: watch::Receiver<AutoCreate>,
     /// One permit a git process.
     pub processes: Arc<Semaphore>,
-    /// Turns at making large packs.
+    /// Turns at making and sending large packs.
     pub turns: Turns,
     /// Where hooks knock.
     pub socket: Arc<str>,

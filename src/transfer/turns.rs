@@ -1,9 +1,10 @@
-//! Whose turn it is to make a large pack.
+//! Whose turn it is to have a large pack made and sent.
 //!
 //! Counting and compressing the objects of a large repository keeps a processor busy for seconds or minutes, so only
 //! a few such packs are made at once and the others wait. Whoever has the fewest turns goes first, then whoever has
-//! waited longest: sixteen clones by one user hold up another's first one by one turn at most. A turn is for the work
-//! before a pack flows; sending it, which the client's line may stretch to hours, holds up nobody.
+//! waited longest: sixteen clones by one user hold up another's first one by one turn at most. A turn is for what
+//! needs a processor: once a pack flows, [`super::sending`] says for how long; a client's line, which may stretch it to
+//! hours, holds up nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
