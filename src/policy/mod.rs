@@ -32,6 +32,7 @@ mod lint;
 mod mirror;
 mod names;
 mod options;
+mod outline;
 mod parser;
 mod pattern;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use info::Rights;
 pub use key::{KeyProblem, PublicKey, parse_public_key};
 pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
 pub use mirror::{How, Mirror, Mode};
+pub use outline::{Block, ByHand, Definition, Edit, Entry, Outline, can_name};
 pub use pattern::key_matches;
 pub use rules::{Op, Place, Policy, Target};
 pub use template::{TEMPLATE_CREATOR, Template};
