@@ -27,6 +27,7 @@ mod damage;
 mod hostile;
 mod lock;
 mod naive;
+mod naming;
 mod refusals;
 mod rules;
 mod traps;

@@ -41,6 +41,8 @@ repo pub/CREATOR/..*
     C   = bob
     RW+ = CREATOR
     R   = carol
+repo one two
+    RW+ = carol
 ";
 
 /// What was refused, one after another, without what differs from run to run.
@@ -166,6 +168,7 @@ fn every_refusal_of_every_door() {
     let mut there = bob.ssh(&node, &format!("D restore {entry}"));
     there.stderr = there.stderr.replace(&entry, "pub/bob/x/TIME");
     told.note("bring back what is there", there);
+    told.note("take out of the rules what stands with others", alice.ssh(&node, "repo delete two"));
     told.note("ask about others", bob.ssh(&node, "access docs carol W"));
     told.note("an unknown command", bob.ssh(&node, "sh -c id"));
     told.note("a quote that is not closed", bob.ssh(&node, "info 'x"));

@@ -197,7 +197,7 @@ fn examine(
     Draft { diagnostics: found, files, made: made.filter(|_| !wrong) }
 }
 
-fn main_file(files: &Files, found: &mut Remarks) -> Option<&'static str> {
+pub(super) fn main_file(files: &Files, found: &mut Remarks) -> Option<&'static str> {
     let here = |path: &&'static str| files.contains_key(*path);
     let main = [MAIN, MAIN_OF_GITOLITE].iter().find(|path| here(path)).copied();
     if main.is_none() {
@@ -221,12 +221,9 @@ fn compile(
     clash: Severity,
     found: &mut Remarks,
 ) -> Option<Made> {
-    let (keys, rules): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.starts_with("keydir/"));
-    let mut settings = settings.clone();
-    settings.host = node.cloned();
-    settings.key_files = keys.iter().map(|(path, _)| below(path).to_owned()).collect();
-    let sources = rules.into_iter().map(|(path, text)| (below(path).to_owned(), text.clone())).collect();
-    let compiled = compile_rules(&Sources { main: below(main).to_owned(), files: sources }, &settings);
+    let keys: Vec<_> = files.iter().filter(|(path, _)| path.starts_with("keydir/")).collect();
+    let (sources, settings) = written(files, main, settings, node);
+    let compiled = compile_rules(&sources, &settings);
     found.extend(compiled.diagnostics);
 
     let key_files: Vec<_> = keys.iter().map(|(path, text)| KeyFile { path, text }).collect();
@@ -256,6 +253,16 @@ fn compile(
     }
     copies::copies(&policy, &keyring, around, main, found);
     Some(Made { policy, keyring, admin_alias })
+}
+
+/// The rules among the files, and what they are compiled with.
+pub(super) fn written(files: &Files, main: &str, settings: &Settings, node: Option<&HostName>) -> (Sources, Settings) {
+    let (keys, rules): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.starts_with("keydir/"));
+    let mut settings = settings.clone();
+    settings.host = node.cloned();
+    settings.key_files = keys.iter().map(|(path, _)| below(path).to_owned()).collect();
+    let files = rules.into_iter().map(|(path, text)| (below(path).to_owned(), text.clone())).collect();
+    (Sources { main: below(main).to_owned(), files }, settings)
 }
 
 /// A path without its first folder.

@@ -62,6 +62,9 @@ impl Denial {
     /// A push to a repository that follows a server outside the mesh.
     pub const UPSTREAM: &str = "E0218";
 
+    /// Lines of the configuration that a command does not change by itself.
+    pub const BY_HAND: &str = "E0219";
+
     /// A node vouches for a user in a matter in which it is not believed.
     pub const NO_REDIRECT: &str = "E0220";
     /// A node vouches for somebody whom this node does not know.

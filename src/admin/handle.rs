@@ -51,6 +51,10 @@ impl Admin {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn surroundings(&self) -> std::io::Result<super::Surroundings> {
+        self.lock().surroundings()
+    }
+
     pub(super) fn node(&self) -> HostName {
         self.lock().live().node.clone()
     }

@@ -44,6 +44,7 @@ mod virtual_ref;
 mod voucher;
 mod wild;
 mod writable;
+mod written;
 
 pub use crate::policy::{Access, Grant};
 pub use activate::{Activator, Applied, ReloadError, Start, StartError};
@@ -70,5 +71,6 @@ pub use tree::{FIRST_REF, Tree, newest_commit};
 pub use virtual_ref::{Look, ProgramCall};
 pub use wild::{CreateError, RolesError};
 pub use writable::{MESSAGE_MAX, Scope};
+pub use written::Written;
 
 pub use crate::model::ADMIN_REPO;

@@ -111,7 +111,13 @@ enum Command {
     /// A command as some user: 'sudo USER COMMAND'
     #[command(disable_help_flag = true)]
     Sudo(remote::Args),
-    /// Repositories as a whole: 'repo rename OLD NEW', 'repo gc REPO|PATTERN', 'repo fsck REPO|PATTERN'
+    /// Everybody with a key or in a rule: 'user list', 'user show USER', 'user lint'
+    #[command(disable_help_flag = true)]
+    User(remote::Args),
+    /// The groups of the rules: 'group list', 'group show @GROUP'
+    #[command(disable_help_flag = true)]
+    Group(remote::Args),
+    /// Repositories as a whole: 'repo list|show|create|delete|undelete|rename|gc|fsck'
     #[command(disable_help_flag = true)]
     Repo(remote::Args),
     /// Called by git
@@ -155,6 +161,8 @@ impl Cli {
             Command::Creator(args) => remote::run("creator", args),
             Command::Sudo(args) => remote::run("sudo", args),
             Command::Repo(args) => remote::run("repo", args),
+            Command::User(args) => remote::run("user", args),
+            Command::Group(args) => remote::run("group", args),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }
     }

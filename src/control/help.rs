@@ -42,12 +42,22 @@ const TOPICS: &[Topic] = &[
     topic("owns REPO", "whether you own a repository, by the exit code", ""),
     topic("sudo USER COMMAND [ARGUMENTS...]", "give a command as somebody else; for administrators", ""),
     topic(
-        "repo rename OLD NEW",
-        "give a repository the name that the configuration has now; for administrators",
-        RENAME,
+        "repo list [PATTERN] [--json]",
+        "every repository: size, last change, master, copies; for administrators",
+        "",
     ),
+    topic("repo show REPO [--json]", "one repository: its rules by line, options, settings, copies, upkeep", ""),
+    topic("repo create REPO [--like OTHER]", "name a new repository in the rules; for administrators", CREATE),
+    topic("repo delete REPO", "take a repository out of the rules, and into the trash; for administrators", DELETE),
+    topic("repo undelete REPO[/TIME]", "bring back what was deleted, with its rules; for administrators", UNDELETE),
+    topic("repo rename OLD NEW", "give a repository another name, in the rules too; for administrators", RENAME),
     topic("repo gc REPO|PATTERN", "repack repositories now; for administrators", ""),
     topic("repo fsck REPO|PATTERN", "read and check every object of repositories now; for administrators", ""),
+    topic("user list [PATTERN] [--json]", "everybody with a key or in a rule; for administrators", ""),
+    topic("user show USER [--json]", "somebody's keys, groups and repositories, and when they were here last", ""),
+    topic("user lint [--json]", "users without a key, keys without a rule, repeated keys; for administrators", LINT),
+    topic("group list [PATTERN] [--json]", "the groups of the rules; for administrators", ""),
+    topic("group show @GROUP [--json]", "who is in a group, by which line, and where it is used", ""),
     topic("peer list | show NODE | ping [NODE]", "the other nodes, and whether both directions work", PEER),
     topic("doctor [--json]", "every pair of nodes, clocks, versions, disks: what is wrong and its cure", DOCTOR),
     topic("whoami [--json]", "the user, key and node of this connection", ""),
@@ -169,8 +179,29 @@ REPO or KEY may be %: then they are read from the input, a line each. Options (g
 may read the rules.
 ";
 
+const CREATE: &str = "\
+Adds a block to the rules, as a commit of yours in gitmesh-admin: 'RW+ = you', or the lines that give OTHER its rules. Where
+those come by a group or a pattern, the answer says which lines a person must change.
+";
+
+const DELETE: &str = "\
+Takes out the blocks that name REPO alone, as a commit of yours in gitmesh-admin, and moves it to the trash with them. Where
+it is named together with others, or by a group, nothing is changed and the answer says which lines a person must change;
+then: D trash REPO.
+";
+
+const UNDELETE: &str = "\
+Without TIME, what was deleted last. The rules that were taken out come back as a commit of yours in gitmesh-admin.
+";
+
 const RENAME: &str = "\
-Write NEW for OLD in the rules, push them, then rename: an empty NEW makes way. The copies follow without a transfer.
+On the lines that name OLD, the rules get NEW for it, as a commit of yours in gitmesh-admin; then the repository moves, and
+its copies follow without a transfer. Where the rules were changed by hand, it moves: an empty NEW makes way.
+";
+
+const LINT: &str = "\
+The remarks of 'gitmesh check' about people and keys; keys that are too weak are refused by every push, so there are none.
+Exit code: 0 there is nothing to say, 1 there is.
 ";
 
 const DOCTOR: &str = "\

@@ -5,10 +5,12 @@
 
 mod access;
 mod audit;
+mod catalog;
 mod commit;
 pub mod doctor;
 mod fork;
 mod forward;
+mod group;
 mod handover;
 mod head;
 mod help;
@@ -17,6 +19,7 @@ mod live;
 mod lock;
 mod metrics;
 mod mirror;
+mod naming;
 mod orders;
 mod overview;
 pub mod peer;
@@ -31,6 +34,7 @@ mod texts;
 mod trash;
 mod typed;
 mod upkeep;
+mod user;
 mod watch;
 mod writable;
 
@@ -184,7 +188,10 @@ impl Control {
             ["sudo", ref rest @ ..] => self.sudo(actor, rest, from, input, live).await,
             ["repo", "gc", ref which @ ..] => self.maintain(actor, Task::Gc, which).await,
             ["repo", "fsck", ref which @ ..] => self.maintain(actor, Task::Fsck, which).await,
-            ["repo", ref rest @ ..] => self.repo_command(actor, rest).await,
+            ["repo", order @ ("list" | "show"), ref rest @ ..] => self.catalog(actor, order, rest).await,
+            ["repo", ref rest @ ..] => self.repo_order(actor, rest, from).await,
+            ["user", ref rest @ ..] => self.user_command(actor, rest).await,
+            ["group", ref rest @ ..] => self.group_command(actor, rest).await,
             ["access", ref rest @ ..] => match access::Question::parse(rest) {
                 Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
                 Err(usage) => usage,
@@ -294,8 +301,7 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         // The new one: what it is made from need only be readable there.
         ["fork", _, to] => Some(to),
         ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => changed_repo(rest),
-        // By its new name, for the configuration knows the old one no more.
-        ["repo", "rename", _, new] => Some(new),
+        ["repo", ref rest @ ..] => naming::changed_repo(rest),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! `D` in gitolite's forms and shapes, `repo rename`, and what a master orders of its copies when one is gone.
+//! `D` in gitolite's forms and shapes, the move under another name, and what a master orders of its copies when one is gone.
 //!
 //! Owners and administrators ask on the master; there the repository goes by one rename, its copies are told by
 //! `mirror`, and until all have followed a small file remembers it.
@@ -109,7 +109,7 @@ impl Control {
         Ok(Reply::done(format!("'{repo}' is now gone!\n")))
     }
 
-    fn take_away(&self, actor: &Actor, repo: &RepoName, owned: Ownership) -> Result<Stamp, Reply> {
+    pub(super) fn take_away(&self, actor: &Actor, repo: &RepoName, owned: Ownership) -> Result<Stamp, Reply> {
         let place = self.cluster.locate(repo);
         let waiting = place.replicas().iter().map(|replica| replica.name.clone()).collect();
         let at = self.store.free_stamp(repo);
@@ -132,7 +132,7 @@ impl Control {
         self.mirror.mark(repo);
     }
 
-    fn restore(&self, actor: &Actor, repo: &RepoName, at: &str) -> Result<Reply, Reply> {
+    pub(super) fn restore(&self, actor: &Actor, repo: &RepoName, at: &str) -> Result<Reply, Reply> {
         let found = Stamp::parse(at).and_then(|at| self.store.in_trash(repo, at));
         let owned = found.as_ref().map(|found| &found.owned);
         self.realm.may_restore(actor, repo, owned).map_err(|denial| denied(&denial))?;
@@ -179,18 +179,7 @@ impl Control {
         Ok(Reply::done(out))
     }
 
-    /// `repo rename OLD NEW`
-    pub(super) async fn repo_command(&self, actor: &Actor, words: &[&str]) -> Reply {
-        let ["rename", old, new] = *words else { return help::wrong(&["repo", "rename"]) };
-        let (old, new) = match (parse_repo(old), parse_repo(new)) {
-            (Ok(old), Ok(new)) => (old, new),
-            (Err(reply), _) | (_, Err(reply)) => return reply,
-        };
-        self.blocking(actor, move |control, actor| control.rename(actor, &old, &new).unwrap_or_else(|reply| reply))
-            .await
-    }
-
-    fn rename(&self, actor: &Actor, old: &RepoName, new: &RepoName) -> Result<Reply, Reply> {
+    pub(super) fn rename(&self, actor: &Actor, old: &RepoName, new: &RepoName) -> Result<Reply, Reply> {
         self.realm.may_rename(actor, old, new).map_err(|denial| denied(&denial))?;
         let waiting = self.cluster.locate(new).replicas().iter().map(|replica| replica.name.clone()).collect();
         let (creator, at) = (self.store.creator(old), self.store.free_stamp(old));

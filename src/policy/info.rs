@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::decide::{Facts, Walk};
-use super::rules::{Op, Policy, Target};
+use super::rules::{Op, Place, Policy, Target};
 
 /// What a user may do with a repository or a pattern, while no ref is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +73,19 @@ impl Policy {
             self.part_covers(rule.subconf, &repo).then(|| (perm.to_owned(), refex, role.to_owned()))
         };
         found.into_iter().filter_map(told).collect()
+    }
+
+    /// The rules that reach a repository, whoever asks, in their order: where each is written, and its text.
+    pub fn rules_of(&self, facts: &Facts<'_>) -> Vec<(Place, &str)> {
+        let repo = self.repo_names(facts.name, facts.creator);
+        // By what may be many users: a rule is found through whom it names.
+        let ids: BTreeSet<u32> = repo.ids.iter().copied().collect();
+        let lists = self.rules_of.iter().filter(|((item, _), _)| ids.contains(item)).flat_map(|(_, rules)| rules);
+        let counts = |id: &&u32| self.part_covers(self.rules[**id as usize].subconf, &repo);
+        let ordered: BTreeSet<u32> = lists.filter(counts).copied().collect();
+        let mut statements: Vec<u32> = ordered.into_iter().map(|id| self.rules[id as usize].statement).collect();
+        statements.dedup();
+        statements.into_iter().map(|at| (self.place(at), &*self.written[at as usize].text)).collect()
     }
 
     /// Everything on a repository line that has a rule or a config line.

@@ -120,6 +120,14 @@ impl Keyring {
         nodes
     }
 
+    /// Every key of a person: the wire form and where it is written.
+    pub fn keys(&self) -> impl Iterator<Item = (&UserName, &[u8], &Owner)> {
+        self.owners.iter().filter_map(|(blob, owner)| match &owner.who {
+            OwnerName::User(name) => Some((name, blob.as_slice(), owner)),
+            OwnerName::Node(_) => None,
+        })
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.owners.len()

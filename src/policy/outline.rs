@@ -224,6 +224,26 @@ impl<'s> Outline<'s> {
         self.checked([(self.sources.main.clone(), text)].into(), lines, &wanted)
     }
 
+    /// With these blocks at the end of the main file, as they were taken away.
+    ///
+    /// # Errors
+    /// They make something else of what is there, or are no blocks.
+    pub fn with_lines(&self, lines: &str) -> Result<Edit, ByHand> {
+        let main = &self.sources.main;
+        let alone = Sources { main: main.clone(), files: [(main.clone(), lines.as_bytes().to_vec())].into() };
+        let (groups, blocks) = Outline::read(&alone, self.settings).meaning();
+        if !groups.is_empty() || blocks.is_empty() {
+            return Err(ByHand { why: "they are no blocks of repositories".to_owned(), places: Vec::new() });
+        }
+        let before = self.sources.files.get(main).map_or(&[][..], Vec::as_slice);
+        let gap = if before.is_empty() || before.ends_with(b"\n") { "" } else { "\n" };
+        let end = if lines.ends_with('\n') { "" } else { "\n" };
+        let text = [before, gap.as_bytes(), b"\n", lines.as_bytes(), end.as_bytes()].concat();
+        let mut wanted = self.meaning();
+        wanted.1.extend(blocks);
+        self.checked([(main.clone(), text)].into(), lines.to_owned(), &wanted)
+    }
+
     /// Without the blocks of a repository, each of which must name it alone.
     ///
     /// # Errors
@@ -378,7 +398,8 @@ mod tests {
         let done = edit(&files, |o| o.without("four")).unwrap();
         let more = " - = eve\n@late = dave\nrepo one\n R = eve";
         assert_eq!(texts(&done), [("conf/more.conf", more)].into(), "a group among its lines stays");
-        let lines = |repo| edit(&files, |o| o.without(repo)).unwrap_err().places.iter().map(|p| p.line).collect::<Vec<_>>();
+        let lines =
+            |repo| edit(&files, |o| o.without(repo)).unwrap_err().places.iter().map(|p| p.line).collect::<Vec<_>>();
         assert_eq!(lines("three"), [12]);
         assert_eq!(lines("docs/a"), [3]);
     }

@@ -276,6 +276,12 @@ impl Upkeep {
         lenders.map_or(true, |lenders| dir.join("objects").canonicalize().map_or(true, |own| lenders.contains(&own)))
     }
 
+    /// When a repository was repacked last, and when it was checked last.
+    pub fn maintained(&self, name: &RepoName) -> [Option<SystemTime>; 2] {
+        let dir = self.store.dir(name);
+        [Task::Gc, Task::Fsck].map(|task| last_done(&dir, task))
+    }
+
     /// What fsck said last of a damaged repository.
     pub fn damage(&self, name: &RepoName) -> Option<String> {
         fs::read_to_string(self.store.open_as_daemon(name)?.join(DAMAGED)).ok()
