@@ -95,6 +95,23 @@ fn what_was_backed_up_comes_back_on_a_fresh_machine() {
     git.arg("--git-dir").arg(elsewhere.join("repositories/proj.git")).args(["rev-parse", "main", "gone"]);
     let out = crate::world::Answer::of(git).succeeds().stdout;
     assert_eq!(out, format!("{two}\n{two}\n"), "as it was then");
+
+    // The older ones go, and what is left is whole and restores.
+    let shown = dir.display().to_string();
+    world.gitmesh(&["backup", "prune", &shown]).fails();
+    let before = objects(&dir).len();
+    world.gitmesh(&["backup", "prune", &shown, "--days", "1"]).succeeds().says("0 snapshots and 0 objects are gone");
+    let pruned = world.gitmesh(&["backup", "prune", &shown, "--keep", "1"]).succeeds();
+    pruned.says("3 snapshots and ").says("1 snapshots are left");
+    assert!(objects(&dir).len() < before, "{} of {before} are left", objects(&dir).len());
+    world.gitmesh(&["backup", "verify", &shown]).succeeds().says("1 snapshots, ");
+    let again = world.dir().join("again");
+    world.gitmesh(&["backup", "restore", &shown, "--data", &again.display().to_string()]).succeeds();
+    let mut git = world.command("git");
+    git.arg("--git-dir").arg(again.join("repositories/proj.git")).args(["rev-parse", "main"]);
+    assert_eq!(crate::world::Answer::of(git).succeeds().stdout.trim(), three);
+    assert!(!create(&node, &dir).contains(" 0 changed"), "it grows on");
+    world.gitmesh(&["backup", "verify", &shown]).succeeds().says("2 snapshots, ");
 }
 
 #[test]

@@ -196,6 +196,91 @@ fn a_dead_master_of_the_configuration_is_replaced_too() {
 }
 
 #[test]
+fn what_is_kept_aside_is_seen_brought_back_and_let_go() {
+    let world = World::new();
+    let trio = Trio::new(&world, "");
+    let alice = world.alice();
+    let bob = world.actor("bob");
+    for node in &trio.nodes {
+        alice.configure(node, |c| c.key(&bob)).succeeds();
+    }
+    let work = alice.clone_of(trio.one(), "testing");
+    let base = push(alice, trio.one(), &work, "base");
+    trio.all_have("testing", &base);
+    for node in &trio.nodes {
+        eventually("a mesh that is well", || alice.ssh(node, "status").does_not_say("kept aside").code == Some(0));
+        alice.ssh(node, "mirror lost list").succeeds().says("nothing is kept aside");
+    }
+    trio.cut_off(0);
+    let alone = push(alice, trio.one(), &work, "alone");
+    work.git(&["push", "-q", &alice.url(trio.one(), "testing"), "HEAD:side", "HEAD:refs/tags/v1"]).succeeds();
+    trio.one().kill9();
+    alice.ssh(trio.two(), "mirror promote testing --yes").succeeds();
+    work.git(&["reset", "-q", "--hard", &base]).succeeds();
+    let next = push(alice, trio.two(), &work, "next");
+    trio.join_again();
+    trio.one().start();
+    trio.all_have("testing", &next);
+
+    // Both that have it say so: in one screen, and by name.
+    for node in [trio.one(), trio.two()] {
+        let seen = || alice.ssh(node, "status");
+        eventually("the status to count them", || {
+            seen().has("testing: 3 references that only server1 had, kept aside")
+        });
+        eventually("all of it to be on the master", || !seen().has("not yet on the master"));
+        let status = seen().says("needs attention (references kept aside until 'mirror lost drop': 3)");
+        assert_eq!(status.code, Some(1), "{status:#?}");
+        let json = alice.ssh(node, "status --json").stdout;
+        assert!(json.contains(&format!("\"node\":\"server1\",\"oid\":\"{alone}\"")), "{json}");
+        bob.ssh(node, "mirror status testing").says("refs/gitmesh/lost/server1/").says("/tags/v1").says(&alone);
+        alice.ssh(node, "mirror status testing --json").says("\"was\":\"heads/side\"");
+        alice.ssh(node, "mirror status").says("testing: 3 references that only server1 had");
+        let json = bob.ssh(node, "mirror lost list testing --json").succeeds().says("gitmesh.mirror.lost/1");
+        json.says("\"was\":\"heads/main\"").says("\"waiting\":false");
+    }
+    eventually("the third node to have nothing to say", || alice.ssh(trio.three(), "status").code == Some(0));
+
+    // Stock git brings one back, from where it is told.
+    let elsewhere = bob.clone_of(trio.two(), "testing");
+    let url = bob.url(trio.two(), "testing");
+    let listed =
+        bob.ssh(trio.two(), "mirror lost list testing").succeeds().says(&format!("git fetch URL-OF-testing {alone}"));
+    assert_eq!(listed.stdout.lines().count(), 3, "{listed:#?}");
+    elsewhere.git(&["fetch", "-q", &url, &alone]).succeeds();
+    elsewhere.git(&["push", "-q", &url, "FETCH_HEAD:refs/heads/rescued"]).succeeds();
+    for node in &trio.nodes {
+        eventually("what was brought back", || node.oid("testing", "refs/heads/rescued").as_ref() == Some(&alone));
+    }
+
+    // And somebody who has looked lets go of it, by name or all at once, on the nodes that can be told.
+    let first = listed.stdout.lines().next().unwrap().split('\t').nth(1).unwrap().to_owned();
+    bob.ssh(trio.two(), &format!("mirror lost drop testing {first}")).refused_by("for administrators");
+    alice.ssh(trio.two(), "mirror lost drop testing server1/never/heads/main").refused_by("nothing is kept as");
+    let dropped = alice.ssh(trio.two(), &format!("mirror lost drop testing {first}")).succeeds();
+    dropped
+        .says("server2 has let go of 1 kept reference in 'testing'")
+        .says("server1 has let go of 1")
+        .does_not_say("server3");
+    assert_eq!((lost(trio.one(), "testing", "server1").len(), lost(trio.two(), "testing", "server1").len()), (2, 2));
+    trio.cut_off(0);
+    let dropped = alice.ssh(trio.two(), "mirror lost drop testing --all").succeeds();
+    dropped.says("server2 has let go of 2").says("server1 could not be told").says("'mirror lost drop testing' there");
+    alice.ssh(trio.two(), "mirror lost drop testing --all").refused_by("nothing is kept aside in 'testing'");
+    trio.join_again();
+    let dropped = alice.ssh(trio.one(), "mirror lost drop testing --all").succeeds();
+    dropped.says("server1 has let go of 2").says("its master, server2, may keep it too");
+    for node in [trio.one(), trio.two()] {
+        eventually("nothing to need attention", || alice.ssh(node, "status").code == Some(0));
+        assert!(lost(node, "testing", "server1").is_empty());
+        alice.ssh(node, "mirror log testing --limit 100").says("dropped: ");
+    }
+    // A peer that is not the master has no say.
+    let as_three = world.node_actor(trio.three());
+    as_three.ssh(trio.two(), "gitmesh-lost-drop testing version=1").fails();
+}
+
+#[test]
 fn all_that_a_dead_node_mastered_takes_pushes_on_the_promoted_one() {
     let world = World::new();
     let trio = Trio::prepared(&world);

@@ -21,6 +21,7 @@
 
 mod bundle;
 mod create;
+mod prune;
 mod record;
 mod restore;
 mod vault;
@@ -34,6 +35,7 @@ use crate::git::process::Git;
 use crate::repo::Store;
 
 pub use create::{Created, create};
+pub use prune::{Keep, Pruned, prune};
 pub use restore::{Restored, restore};
 pub use verify::{Verified, verify};
 

@@ -50,15 +50,13 @@ impl Vault {
             fs::write(&format, format!("{FORMAT}\n")).map_err(BackupError::io(&format))?;
         }
         let vault = Self::open(root)?;
-        let path = root.join("lock");
-        let lock = File::options().create(true).append(true).open(&path).map_err(BackupError::io(&path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| BackupError::Busy(root.to_owned()))?;
+        let locked = vault.lock()?;
         // What an earlier one left half written.
         let half = root.join("objects/new");
         if half.exists() {
             fs::remove_dir_all(&half).map_err(BackupError::io(&half))?;
         }
-        Ok((vault, Locked(lock)))
+        Ok((vault, locked))
     }
 
     pub(super) fn open(root: &Path) -> Result<Self, BackupError> {
@@ -121,6 +119,31 @@ impl Vault {
             return Err(damaged(hash));
         }
         Ok(contents)
+    }
+
+    /// For whoever changes it.
+    pub(super) fn lock(&self) -> Result<Locked, BackupError> {
+        let path = self.root.join("lock");
+        let lock = File::options().create(true).append(true).open(&path).map_err(BackupError::io(&path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| BackupError::Busy(self.root.clone()))?;
+        Ok(Locked(lock))
+    }
+
+    /// All objects, with their bytes.
+    pub(super) fn objects(&self) -> Result<Vec<(String, u64)>, BackupError> {
+        let root = self.root.join("objects");
+        let mut all = Vec::new();
+        for dir in fs::read_dir(&root).map_err(BackupError::io(&root))? {
+            let dir = dir.map_err(BackupError::io(&root))?.path();
+            for entry in fs::read_dir(&dir).map_err(BackupError::io(&dir))? {
+                let entry = entry.map_err(BackupError::io(&dir))?;
+                let Ok(hash) = entry.file_name().into_string() else { continue };
+                if self.path(&hash) == entry.path() {
+                    all.push((hash, entry.metadata().map_err(BackupError::io(&dir))?.len()));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Reads it through and compares it with its name; for what is too large to be kept in memory.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::{Refusal, exit, shell_word};
 use crate::admin::DataDir;
-use crate::backup::{self, BackupError, Node};
+use crate::backup::{self, BackupError, Keep, Node};
 use crate::config::Config;
 use crate::git::process::Git;
 use crate::model::setting::size_in_words;
@@ -31,6 +32,16 @@ enum BackupCommand {
         /// The configuration file, if it is not DATA/gitmesh.toml
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Let go of old snapshots, and of what they alone need; the newest stays in any case
+    Prune {
+        dir: PathBuf,
+        /// Keep so many, the newest
+        #[arg(long, value_name = "N", required_unless_present = "days")]
+        keep: Option<usize>,
+        /// Keep those of the last so many days
+        #[arg(long, value_name = "N")]
+        days: Option<u32>,
     },
     /// Check every object of a backup
     Verify { dir: PathBuf },
@@ -72,6 +83,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 eprintln!("{repo}: NOT IN THIS SNAPSHOT, an older state stands for it if there is one: {why}");
             }
             Ok(ExitCode::from(if done.failed.is_empty() { exit::DONE } else { exit::FAILED }))
+        }
+        BackupCommand::Prune { dir, keep, days } => {
+            let younger = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
+            let done = backup::prune(&dir, Keep { newest: keep, younger }).map_err(refused)?;
+            let (gone, bytes) = (done.snapshots, size_in_words(done.bytes));
+            println!(
+                "{gone} snapshots and {} objects are gone, {bytes}; {} snapshots are left",
+                done.objects, done.left
+            );
+            Ok(ExitCode::from(exit::DONE))
         }
         BackupCommand::Verify { dir } => {
             let found = backup::verify(&dir).map_err(refused)?;

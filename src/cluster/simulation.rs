@@ -25,6 +25,17 @@ fn write(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
     std::fs::write(dir.join(name), text)
 }
 
+/// What a node may do wrong, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It takes pushes of masters that it knows to be past.
+    TakesThePast,
+    /// A promotion does not raise the epoch.
+    PromotesAtTheSameEpoch,
+    /// What a new master overwrites gets no name.
+    KeepsNothing,
+}
+
 /// What a node's disk holds of the one repository.
 #[derive(Clone, Default)]
 struct Branch {
@@ -50,6 +61,7 @@ struct World {
     cut: BTreeSet<(usize, usize)>,
     acknowledged: BTreeSet<u32>,
     next: u32,
+    fault: Option<Fault>,
 }
 
 fn name(node: usize) -> HostName {
@@ -65,7 +77,7 @@ fn number(host: &HostName) -> usize {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut world = Self {
             dir,
@@ -76,6 +88,7 @@ impl World {
             cut: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             next: 0,
+            fault,
         };
         for node in 0..NODES {
             std::fs::create_dir(world.disk(node)).expect("writable");
@@ -158,7 +171,9 @@ impl World {
         let epoch = self.epoch(from);
         let expected = self.mode(to) == Some(Mode::Copy { master: name(from) });
         let suspect = self.up[to].as_ref().and_then(|masters| masters.suspects(&name(from)));
-        if !expected || epoch < self.epoch(to) || suspect.is_some_and(|verdict| verdict != Verdict::Same) {
+        let past = !expected || epoch < self.epoch(to);
+        let refused = past || suspect.is_some_and(|verdict| verdict != Verdict::Same);
+        if refused && self.fault != Some(Fault::TakesThePast) {
             self.talk(from, to);
             return;
         }
@@ -169,9 +184,11 @@ impl World {
                 return; // held until a person looks
             }
             let kept = theirs.commits.clone();
-            theirs.lost.insert(kept.clone());
             theirs.commits.clone_from(&ours);
-            self.branches[from].lost.insert(kept);
+            if self.fault != Some(Fault::KeepsNothing) {
+                theirs.lost.insert(kept.clone());
+                self.branches[from].lost.insert(kept);
+            }
         }
         let theirs = &mut self.branches[to];
         theirs.commits = ours;
@@ -189,7 +206,11 @@ impl World {
         let masters = self.up[node].clone().expect("it is up");
         let at = Stamp::new(std::time::UNIX_EPOCH);
         let order = Promotion {
-            epoch: self.epoch(node).next(),
+            epoch: if self.fault == Some(Fault::PromotesAtTheSameEpoch) {
+                self.epoch(node)
+            } else {
+                self.epoch(node).next()
+            },
             master: name(node),
             instead_of: name(0),
             disk: masters.disk().id,
@@ -296,17 +317,36 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn play(seed: u64, fault: Option<Fault>) -> Result<(), Box<dyn std::any::Any + Send>> {
+    std::panic::catch_unwind(|| {
+        let mut world = World::new(seed, fault);
+        (0..STEPS).for_each(|_| world.step());
+        world.heal();
+    })
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_without_a_name() {
     for seed in 0..SEEDS {
-        let run = std::panic::AssertUnwindSafe(|| {
-            let mut world = World::new(seed);
-            (0..STEPS).for_each(|_| world.step());
-            world.heal();
-        });
-        if let Err(panic) = std::panic::catch_unwind(run) {
+        if let Err(panic) = play(seed, None) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+/// The invariants can fail: each fault breaks one of them, under some seed.
+#[test]
+fn a_node_that_breaks_a_rule_is_found() {
+    for (fault, found) in [
+        (Fault::TakesThePast, "accepted epoch"),
+        (Fault::PromotesAtTheSameEpoch, "took s"),
+        (Fault::KeepsNothing, "is gone"),
+    ] {
+        let said = |panic: Box<dyn std::any::Any + Send>| {
+            panic.downcast::<String>().map_or_else(|_| String::new(), |text| *text)
+        };
+        let broken: Vec<String> = (0..SEEDS).filter_map(|seed| play(seed, Some(fault)).err()).map(said).collect();
+        assert!(broken.iter().any(|what| what.contains(found)), "{fault:?} broke {broken:?}");
     }
 }

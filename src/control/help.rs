@@ -87,6 +87,8 @@ const TOPICS: &[Topic] = &[
     ),
     topic("mirror promote --here REPO...|--all [--yes]", "after a restore: what this node has is what counts", HERE),
     topic("mirror move REPO --to NODE", "hand a repository over to one of its replicas; loses nothing", HANDOVER),
+    topic("mirror lost list [REPO|PATTERN] [--json]", "what one node alone had, and is kept aside", LOST),
+    topic("mirror lost drop REPO NAME...|--all", "let go of it, on all nodes", LOST_DROP),
     topic("mirror list [REPO|PATTERN] [--json]", "which node is master, and which hold copies", ""),
     topic("mirror log REPO [--limit N] [--json]", "what has happened to a repository's copies", ""),
     topic("request-push REPO [PEER...]", "gitolite 2's 'mirror push REPO'", ""),
@@ -225,7 +227,8 @@ how the copies stand. In Prometheus' text format, on the machine as 'gitmesh met
 ";
 const STATUS: &str = "\
 Columns: repository, node of the copy, how it is. A copy elsewhere of what is mastered here is known by comparing; a copy
-here of another node's repository by what that master tells every few seconds.
+here of another node's repository by what that master tells every few seconds. What one node alone had follows, by repository,
+or of one REPO by name (mirror lost).
   --json    one object, schema gitmesh.mirror.status/1
   --watch   again at each change: on a terminal the screen is redrawn, otherwise only what has changed is told,
             a line each (--json: an object a line)
@@ -271,6 +274,16 @@ For administrators. Exit code: 0 done, 1 refused, 3 not confirmed, 4 no such cop
 const HERE: &str = "\
 A disk that was restored from a backup, or is new under an old name, is no master before a person decides: 'mirror promote'
 on a replica, which then fills this node, or this command, which declares what is here good. For administrators.
+";
+const LOST: &str = "\
+A master that was replaced, a copy that was repaired and a foreign target that was overwritten may have had what nobody
+else has. It is kept, hidden from git, as refs/gitmesh/lost/NODE/TIME/..., NODE being who had it. Columns: repository, name,
+object, whose it was. To look at one, in any clone and with the right to read: git fetch URL OBJECT, then git log FETCH_HEAD;
+to bring it back: git push URL FETCH_HEAD:refs/heads/NAME. 'status' counts them until somebody lets go of them.
+";
+const LOST_DROP: &str = "\
+NAME as 'mirror lost list' tells it, with or without refs/gitmesh/lost/. Given on the master, the other nodes let go of it
+too. The objects go with a later 'repo gc'. For administrators.
 ";
 const HANDOVER: &str = "\
 On the master. The copy is brought in step first; then pushes are refused for a moment, with the request to try again. If

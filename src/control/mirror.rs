@@ -37,6 +37,7 @@ impl Control {
             [order @ ("pause" | "resume"), ref rest @ ..] => self.order_pause(actor, order, rest).unwrap_or_else(|e| e),
             ["verify", ref rest @ ..] => self.order_verify(actor, rest).await.unwrap_or_else(|e| e),
             ["list", ref rest @ ..] => self.mirror_list(actor, rest).unwrap_or_else(|e| e),
+            ["lost", ref rest @ ..] => self.lost_command(actor, rest).await.unwrap_or_else(|e| e),
             ["log", ref rest @ ..] => self.mirror_log(actor, rest).unwrap_or_else(|e| e),
             _ => help::wrong(&["mirror"]),
         }

@@ -17,6 +17,7 @@ mod help;
 mod info;
 mod live;
 mod lock;
+mod lost;
 mod metrics;
 mod mirror;
 mod naming;
@@ -211,6 +212,7 @@ impl Control {
             [TRASH | MOVE, ..] => self.ordered(actor, words).await,
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             [promote::STANDING, version] => self.standing(actor, version, input).await,
+            [lost::DROP, ref rest @ ..] => self.drop_ordered(actor, rest, input).await,
             [handover::TAKE, ref rest @ ..] => self.take(actor, rest).await,
             ["gitmesh-mirror-fsck", version, repo] => self.fsck(actor, version, repo).await,
             ["gitmesh-call-back", version] => self.call_back(actor, version).await,

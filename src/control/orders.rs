@@ -41,7 +41,7 @@ pub(super) struct Words<'a> {
     pub force: bool,
     pub yes: bool,
     pub here: bool,
-    json: bool,
+    pub json: bool,
 }
 
 impl<'a> Words<'a> {

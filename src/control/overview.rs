@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::lost::{self, Kept};
 use super::status::{Copy, Which, lines};
 use super::upkeep::Damaged;
 use super::watch::Form;
@@ -29,6 +30,7 @@ struct Overview {
     copies: usize,
     held: usize,
     damaged: Vec<Damaged>,
+    lost: Vec<Kept>,
 }
 
 impl Control {
@@ -58,7 +60,10 @@ impl Control {
                 let links: Vec<String> =
                     seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
                 let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
-                (format!("{key:?} {links:?} {damaged:?} {}", seen.about.generation), self.drawn(&seen, form).out)
+                (
+                    format!("{key:?} {links:?} {damaged:?} {} {}", seen.lost.len(), seen.about.generation),
+                    self.drawn(&seen, form).out,
+                )
             });
             let text = match drawn {
                 Ok((key, text)) if form.redraw || key != before => {
@@ -82,13 +87,14 @@ impl Control {
         });
         let (nodes, count) = (nodes.collect(), copies.len());
         let ill = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
-        let damaged = self.damaged(&|_| true);
-        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged })
+        let (damaged, lost) = (self.damaged(&|_| true), self.lost_here(&|_| true)?);
+        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged, lost })
     }
 
     fn drawn(&self, seen: &Overview, form: Form) -> Reply {
         let elsewhere = |pulse: &Pulse| pulse.about.as_ref().map_or(0, |about| about.damaged);
         let well = seen.damaged.is_empty()
+            && seen.lost.is_empty()
             && seen.ill.iter().all(Copy::is_well)
             && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none() && elsewhere(pulse) == 0);
         let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
@@ -114,7 +120,7 @@ impl Control {
             "schema": "gitmesh.status/1", "node": self.node.name.as_str(), "time": rfc3339(SystemTime::now()),
             "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
             "first_copies": self.mirror.first_copies().iter().map(FirstCopy::json).collect::<Vec<_>>(),
-            "nodes": nodes, "copies": seen.copies, "attention": seen.ill, "damaged": seen.damaged,
+            "nodes": nodes, "copies": seen.copies, "attention": seen.ill, "damaged": seen.damaged, "lost": seen.lost,
         });
         document.to_string() + "\n"
     }
@@ -171,6 +177,12 @@ impl Control {
         }
         if seen.damaged.len() > NAMED {
             writeln!(out, "... and {} more damaged: doctor", seen.damaged.len() - NAMED).expect("a string takes all");
+        }
+        if !seen.lost.is_empty() {
+            let count = seen.lost.len();
+            write!(out, "\nneeds attention (references kept aside until 'mirror lost drop': {count}):\n")
+                .expect("a string takes all");
+            out.push_str(&lost::told(&seen.lost));
         }
         if seen.ill.is_empty() {
             let copies = seen.copies;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::lost::{self, Kept};
 use super::upkeep::Damaged;
 use super::watch::Form;
 use super::{Control, Live, Reply, help, parse_repo};
@@ -95,9 +96,19 @@ struct Document<'a> {
     /// First copies under way, for administrators.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     first_copies: Vec<serde_json::Value>,
+    #[serde(flatten)]
+    beside: Beside,
+}
+
+/// What there is to say about repositories beside how their copies are.
+#[derive(Default, Serialize)]
+struct Beside {
     /// Repositories here that git has found to be damaged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged: Vec<Damaged>,
+    /// What one node alone had, and is kept aside here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<Kept>,
 }
 
 impl Copy {
@@ -237,17 +248,24 @@ impl Control {
             Ok(copies) => copies,
             Err(reply) => return reply,
         };
-        let damaged = self.damaged(&|repo| which.has(repo) && self.realm.rights(actor, repo).0);
+        let may = |repo: &RepoName| which.has(repo) && self.realm.rights(actor, repo).0;
+        let lost = match self.lost(&may) {
+            Ok(lost) => lost,
+            Err(reply) => return reply,
+        };
+        let beside = Beside { damaged: self.damaged(&may), lost };
+        let Beside { damaged, lost } = &beside;
         let code = i32::from(!copies.iter().all(Copy::is_well) || !damaged.is_empty());
         let out = if form.json {
-            self.document(actor, &copies, Vec::new(), damaged)
-        } else if copies.is_empty() && damaged.is_empty() {
+            self.document(actor, &copies, Vec::new(), beside)
+        } else if copies.is_empty() && damaged.is_empty() && lost.is_empty() {
             let err = "no repository that you may read and that is meant by this has copies\n".to_owned();
             let code = if matches!(which, Which::All) { 0 } else { 4 };
             return Reply { out: String::new(), err, code };
         } else {
             let damaged: String = damaged.iter().map(ToString::to_string).collect();
-            lines(&copies) + &self.first_copies(actor) + &damaged
+            let lost = if matches!(which, Which::One(_)) { lost::lines(lost) } else { lost::told(lost) };
+            lines(&copies) + &self.first_copies(actor) + &damaged + &lost
         };
         Reply { out, err: String::new(), code }
     }
@@ -287,7 +305,7 @@ impl Control {
             }
         }
         Some(if form.json {
-            self.document(actor, &copies, gone, Vec::new())
+            self.document(actor, &copies, gone, Beside::default())
         } else {
             let time = rfc3339(SystemTime::now());
             let gone = gone.iter().map(|(repo, replica)| format!("{time}\t{repo}\t{replica}\tno copy any more\n"));
@@ -296,14 +314,14 @@ impl Control {
         })
     }
 
-    fn document(&self, actor: &Actor, copies: &[Copy], gone: Vec<(String, String)>, damaged: Vec<Damaged>) -> String {
+    fn document(&self, actor: &Actor, copies: &[Copy], gone: Vec<(String, String)>, beside: Beside) -> String {
         let (node, time) = (self.cluster.host().as_str(), rfc3339(SystemTime::now()));
         let first_copies = match self.realm.may_administer(actor) {
             true => self.mirror.first_copies().iter().map(FirstCopy::json).collect(),
             false => Vec::new(),
         };
         let schema = "gitmesh.mirror.status/1";
-        let document = Document { schema, node, time, copies, gone, first_copies, damaged };
+        let document = Document { schema, node, time, copies, gone, first_copies, beside };
         serde_json::to_string(&document).expect("texts and numbers can always be written") + "\n"
     }
 }

@@ -69,6 +69,19 @@ pub fn create_refs(dir: &Path, refs: &[(RefName, Oid)], message: &str) -> Result
     Ok(())
 }
 
+/// Deletes references that have these values; those that are gone or have others are left alone.
+pub fn delete_refs(dir: &Path, refs: &[(RefName, Oid)]) -> Result<(), ObjectsError> {
+    let repo = Repository::open_bare(dir)?;
+    for (name, oid) in refs {
+        match repo.find_reference(name.as_str()) {
+            Ok(mut reference) if reference.target() == Some(raw(oid)?) => reference.delete()?,
+            Err(e) if e.code() != ErrorCode::NotFound => return Err(e.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The one commit whose id begins so; none if there is none, or more than one.
 pub fn find_commit(dir: &Path, prefix: &str) -> Option<Oid> {
     let repo = Repository::open_bare(dir).ok()?;

@@ -93,9 +93,16 @@ impl Mirror {
         self.inner.tell_lost(repo, from, from, &names);
     }
 
-    /// How many references wait to be carried to their masters.
-    pub fn lost_waiting(&self) -> usize {
-        self.inner.cargo.waiting().len()
+    /// The references here that wait to be carried to their masters.
+    pub fn lost_waiting(&self) -> BTreeSet<(RepoName, RefName)> {
+        self.inner.cargo.waiting().clone()
+    }
+
+    /// A person has let go of what was kept here.
+    pub fn lost_dropped(&self, repo: &RepoName, names: &[&RefName], by: &str) {
+        let (now, here) = (Moment::now(), &self.inner.world.node);
+        let detail = format!("{} let go of {}", by, told(names));
+        self.inner.board().journal.add(repo, here, "dropped", &detail, now.wall);
     }
 }
 

@@ -1,14 +1,70 @@
-//! What a repair takes away from a reference is not lost: it is kept as `refs/gitmesh/lost/NODE/TIME/heads/main`.
+//! What a repair takes away from a reference is not lost: it is kept as `refs/gitmesh/lost/NODE/TIME/heads/main`, until a
+//! person drops it. A mark beside the references says that there are such names, so that a look at all repositories
+//! need not read the references of each.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::git::objects::{self, Kind, ObjectsError};
 use crate::git::odb;
-use crate::model::{HostName, Oid, RefName, RefUpdate};
+use crate::git::ref_state::read_refs;
+use crate::model::{HostName, Oid, RefName, RefUpdate, RepoName};
+
+use super::Store;
+use super::ownership::write_whole;
 
 const LOST: &str = "refs/gitmesh/lost";
+/// Inside a repository, says that something is kept.
+const MARK: &str = "gitmesh-lost";
+
+/// One name under which something is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    pub name: RefName,
+    pub oid: Oid,
+}
+
+impl Lost {
+    /// The node that alone had it, when it was kept (`20261121T072400Z`), and the reference that it was, without `refs/`.
+    pub fn parts(&self) -> Option<(&str, &str, &str)> {
+        let mut parts = self.name.as_str().strip_prefix(LOST)?.strip_prefix('/')?.splitn(3, '/');
+        Some((parts.next()?, parts.next()?, parts.next()?))
+    }
+}
+
+impl Store {
+    /// What is kept in a repository, by name; nothing where no such repository is. Where nothing is kept it costs a look
+    /// for one file.
+    pub fn lost(&self, repo: &RepoName) -> Result<Vec<Lost>, ObjectsError> {
+        let dir = self.dir(repo);
+        if !dir.join(MARK).exists() {
+            return Ok(Vec::new());
+        }
+        let refs = read_refs(&dir)?.refs.into_iter().map(|(name, oid)| Lost { name, oid });
+        Ok(refs.filter(|lost| lost.parts().is_some()).collect())
+    }
+
+    /// Lets go of what is kept under these names, and returns those that were kept with these values.
+    pub fn drop_lost(&self, repo: &RepoName, unwanted: &[Lost]) -> Result<Vec<Lost>, ObjectsError> {
+        let mut kept = self.lost(repo)?;
+        let gone: Vec<Lost> = kept.extract_if(.., |lost| unwanted.contains(lost)).collect();
+        let dir = self.dir(repo);
+        let names: Vec<(RefName, Oid)> = gone.iter().map(|lost| (lost.name.clone(), lost.oid.clone())).collect();
+        odb::delete_refs(&dir, &names)?;
+        // Whatever is kept in this moment writes the mark first, and its name then: so look once more.
+        if !gone.is_empty() && kept.is_empty() && self.lost(repo)?.is_empty() {
+            std::fs::remove_file(dir.join(MARK))?;
+        }
+        Ok(gone)
+    }
+}
+
+/// Has [`Store::lost`] look at this repository: before something is kept in it.
+pub fn mark_lost(dir: &Path) -> io::Result<()> {
+    if dir.join(MARK).exists() { Ok(()) } else { write_whole(dir, MARK, "") }
+}
 
 /// Names what `updates` would make unreachable from their references (deletions, and new values that do not have the
 /// old one behind them) `refs/gitmesh/lost/NODE/TIME/...`, durably, and returns the new names. `node` is this node,
@@ -33,6 +89,7 @@ pub fn keep_lost(
     if kept.is_empty() {
         return Ok(Vec::new());
     }
+    mark_lost(dir)?;
     odb::create_refs(dir, &kept, "gitmesh: kept by a repair")?;
     // libgit2 does not sync references; git, which follows, does sync what replaces these.
     for (name, _) in &kept {
@@ -66,7 +123,6 @@ mod tests {
 
     use super::*;
     use crate::git::objects::{Author, commit_files, init_bare};
-    use crate::git::ref_state::read_refs;
 
     #[test]
     fn times_are_those_of_date() {
@@ -80,6 +136,33 @@ mod tests {
         ] {
             assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn what_is_dropped_is_gone_and_the_rest_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::new(home.path().join("repositories"), home.path().join("settings"));
+        let repo = RepoName::new("a/b").unwrap();
+        let dir = store.dir(&repo);
+        std::fs::create_dir_all(&dir).unwrap();
+        init_bare(&dir, "main").unwrap();
+        assert_eq!(store.lost(&repo).unwrap(), []);
+        let files = [("a".to_owned(), b"1".to_vec())].into();
+        let oid = commit_files(&dir, "main", &files, Author { name: "t", email: "t@example.org" }, "t", None).unwrap();
+        let gone = |name: &str| RefUpdate { name: RefName::parse(name).unwrap(), old: oid.clone(), new: oid.to_zero() };
+        let node = HostName::new("server2").unwrap();
+        keep_lost(&dir, &node, &[gone("refs/heads/x"), gone("refs/tags/y/z")], UNIX_EPOCH).unwrap();
+        let kept = store.lost(&repo).unwrap();
+        let parts: Vec<_> = kept.iter().filter_map(Lost::parts).collect();
+        assert_eq!(parts, [("server2", "19700101T000000Z", "heads/x"), ("server2", "19700101T000000Z", "tags/y/z")]);
+        let other = Lost { oid: Oid::parse(&"7".repeat(40)).unwrap(), ..kept[0].clone() };
+        assert_eq!(store.drop_lost(&repo, &[other]).unwrap(), [], "it has another value");
+        assert_eq!(store.drop_lost(&repo, &kept[..1]).unwrap(), kept[..1]);
+        assert_eq!(store.lost(&repo).unwrap(), kept[1..]);
+        assert!(dir.join(MARK).exists());
+        assert_eq!(store.drop_lost(&repo, &kept).unwrap(), kept[1..]);
+        assert!(!dir.join(MARK).exists() && store.lost(&repo).unwrap().is_empty());
+        assert!(read_refs(&dir).unwrap().refs.contains_key(&RefName::parse("refs/heads/main").unwrap()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use fresh::Fresh;
 pub use gate::{Closed, Gates, Pass};
 pub use gone::{Gone, Tombstone};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
-pub use lost::keep_lost;
+pub use lost::{Lost, keep_lost, mark_lost};
 pub use maintenance::{Maintenance, Outcome, Task, Upkeep};
 pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX, write_whole};

@@ -258,6 +258,10 @@ impl Transfer {
         }
         self.clear_locks(id, &push.repo, updates);
         let mut verdicts = if push.lost {
+            repo::mark_lost(dir).map_err(|error| {
+                tracing::error!(%error, repo = %push.repo, "that something is kept cannot be written down");
+                "what is lost cannot be kept here".to_owned()
+            })?;
             Verdicts { refused: not_lost(&push.actor, dir, updates)?, ..Verdicts::default() }
         } else if push.mirror {
             let text = if push.keep { self.keep(push, dir, updates)? } else { String::new() };
