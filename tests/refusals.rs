@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::world::{Actor, Answer, Checkout, Node, World};
+use crate::world::{Actor, Answer, Checkout, Node, Running, World, eventually};
 
 const RULES: &str = "\
 repo docs
@@ -191,11 +191,79 @@ fn every_refusal_of_every_door() {
     told.note("a clone alone makes nothing here", bob.ls_remote(&node, "pub/bob/new"));
 
     insta::assert_snapshot!(told.text);
-    // Each code of a refusal is in it. git itself hides what E0204 is about from users, and E022x come from a mesh
-    // that is at work on a hand-over; the snapshots beside their code hold those.
+    // Each code of a refusal is in it. git itself hides what E0204 is about from users; E022x come from a mesh at work,
+    // below and in the snapshot beside their code.
     let all = world.gitmesh(&["explain"]).succeeds().stdout;
     let here = |code: &&str| code.starts_with("E02") && *code != "E0204" && !code.starts_with("E022");
     let codes: BTreeSet<&str> = all.lines().filter_map(|line| line.split(' ').next()).filter(here).collect();
     let missing: Vec<_> = codes.into_iter().filter(|code| !told.text.contains(&format!("[{code}]"))).collect();
     assert!(missing.is_empty(), "no refusal here has the code {missing:?}");
+}
+
+/// Those of a mesh in which a repository changes hands.
+#[test]
+fn every_refusal_of_a_change_of_masters() {
+    let world = World::new();
+    let (one, two) = (world.prepare("server1"), world.prepare("server2"));
+    let _links = [world.introduce(&two, &one), world.introduce(&one, &two)];
+    // A push to the branch 'slow' lasts until the test lets it go.
+    let (begun, go) = (world.dir().join("begun"), world.dir().join("go"));
+    for node in [&one, &two] {
+        let gate = node.data().join("local/VREF/gate");
+        fs::create_dir_all(gate.parent().unwrap()).unwrap();
+        let (begun, go) = (begun.display(), go.display());
+        let wait =
+            format!("[ \"$1\" = refs/heads/slow ] || exit 0\n: > {begun}\nwhile [ ! -e {go} ]; do sleep 0.02; done");
+        fs::write(&gate, format!("#!/bin/sh\n{wait}\n")).unwrap();
+        fs::set_permissions(&gate, fs::Permissions::from_mode(0o755)).unwrap();
+        node.start();
+    }
+    let alice = world.alice();
+    let conf = "repo docs\n    RW+ = alice\n    - VREF/gate = @all\n    option mirror.master = server1\n    \
+                option mirror.copies = server2\n";
+    for node in [&two, &one] {
+        alice.configure(node, |c| c.conf(conf)).succeeds();
+    }
+    let work = alice.starts(&one, "docs");
+    work.commit("one", "1");
+    work.push(&["HEAD:main"]).succeeds();
+    eventually("the copy", || two.oid("docs", "refs/heads/main").is_some());
+    let ports = [&one, &two].map(|node| (format!("127.0.0.1:{}/", node.port()), "HOST/"));
+    let names = ports.into_iter().chain([(alice.fingerprint(), "ALICE")]).collect();
+    let mut told = Told { text: String::new(), names };
+
+    let slow = work.begin(&["push", "-q", "origin", "HEAD:slow"]);
+    eventually("the slow push to be looked into", || begun.exists());
+    let moving = Running::start(alice.ssh_command(&["git@server1", "mirror move docs --to server2"]));
+    let mut answer = None;
+    eventually("the hand-over to begin", || {
+        work.commit("next", "n");
+        answer = Some(work.push(&["HEAD:main"])).filter(|answer| answer.code != Some(0));
+        answer.is_some()
+    });
+    told.note("a push during a hand-over", answer.unwrap());
+    fs::write(&go, "").unwrap();
+    slow.end().succeeds();
+    moving.end().succeeds().says("server2 is the master of 'docs' since now, epoch 2");
+    told.note("a push to the master that was", work.push(&["HEAD:main"]));
+    let line = "gitmesh-mirror-receive 'docs' version=1 epoch=1";
+    told.note("a mirror push by a master of the past", world.node_actor(&two).ssh(&one, line));
+    told.note("a mirror push by the master that was", world.node_actor(&one).ssh(&two, line));
+
+    // What is here of the other node's disk comes from a backup.
+    two.stop();
+    fs::write(two.data().join("state/restored"), "{\"backup\":\"2026-11-21T08:00:00Z\"}").unwrap();
+    two.start();
+    let url = alice.url(&two, "docs");
+    told.note("a push to a disk from a backup", work.git(&["push", &url, "HEAD:main"]));
+    let bad = "repo docs\n    RW+ = alice\n    option mirror.external = hub https://me:pw@example.org/x\n";
+    let mut answer = alice.configure(&one, |c| c.conf(bad));
+    let remark = answer.stderr.lines().filter(|line| line.starts_with("remote: ") && !line.contains("Resolving"));
+    answer.stderr = remark.collect::<Vec<_>>().join("\n");
+    told.note("a foreign target with a secret in it", answer);
+
+    insta::assert_snapshot!(told.text);
+    for code in ["E0126", "E0205", "E0207", "E0223", "E0224", "E0225"] {
+        assert!(told.text.contains(code), "no refusal here has the code {code}");
+    }
 }

@@ -1,6 +1,6 @@
 //! One git client, which pushes at random, and writes down what it was told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Dice, REPOS, repo};
@@ -11,6 +11,8 @@ use crate::world::{Actor, Answer, Node, Running, within};
 struct Known {
     /// The last acknowledged value; `None`: not there.
     last: Option<String>,
+    /// Acknowledged values before that one, at which a promoted replica may have been.
+    before: Vec<Option<String>>,
     /// Of pushes since then whose end is not known; creations stay, for one may be carried out after a deletion.
     maybe: Vec<Option<String>>,
 }
@@ -46,7 +48,7 @@ impl Ledger {
         for (name, value) in set {
             let known = self.own.entry((repo, name.clone())).or_default();
             if acknowledged {
-                known.last.clone_from(value);
+                known.before.push(std::mem::replace(&mut known.last, value.clone()));
                 known.maybe.retain(Option::is_some);
             } else {
                 known.maybe.push(value.clone());
@@ -54,26 +56,40 @@ impl Ledger {
         }
     }
 
-    /// What was promised and is not so, on the masters.
-    pub fn broken(&self, nodes: &[Node; 3]) -> Vec<String> {
+    /// What was promised and is not so, once all copies are equal. What a promotion has lost must be named: reachable from
+    /// what is kept aside, if from nothing else. A deletion that it has lost is told by the reference that is there again.
+    pub fn broken(&self, nodes: &[Node; 3], promoted: &BTreeSet<String>) -> Vec<String> {
         let mut broken = Vec::new();
         for n in 0..REPOS {
-            let (name, master) = (repo(n), &nodes[n % 3]);
-            let refs = master.refs(&name);
+            let (name, changed) = (repo(n), promoted.contains(&repo(n)));
+            let refs = nodes[0].refs(&name);
+            let main = refs.get("refs/heads/main");
+            let history = main.map(|main| reachable(&nodes[0], &name, main)).unwrap_or_default();
+            let named: BTreeSet<String> = match changed {
+                true => nodes.iter().flat_map(|node| reachable(node, &name, "--all")).collect(),
+                false => BTreeSet::new(),
+            };
             for ((_, reference), known) in self.own.range((n, String::new())..(n + 1, String::new())) {
                 let is = refs.get(reference).cloned();
-                if is != known.last && !known.maybe.contains(&is) {
+                let expected = is == known.last || known.maybe.contains(&is);
+                let lost = known.before.contains(&is) && known.last.as_ref().is_none_or(|last| named.contains(last));
+                if !(expected || changed && lost) {
                     broken.push(format!("{name} {reference} is {is:?}, and was told to be {known:?}"));
                 }
             }
             for (_, oid) in self.shared.iter().filter(|(repo, _)| *repo == n) {
-                if master.git(&name, &["merge-base", "--is-ancestor", oid, "refs/heads/main"]).code != Some(0) {
+                if !history.contains(oid) && !named.contains(oid) {
                     broken.push(format!("{name}: {oid} was acknowledged on main, and is not in its history"));
                 }
             }
         }
         broken
     }
+}
+
+fn reachable(node: &Node, repo: &str, from: &str) -> BTreeSet<String> {
+    let listed = node.git(repo, &["rev-list", from]).succeeds().stdout;
+    listed.lines().map(str::to_owned).collect()
 }
 
 pub struct Client {

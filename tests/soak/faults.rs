@@ -1,13 +1,14 @@
-//! What goes wrong: links that are cut or slow, nodes that are killed, stopped and started.
+//! What goes wrong: links that are cut or slow, nodes that are killed, stopped and started; and what persons order
+//! meanwhile: repositories change hands, planned and after a death, descriptions and HEAD change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::Dice;
-use crate::world::{Link, Node, within};
+use super::{Dice, REPOS, repo};
+use crate::world::{Actor, Answer, Link, Node, Running, within};
 
 /// What ends a fault.
 #[derive(Clone, Copy, PartialEq)]
@@ -18,17 +19,27 @@ enum Cure {
     Continue(usize),
 }
 
+/// A node that was killed so that another is promoted stays away for so long, in milliseconds.
+const DEATH: (u64, u64) = (2500, 6000);
+/// Orders end by then, once all is well.
+const ORDERED_WITHIN: Duration = Duration::from_secs(60);
+
 pub struct Faults<'a> {
+    admin: &'a Actor,
     nodes: &'a [Node; 3],
     links: &'a [Link],
     dice: Dice,
     open: Vec<(Instant, Cure)>,
     counts: BTreeMap<&'static str, usize>,
+    /// Orders that have not ended, with what they are.
+    orders: Vec<(&'static str, Running)>,
+    promoted: BTreeSet<String>,
 }
 
 impl<'a> Faults<'a> {
-    pub fn new(nodes: &'a [Node; 3], links: &'a [Link], dice: Dice) -> Self {
-        Self { nodes, links, dice, open: Vec::new(), counts: BTreeMap::new() }
+    pub fn new(admin: &'a Actor, nodes: &'a [Node; 3], links: &'a [Link], dice: Dice) -> Self {
+        let (orders, promoted) = (Vec::new(), BTreeSet::new());
+        Self { admin, nodes, links, dice, open: Vec::new(), counts: BTreeMap::new(), orders, promoted }
     }
 
     /// One fault after the other until `end`; several may last at the same time.
@@ -40,13 +51,14 @@ impl<'a> Faults<'a> {
                 false
             });
             self.strike();
+            self.note_orders();
         }
     }
 
     fn strike(&mut self) {
         let (link, node) = (self.dice.below(self.links.len()), self.dice.below(3));
         let well = !self.open.iter().any(|(_, cure)| matches!(cure, Cure::Start(n) | Cure::Continue(n) if *n == node));
-        let (name, lasts, cure) = match self.dice.below(10) {
+        let (name, lasts, cure) = match self.dice.below(14) {
             0..=3 => {
                 self.links[link].cut();
                 ("cuts", self.dice.millis(100, 2500), Cure::Restore(link))
@@ -71,10 +83,69 @@ impl<'a> Faults<'a> {
                 self.nodes[node].stop();
                 ("restarts", Duration::ZERO, Cure::Start(node))
             }
+            10 => return self.order_settings(node),
+            // Of three nodes one is the master; the others refuse it.
+            11 => {
+                let (at, to) = (repo(self.dice.below(REPOS)), self.nodes[self.dice.below(3)].name());
+                return self.order("moves", node, &format!("mirror move {at} --to {to}"));
+            }
+            12 if well => {
+                self.nodes[node].kill9();
+                let heir = (node + 1 + self.dice.below(2)) % 3;
+                let dead = self.nodes[node].name();
+                self.order("promotions", heir, &format!("mirror promote --all-from {dead} --yes"));
+                ("deaths", self.dice.millis(DEATH.0, DEATH.1), Cure::Start(node))
+            }
             _ => return,
         };
         *self.counts.entry(name).or_default() += 1;
         self.open.push((Instant::now() + lasts, cure));
+    }
+
+    fn order_settings(&mut self, node: usize) {
+        let (at, what) = (repo(self.dice.below(REPOS)), self.dice.below(1000));
+        match what % 2 {
+            0 => self.order("descriptions", node, &format!("desc {at} Number {what}")),
+            _ => self.order(
+                "heads",
+                node,
+                &format!("symbolic-ref {at} HEAD refs/heads/client{}/b{}", what % 3, what % 5),
+            ),
+        }
+    }
+
+    fn order(&mut self, what: &'static str, node: usize, words: &str) {
+        let host = format!("git@{}", self.nodes[node].name());
+        self.orders.push((what, Running::start(self.admin.ssh_command(&[&host, words]))));
+    }
+
+    /// Counts the orders that have ended well.
+    fn note_orders(&mut self) {
+        let ended: Vec<_> = self.orders.extract_if(.., |(_, order)| order.has_ended()).collect();
+        for (what, order) in ended {
+            self.note(what, &order.end());
+        }
+    }
+
+    fn note(&mut self, what: &'static str, answer: &Answer) {
+        // Its answer may have been lost; what it says before it acts is enough for the doubt.
+        if what == "promotions" {
+            let names = answer.stdout.lines().filter(|line| line.contains("\tmastered by "));
+            self.promoted.extend(names.filter_map(|line| line.split('\t').next()).map(str::to_owned));
+        }
+        if answer.code == Some(0) {
+            *self.counts.entry(what).or_default() += 1;
+        }
+    }
+
+    /// The repositories that were taken from a dead master, once all orders have ended.
+    pub fn promoted(&mut self) -> &BTreeSet<String> {
+        let ended = within(ORDERED_WITHIN, || {
+            self.note_orders();
+            self.orders.is_empty()
+        });
+        assert!(ended, "orders that do not end: {}", self.orders.len());
+        &self.promoted
     }
 
     fn cure(&mut self, now: Instant) {
