@@ -533,8 +533,10 @@ fn a_wiped_disk_under_an_old_name_is_filled_by_a_promoted_replica() {
     trio.one().stop();
     // The key and the configuration were kept elsewhere; the rest is gone.
     fs::remove_dir_all(trio.one().repo_dir("testing")).unwrap();
-    fs::remove_dir_all(trio.one().data().join("state")).unwrap();
-    fs::create_dir(trio.one().data().join("state")).unwrap();
+    for gone in ["state", "orders", "repositories/.disk"] {
+        let path = trio.one().data().join(gone);
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
     trio.one().start();
     work.commit("a", "a");
     let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:main"]).fails();

@@ -136,3 +136,29 @@ fn a_client_with_an_unknown_node_key_is_refused() {
     let stranger = world.prepare("server1");
     world.node_actor(&stranger).ssh(&two, "info").refused_by("Permission denied");
 }
+
+#[test]
+fn all_of_state_may_be_removed_from_every_node() {
+    let world = World::new();
+    let (pair, work) = running(&world);
+    pair.one.gitmesh(&["mirror", "pause", "testing"]).succeeds();
+    for how in ["its files", "the directory"] {
+        for node in [&pair.one, &pair.two] {
+            node.kill9();
+            let state = node.data().join("state");
+            std::fs::remove_dir_all(&state).unwrap();
+            if how == "its files" {
+                std::fs::create_dir(&state).unwrap();
+            }
+        }
+        pair.one.start();
+        pair.two.start();
+        let status = pair.one.gitmesh(&["mirror", "status", "testing"]).succeeds();
+        assert!(status.stdout.contains("paused by local"), "an order is no state: {}", status.stdout);
+        work.commit("a", how);
+        work.push(&["HEAD:main"]).succeeds();
+    }
+    pair.one.gitmesh(&["mirror", "resume", "testing"]).succeeds();
+    pair.in_step("testing");
+    eventually("all to be well", || pair.one.gitmesh(&["status"]).code == Some(0));
+}

@@ -47,7 +47,7 @@ fn trash(node: &crate::world::Node) -> Vec<String> {
 }
 
 fn stones(node: &crate::world::Node) -> usize {
-    fs::read_dir(node.data().join("state/gone")).map_or(0, Iterator::count)
+    fs::read_dir(node.data().join("orders/gone")).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn an_order_that_never_happened_is_forgotten_and_one_that_did_is_not() {
     }
     pair.there.cut();
     bob.ssh(&pair.one, "D trash pub/bob/x").succeeds();
-    let gone = pair.one.data().join("state/gone");
+    let gone = pair.one.data().join("orders/gone");
     let file = fs::read_dir(&gone).unwrap().next().unwrap().unwrap().path();
     pair.one.kill9();
     // As a kill -9 leaves it between the order's file and the move, for one, and between the move and the file's

@@ -75,9 +75,29 @@ impl DataDir {
         Ok(())
     }
 
-    /// What can be rebuilt from the repositories.
+    /// What can be rebuilt from the repositories, or is history: all of it may be removed while the node is down.
     pub fn state(&self) -> PathBuf {
         self.0.join("state")
+    }
+
+    /// What persons have ordered and nothing else tells: promotions, pauses, deletions that copies have not
+    /// followed, what is to be carried to a new master; and which disks the peers had.
+    pub fn orders(&self) -> PathBuf {
+        self.0.join("orders")
+    }
+
+    /// Makes what is missing, and puts where it belongs what earlier versions kept in `state`.
+    pub fn settle(&self) -> io::Result<()> {
+        self.create()?;
+        let orders = ["masters", "masters-ended", "disks", "mirror-pauses.json", "lost-to-carry", "gone"]
+            .map(|name| (name, self.orders().join(name)));
+        for (old, new) in orders.into_iter().chain([("disk", self.repositories().join(".disk"))]) {
+            let old = self.state().join(old);
+            if old.exists() && !new.exists() {
+                fs::rename(&old, &new)?;
+            }
+        }
+        Ok(())
     }
 
     /// Switches the emergency override on; see [`super::Emergency`].
@@ -92,7 +112,7 @@ impl DataDir {
     /// Makes the directory and those below it, readable for their owner alone. `true` if any was missing.
     pub fn create(&self) -> io::Result<bool> {
         let mut made = false;
-        for dir in [self.0.clone(), self.repositories(), self.peers(), self.hooks(), self.state()] {
+        for dir in [self.0.clone(), self.repositories(), self.peers(), self.hooks(), self.state(), self.orders()] {
             if !dir.is_dir() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
                 made = true;

@@ -139,7 +139,8 @@ impl Node {
             identity: blob(OWN_KEY),
             settings,
             guard_repositories: 10,
-            masters: Masters::open(&self.data.state(), crate::repo::write_whole).unwrap(),
+            masters: Masters::open(crate::cluster::Files::all_in(&self.data.state()), crate::repo::write_whole)
+                .unwrap(),
             store,
         }
     }

@@ -254,15 +254,18 @@ impl Realm {
         if line.starts_with("Unnamed repository;") { String::new() } else { line.to_owned() }
     }
 
-    /// The patterns that the actor has a right on, in the order of `info`: whether to read, write and create.
+    /// The patterns that the actor has a right on, each once, in the order of `info`: whether to read, write and create.
     pub fn pattern_rights(&self, actor: &Actor) -> Vec<(String, [bool; 3])> {
         let Actor::User { name, key } = actor else { return Vec::new() };
         let live = self.live();
         if live.emergency.holds(key) {
             return Vec::new();
         }
+        let mut seen = std::collections::BTreeSet::new();
         let told = live.policy.pattern_rights(name.as_str()).into_iter();
-        told.map(|(pattern, rights)| (pattern, [rights.read, rights.write, rights.create])).collect()
+        told.filter(|(pattern, _)| seen.insert(pattern.clone()))
+            .map(|(pattern, rights)| (pattern, [rights.read, rights.write, rights.create]))
+            .collect()
     }
 }
 

@@ -48,7 +48,13 @@ pub async fn restore(node: &Node, root: &Path, time: Option<&str>) -> Result<Res
     if used {
         return Err(BackupError::NotFresh(node.data.clone()));
     }
-    for dir in [node.data.clone(), node.store.root().to_owned(), node.data.join("state"), node.data.join("hooks")] {
+    for dir in [
+        node.data.clone(),
+        node.store.root().to_owned(),
+        node.data.join("state"),
+        node.data.join("orders"),
+        node.data.join("hooks"),
+    ] {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(BackupError::io(&dir))?;
     }
     // Before anything else: half a node must not be taken for a whole one.

@@ -1,8 +1,8 @@
 //! What of the placement is on the data disk: promotions, those that have ended here, this disk's own identity, and those of the peers.
 //!
 //! Promises: a promotion is on the disk (synced, with its directory) before anybody acts upon it; all of one call cost
-//! one write; readers never wait for a write. Four small files of lines in the data directory's `state`, and the mark
-//! `restored` that a backup leaves there (see [`crate::cluster::identity`]).
+//! one write; readers never wait for a write. Three small files of lines beside what persons have ordered, one beside the
+//! repositories that it vouches for, and the mark `restored` that a backup leaves (see [`crate::cluster::identity`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,7 +18,8 @@ use crate::model::{Epoch, HostName, RepoName};
 const MASTERS: &str = "masters";
 /// Promotions that the configuration here has ended: lines `REPO EPOCH`.
 const ENDED: &str = "masters-ended";
-const OWN: &str = "disk";
+/// Beside the repositories: who loses them loses the identity, and who loses anything else does not.
+const OWN: &str = ".disk";
 const DISKS: &str = "disks";
 /// Left by `gitmesh backup restore`: JSON, of which `backup` says when the backup was made (RFC 3339).
 const RESTORED: &str = "restored";
@@ -28,12 +29,31 @@ const DOUBT: &str = "doubt ";
 /// Writes a file of that name with that text into a directory, whole or not at all, and synced.
 pub type Write = fn(&Path, &str, &str) -> io::Result<()>;
 
+/// Where the files are.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// Of what was ordered and heard: promotions, the peers' disks.
+    pub orders: &'a Path,
+    /// Of the repositories.
+    pub repositories: &'a Path,
+    /// Where a restored backup leaves its mark.
+    pub state: &'a Path,
+}
+
+impl<'a> Files<'a> {
+    #[cfg(test)]
+    pub fn all_in(dir: &'a Path) -> Self {
+        Self { orders: dir, repositories: dir, state: dir }
+    }
+}
+
 /// The handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Masters(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
+    repositories: PathBuf,
     write: Write,
     /// Held while a file is written; readers look at `known` alone.
     writing: Mutex<()>,
@@ -73,14 +93,16 @@ fn bad(path: &Path, why: impl std::fmt::Display) -> io::Error {
 }
 
 impl Masters {
-    /// Takes over what an earlier run left in `dir`, and counts this start. A file that cannot be understood is an
-    /// error: to forget a promotion may make two masters.
-    pub fn open(dir: &Path, write: Write) -> io::Result<Self> {
-        let read = |name: &str| match std::fs::read_to_string(dir.join(name)) {
+    /// Takes over what an earlier run left, and counts this start. A file that cannot be understood is an error: to
+    /// forget a promotion may make two masters.
+    pub fn open(files: Files<'_>, write: Write) -> io::Result<Self> {
+        let Files { orders: dir, repositories, state } = files;
+        let read_in = |dir: &Path, name: &str| match std::fs::read_to_string(dir.join(name)) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
+        let read = |name: &str| read_in(dir, name);
         let table = match read(MASTERS)? {
             Some(text) => Table::parse(&text).map_err(|why| bad(&dir.join(MASTERS), why))?,
             None => Table::default(),
@@ -99,16 +121,19 @@ impl Masters {
             let (name, disk) = parsed.ok_or_else(|| bad(&dir.join(DISKS), format!("{line:?} is no disk")))?;
             disks.insert(name, disk);
         }
-        let (own, doubt) = match read(OWN)? {
+        let (own, doubt) = match read_in(repositories, OWN)? {
             Some(text) => {
                 let mut lines = text.lines();
-                let own = lines.next().and_then(Disk::parse).ok_or_else(|| bad(&dir.join(OWN), "it names no disk"))?;
+                let own = lines
+                    .next()
+                    .and_then(Disk::parse)
+                    .ok_or_else(|| bad(&repositories.join(OWN), "it names no disk"))?;
                 let doubt = lines.next().and_then(|line| line.strip_prefix(DOUBT)).map(Arc::from);
                 (Disk { count: own.count + 1, run: random_id(), ..own }, doubt)
             }
             None => (Disk { id: random_id(), count: 1, run: random_id(), former: Vec::new() }, None),
         };
-        let restored = read(RESTORED)?;
+        let restored = read_in(state, RESTORED)?;
         let (own, doubt) = match &restored {
             Some(mark) => (own.clone().renamed(random_id(), &own), Some(restored_from(mark).into())),
             None => (own, doubt),
@@ -124,6 +149,7 @@ impl Masters {
         };
         let inner = Inner {
             dir: dir.to_owned(),
+            repositories: repositories.to_owned(),
             write,
             writing: Mutex::default(),
             known: RwLock::new(known),
@@ -132,7 +158,7 @@ impl Masters {
         inner.write_own(&inner.known())?;
         if restored.is_some() {
             // Only now: if this start ends before, the next one finds the mark again.
-            std::fs::remove_file(dir.join(RESTORED))?;
+            std::fs::remove_file(state.join(RESTORED))?;
         }
         Ok(Self(Arc::new(inner)))
     }
@@ -309,6 +335,6 @@ impl Inner {
 
     fn write_own(&self, known: &Known) -> io::Result<()> {
         let doubt = known.doubt.as_ref().map_or_else(String::new, |why| format!("{DOUBT}{why}\n"));
-        (self.write)(&self.dir, OWN, &format!("{}\n{doubt}", known.own))
+        (self.write)(&self.repositories, OWN, &format!("{}\n{doubt}", known.own))
     }
 }

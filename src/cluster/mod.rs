@@ -15,7 +15,7 @@ mod simulation;
 
 pub use fixed::{Cluster, Creators, Epochs, How, in_force};
 pub use identity::Disk;
-pub use ledger::{Masters, Write};
+pub use ledger::{Files, Masters, Write};
 pub use masters::{Promotion, Table};
 
 use crate::model::{Epoch, HostName, Target, Upstream};

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::identity::Verdict;
-use super::{Masters, Promotion, in_force};
+use super::{Files, Masters, Promotion, in_force};
 use crate::model::time::Stamp;
 use crate::model::{Epoch, HostName, RepoName};
 use crate::policy::{How, Mirror, Mode};
@@ -103,7 +103,7 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
-        self.up[node] = Some(Masters::open(&self.disk(node), write).expect("its files are whole"));
+        self.up[node] = Some(Masters::open(Files::all_in(&self.disk(node)), write).expect("its files are whole"));
         // It asks whom it can reach before it takes pushes.
         for peer in (0..NODES).filter(|peer| *peer != node) {
             self.talk(node, peer);

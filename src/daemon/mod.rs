@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
 use crate::audit::{self, Audit};
-use crate::cluster::{Cluster, Masters};
+use crate::cluster::{Cluster, Files, Masters};
 use crate::config::Config;
 use crate::control::peer::Peering;
 use crate::control::{Control, Node};
@@ -46,6 +46,9 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         .canonicalize()
         .with_context(|| format!("cannot open the data directory {}; make it with 'gitmesh init'", data.display()))?;
     let _alone = install::lock(&data)?;
+    DataDir::new(data.clone())
+        .settle()
+        .with_context(|| format!("cannot make what is missing in {}", data.display()))?;
     let mut causes = Causes::new(&file, &data)?;
     let identity = russh::keys::load_secret_key(data.join("identity"), None)
         .with_context(|| format!("cannot read the node's key {}/identity; 'gitmesh init' makes one", data.display()))?;
@@ -67,7 +70,9 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
     let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
     let state = DataDir::new(data.clone()).state();
-    let masters = Masters::open(&state, repo::write_whole).context("cannot take over which nodes were promoted")?;
+    let orders = DataDir::new(data.clone()).orders();
+    let files = Files { orders: &orders, repositories: store.root(), state: &state };
+    let masters = Masters::open(files, repo::write_whole).context("cannot take over which nodes were promoted")?;
     let start = Start {
         data: DataDir::new(data.clone()),
         programs: programs.clone(),

@@ -287,6 +287,29 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_that_goes_on_failing_holds_up_nobody() {
+        let (mut q, mut t) = queue();
+        let admin = repo(ADMIN_REPO);
+        q.lead(Some(&admin));
+        for name in ["a", ADMIN_REPO] {
+            q.mark_first(&repo(name), Rank::of(&repo(name), Weight::default()));
+        }
+        for _ in 0..3 {
+            assert_eq!(taken(&mut q, t, 4).as_deref(), Some(ADMIN_REPO));
+            assert_eq!(taken(&mut q, t, 4), None);
+            t = q.pushed(&admin, Outcome::Failed, t, 0.0).expect("it is tried again");
+        }
+        // Each comparison names the leader anew.
+        q.lead(Some(&admin));
+        assert_eq!(taken(&mut q, t - Duration::from_secs(1), 4).as_deref(), Some("a"));
+        assert_eq!(taken(&mut q, t, 4).as_deref(), Some(ADMIN_REPO), "it is still tried");
+        q.pushed(&admin, Outcome::Done, t, 0.0);
+        q.lead(Some(&admin));
+        q.mark_first(&repo("b"), Rank::of(&repo("b"), Weight::default()));
+        assert_eq!(taken(&mut q, t, 4), None, "a success makes it the leader again");
+    }
+
+    #[test]
     fn progress_counts_what_is_complete_and_tells_it_now_and_then() {
         let (mut progress, peer) = (Progress::default(), HostName::new("server3").expect("a name"));
         let start = Moment::now();

@@ -214,7 +214,8 @@ struct Inner {
 }
 
 impl Mirror {
-    /// `state` is the directory for what a restart must not forget: pauses, and the log of what happened.
+    /// `state` is the directory for the log of what happened; beside it are `orders`, for what nothing may make this node
+    /// forget, and `targets`.
     pub fn new(
         config: Config,
         cluster: Cluster,
@@ -327,6 +328,7 @@ fn backoff(config: &Config) -> backoff::Backoff {
 impl Inner {
     fn new(config: Config, world: World, git: Git, links: Links, state: &Path) -> std::io::Result<Self> {
         let history_files = journal::Files::named(state, "events.log");
+        let orders = state.with_file_name("orders");
         Ok(Self {
             board: Mutex::new(Board::new(config.alarm_after)),
             config: RwLock::new(config),
@@ -337,7 +339,7 @@ impl Inner {
             links,
             lanes: Mutex::default(),
             lane_added: Notify::new(),
-            pauses: Mutex::new(Pauses::open(state)?),
+            pauses: Mutex::new(Pauses::open(&orders)?),
             waits: Waits::default(),
             journal_files: journal::Files::new(state),
             history: Mutex::new(History::restore(&history_files.read()?)),
@@ -345,7 +347,7 @@ impl Inner {
             assigned: Mutex::default(),
             hearing: heartbeat::Hearing::new(),
             talk: masters::Talk::new(),
-            cargo: carry::Cargo::open(state)?,
+            cargo: carry::Cargo::open(&orders)?,
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),

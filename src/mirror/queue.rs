@@ -14,6 +14,8 @@ use crate::model::RepoName;
 
 /// Callers that may wait for one repository's next attempt.
 const WAITERS_MAX: usize = 64;
+/// After so many failures in a row the leader of first copies gives way.
+const LEADS_FOR: u32 = 3;
 
 /// Something to do for the peer.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub(super) struct Queue<W> {
     /// First copies that are ready; the smallest rank goes first.
     first: BTreeSet<(Rank, RepoName)>,
     first_running: usize,
-    /// Until this one is in step no other first copy begins.
+    /// Until this one is in step, or has failed [`LEADS_FOR`] times, no other first copy begins.
     leader: Option<RepoName>,
     waiting: BTreeSet<(Instant, RepoName)>,
     scan: Slot,
@@ -135,7 +137,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// No first copy but this one's begins until it is in step, or is given up; `None` lets all begin.
+    /// No first copy but this one's begins until it is in step, is given up, or goes on failing; `None` lets all begin.
     pub(super) fn lead(&mut self, leader: Option<&RepoName>) {
         self.leader = leader.cloned();
     }
@@ -152,8 +154,10 @@ impl<W> Queue<W> {
         if self.first_running >= most.saturating_sub(1).max(1) {
             return None;
         }
+        let gives_up = |leader| self.pairs.get(leader).is_some_and(|pair| pair.slot.failures >= LEADS_FOR);
+        let leader = self.leader.as_ref().filter(|leader| !gives_up(leader));
         // The leader has the smallest rank of all.
-        self.first.first().filter(|(_, repo)| self.leader.as_ref().is_none_or(|leader| leader == repo))
+        self.first.first().filter(|(_, repo)| leader.is_none_or(|leader| leader == repo))
     }
 
     /// Puts what is wanted at the end of its line.
@@ -168,11 +172,11 @@ impl<W> Queue<W> {
     pub(super) fn ask(&mut self, repo: &RepoName, waiter: W) -> Result<(), W> {
         self.hasten(repo);
         self.link_not_before = None;
-        let pair = self.pairs.get_mut(repo).expect("just marked");
-        if pair.waiters.len() >= WAITERS_MAX {
+        let waiters = &mut self.pairs.get_mut(repo).expect("just marked").waiters;
+        if waiters.len() >= WAITERS_MAX {
             return Err(waiter);
         }
-        pair.waiters.push(waiter);
+        waiters.push(waiter);
         Ok(())
     }
 
@@ -201,13 +205,11 @@ impl<W> Queue<W> {
                 return true;
             }
             pair.slot.wanted = false;
-            left.push((pair.slot.not_before.take(), repo.clone()));
+            left.extend(pair.slot.not_before.take().map(|at| (at, repo.clone())));
             pair.slot.running
         });
-        for (at, repo) in left {
-            if let Some(at) = at {
-                self.waiting.remove(&(at, repo));
-            }
+        for waiting in left {
+            self.waiting.remove(&waiting);
         }
         let pairs = &self.pairs;
         self.ready.retain(|repo| pairs.get(repo).is_some_and(|pair| pair.slot.wanted));
@@ -297,7 +299,7 @@ impl<W> Queue<W> {
         Some(Work::Push(repo, std::mem::take(&mut pair.waiters)))
     }
 
-    /// When [`Queue::take`] has something that it has not now, if only time is missing and not a free place.
+    /// When [`Queue::take`] has something that it has not now, if only time is missing.
     pub(super) fn next_try(&self, most: usize) -> Option<Instant> {
         if self.running >= most || (self.link_failures > 0 && self.running > 0) {
             return None;
@@ -382,7 +384,7 @@ impl<W> Queue<W> {
     fn link_result(&mut self, outcome: Outcome, began: u64, now: Instant, dice: f64) -> Option<Instant> {
         match outcome {
             Outcome::LinkFailed { retry_can_help } => {
-                // An attempt from before a change says little about the link since then: no long pause.
+                // An attempt from before a change says little about the link since then.
                 let retry_can_help = retry_can_help || began != self.hurried;
                 match self.link_not_before {
                     // Attempts that ran side by side and failed of one cause count once.
@@ -506,17 +508,15 @@ mod tests {
         let (mut q, t) = queue();
         q.mark(&repo("a"));
         assert!(q.take(t, MOST).is_some());
-        let next = q.pushed(&repo("a"), Outcome::LinkFailed { retry_can_help: false }, t, 0.0);
-        assert_eq!(next, Some(t + 8 * SECOND));
+        let shut = Outcome::LinkFailed { retry_can_help: false };
+        assert_eq!(q.pushed(&repo("a"), shut, t, 0.0), Some(t + 8 * SECOND));
         assert_eq!(q.take(t, MOST), None);
         q.ask(&repo("a"), 7).expect("room");
         assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![7])));
         q.ask(&repo("a"), 8).expect("room");
         q.pushed(&repo("a"), Outcome::Failed, t, 0.0);
         assert_eq!(q.take(t, MOST), Some(Work::Push(repo("a"), vec![8])), "an attempt that began after the order");
-        for n in 0..WAITERS_MAX {
-            q.ask(&repo("b"), u32::try_from(n).expect("small")).expect("room");
-        }
+        (0..64).for_each(|n| q.ask(&repo("b"), n).expect("room"));
         assert_eq!(q.ask(&repo("b"), 99), Err(99));
     }
 

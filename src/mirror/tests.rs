@@ -127,7 +127,7 @@ impl Mesh {
         let [root, listed, read] = [(); 3].map(|()| home.path().join("ours"));
         let world = World {
             partners: Box::new(|_| BTreeSet::new()),
-            masters: Masters::open(home.path(), crate::repo::write_whole).unwrap(),
+            masters: Masters::open(crate::cluster::Files::all_in(home.path()), crate::repo::write_whole).unwrap(),
             review: Box::new(|| Ok(Vec::new())),
             node: HostName::new("server1").unwrap(),
             locate: Box::new(|_| Place::Here {
@@ -149,7 +149,11 @@ impl Mesh {
         };
         let config = Config { retry_first: Duration::from_millis(50), ..Config::default() };
         let git = Git::new("git".into(), "/dev/null".into());
-        Arc::new(Inner::new(config, world, git, links, home.path()).expect("no pauses"))
+        let state = home.path().join("state");
+        for dir in [&state, &home.path().join("orders")] {
+            std::fs::create_dir_all(dir).expect("a directory");
+        }
+        Arc::new(Inner::new(config, world, git, links, &state).expect("no pauses"))
     }
 
     pub(super) fn ours(&self, repo: &str) -> PathBuf {

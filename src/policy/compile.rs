@@ -343,7 +343,10 @@ impl Builder<'_, '_> {
             let remark = self.remark("subconf-repos-ignored", &lines[index], None, message);
             remark.help = Some(format!("the main configuration says what it may: @{name} = …"));
         }
-        if let Some(line) = lines.first().filter(|_| self.policy.rules.is_empty() && self.files.errors == 0) {
+        // A rule that reaches nothing is enough for gitolite.
+        let no_rule = || !lines.iter().any(|line| matches!(parse(line), Statement::Rule { .. }));
+        let bare = self.policy.rules.is_empty() && self.files.errors == 0 && no_rule();
+        if let Some(line) = lines.first().filter(|_| bare) {
             let help = "write at least: repo gitmesh-admin / RW+ = alice";
             self.remark("no-rules", line, None, "the configuration has no rule".to_owned()).help = Some(help.into());
         } else if lines.is_empty() && self.files.errors == 0 {

@@ -193,7 +193,9 @@ impl Builder<'_, '_> {
             self.remark("config-key-not-allowed", line, word, message).help = Some(help.into());
             return;
         }
-        let moved = config.spelling == Spelling::Gitweb && !lenient && config.value_word.text.contains(" =");
+        let moved = config.spelling == Spelling::Gitweb
+            && !lenient
+            && (config.value_word.text.contains(" =") || config.value_word.text.starts_with('='));
         if config.key.contains(' ') || moved {
             let message = "' = ' inside a value would move into the key".to_owned();
             let help = "leave out the blank before '=' in the value";

@@ -124,6 +124,8 @@ struct Joiner<'s, 'x> {
     parts: HashMap<String, u32>,
     segment: u32,
     block: Option<Line>,
+    /// The line before goes on in the next one of this segment.
+    continued: Option<u32>,
     bytes: usize,
     /// What is left of [`GLOB_STEPS_MAX`].
     glob_steps: usize,
@@ -142,6 +144,7 @@ pub(super) fn join<'s>(sources: &'s Sources, settings: &Settings) -> Joined<'s> 
         parts: HashMap::new(),
         segment: 0,
         block: None,
+        continued: None,
         bytes: 0,
         glob_steps: GLOB_STEPS_MAX,
     };
@@ -274,9 +277,12 @@ impl<'s> Joiner<'s, '_> {
         *text = done;
     }
 
-    /// Blocks of text that are not for the server. They are skipped before includes are looked at.
+    /// Blocks of text that are not for the server. They are skipped before includes are looked at. What continues
+    /// another line neither opens nor closes one.
     fn skip(&mut self, line: &Line) -> bool {
-        let word = line.text.strip_prefix('=').map(|rest| rest.trim_start_matches(' '));
+        let next = self.continues(line);
+        let continues = std::mem::replace(&mut self.continued, next) == Some(line.segment);
+        let word = line.text.strip_prefix('=').map(|rest| rest.trim_start_matches(' ')).filter(|_| !continues);
         if self.block.is_some() {
             if word == Some("end") {
                 self.block = None;
@@ -288,6 +294,12 @@ impl<'s> Joiner<'s, '_> {
             self.block = Some(line.clone());
         }
         begins
+    }
+
+    /// The segment of a line that goes on in the next one.
+    fn continues(&self, line: &Line) -> Option<u32> {
+        let on = line.text.ends_with('\\') && self.settings.enable.contains("continuation-lines");
+        on.then_some(line.segment)
     }
 
     /// In a delegated part, groups that it defines get its name in front, from the line after the definition on.

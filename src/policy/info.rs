@@ -32,7 +32,7 @@ impl Policy {
     }
 
     /// The patterns a user has any right on, in the order of `info`: sorted items of repository lines, with the
-    /// members of a group in its place.
+    /// members of a group in its place. One that several items hold comes several times, as in gitolite.
     pub fn pattern_rights(&self, user: &str) -> Vec<(String, Rights)> {
         let mut found: Vec<(String, Rights)> = Vec::new();
         for item in self.repo_items() {
@@ -42,7 +42,7 @@ impl Policy {
             };
             for pattern in members.into_iter().filter(|m| !super::names::is_plain(m) && *m != "@all") {
                 let rights = rights(&self.walk_pattern(pattern, user), true);
-                if rights.any() && !found.iter().any(|(p, _)| p == pattern) {
+                if rights.any() {
                     found.push((pattern.to_owned(), rights));
                 }
             }
@@ -119,7 +119,7 @@ impl Policy {
 
     /// The groups that hold a user (`list-memberships -u`), sorted.
     pub fn groups_of_user(&self, user: &str) -> BTreeSet<&str> {
-        self.groups.holding(user).map(|id| &**self.names.text(id)).collect()
+        self.groups.holding(user).map(|id| &**self.names.text(id)).filter(|group| *group != "@all").collect()
     }
 
     /// The groups and patterns that cover a repository (`list-memberships -r`), sorted.

@@ -174,10 +174,11 @@ pub fn key_matches(pattern: &str, key: &str) -> bool {
 pub(super) struct KeyPatterns(Vec<Regex>);
 
 impl KeyPatterns {
-    /// What is no regular expression allows nothing.
+    /// What is no regular expression allows nothing. As in gitolite, `a|b` is not grouped: `a` is anchored at the start
+    /// only and `b` at the end.
     pub(super) fn new(patterns: &[String]) -> Self {
         let build = |pattern: &String| {
-            let mut builder = RegexBuilder::new(&format!("^(?:{pattern})$"));
+            let mut builder = RegexBuilder::new(&format!("^{pattern}$"));
             builder.unicode(false).case_insensitive(true).size_limit(PROGRAM_BYTES_MAX).build().ok()
         };
         Self(patterns.iter().filter_map(build).collect())

@@ -21,7 +21,7 @@ pub const TEMPLATE_CREATOR: &str = "gitolite-admin";
 /// More words (of each line once for each repository of its block) are refused.
 const WORDS_MAX: usize = 5_000_000;
 
-/// Reads the blocks of every file, included or not; false when they say more than a policy may hold. Role groups that
+/// Reads the blocks of every file, included or not; false when they say more than a policy may hold. Rule groups that
 /// no rule names have no effect.
 pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) -> bool {
     let (mut found, mut words) = (Found::new(), WORDS_MAX);
@@ -55,7 +55,7 @@ pub(super) fn read(policy: &mut Policy, sources: &Sources, settings: &Settings) 
         }
     }
     for (repo, (groups, roles)) in found {
-        let groups = groups.iter().filter_map(|g| policy.names.find(&format!("@{g}"))).collect();
+        let groups = groups.iter().map(|g| policy.names.id(&format!("@{g}"))).collect();
         let kept = roles.iter().filter(|(role, _)| settings.roles.contains(role));
         let roles: String = kept.map(|(role, members)| format!("{role}{members}\n")).collect();
         policy.repos.insert(repo.clone());

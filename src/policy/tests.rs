@@ -92,6 +92,7 @@ fn remarks_without_a_word() {
     let class = |s: &Sources| compile(s, &Settings::default()).diagnostics.remove(0).class;
     assert_eq!(class(&sources("")), "no-rules");
     assert_eq!(class(&sources("@g = a\n")), "no-rules");
+    assert_eq!(class(&sources("RW+ = a\n")), "no-current-repo");
     assert_eq!(class(&Sources { main: "gitmesh.conf".into(), ..Sources::default() }), "file-missing");
     let made = compiled(&format!("\u{feff}{ADMIN}"));
     assert_eq!(made.diagnostics[0].class, "byte-order-mark");
@@ -373,4 +374,31 @@ fn the_settings_say_what_a_value_may_hold() {
     assert!(refused.policy.is_none());
     assert_eq!(refused.diagnostics[0].help.as_deref(), Some("none of < ; may stand in a value"));
     assert!(compiled(&text).policy.is_none(), "gitolite's own set has parentheses");
+}
+
+/// gitolite 3.6.12's answers to the same questions.
+#[test]
+fn what_continues_a_line_is_no_border_of_a_block() {
+    let mut settings = Settings::default();
+    settings.enable.insert("continuation-lines".to_owned());
+    let of = |text: &str| compile(&sources(&format!("repo gitolite-admin\n RW+ = root\nrepo a\n{text}")), &settings);
+    assert!(of(" RW = una \\\n=begin testconf\n R = vic\n=end\n").policy.is_none(), "the refex '='");
+    let policy = of("=begin testconf\n foo \\\n=end\n R = vic\n=end\n RW = wim\n").policy.unwrap();
+    let a = RepoName::new("a").unwrap();
+    let may = |user: &str| policy.decide(&Facts::existing(&a), user, Op::Read, Target::Any).allowed;
+    assert_eq!((may("vic"), may("wim")), (false, true));
+}
+
+#[test]
+fn the_keys_that_a_server_allows_are_gitolites_expressions() {
+    for (pattern, yes, no) in [
+        ("hooks\\..*", "Hooks.X", "xhooks.x"),
+        ("foo|bar", "foo.a", "bar.b"),
+        ("a|foo.b|c", "xfoo.b", "foo.a"),
+        ("(foo|bar)\\..*", "bar.b", "xfoo.b"),
+        ("foo", "foo", "foo.a"),
+    ] {
+        assert!(key_matches(pattern, yes), "{pattern} {yes}");
+        assert!(!key_matches(pattern, no), "{pattern} {no}");
+    }
 }

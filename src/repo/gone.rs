@@ -1,5 +1,5 @@
 //! Repositories that were taken away here, as long as a copy elsewhere has not followed: a small file each under
-//! `state/gone/`, so that a replica that is away learns it at its return, also when this node has been killed meanwhile.
+//! `orders/gone/`, so that a replica that is away learns it at its return, also when this node has been killed meanwhile.
 //!
 //! The file is there before the repository goes, and says so itself once it has gone; one that does not, of a
 //! repository that is still there, is of an order that never happened.

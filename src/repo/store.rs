@@ -68,7 +68,7 @@ impl Store {
     /// `root` holds the repositories; `settings` is the file written by the daemon for `git::process`.
     pub fn new(root: PathBuf, settings: PathBuf) -> Self {
         let beside = root.parent().unwrap_or(&root).to_owned();
-        let (trash, gone) = (beside.join("trash").into(), Gone::new(beside.join("state/gone")));
+        let (trash, gone) = (beside.join("trash").into(), Gone::new(beside.join("orders/gone")));
         Self {
             root: root.into(),
             settings: settings.into(),
