@@ -17,7 +17,7 @@
 //!     ─────────────────────────────────────
 //!  1  git/   policy/  hook/                       git's processes and formats │ the rule language │ git's question
 //!     ─────────────────────────────────────
-//!  0  model/  observe/  audit/                  shared words │ logs
+//!  0  model/  observe/  audit/  durable         shared words │ logs │ fsync and rename
 //! ```
 //!
 //! # A push, step by step
@@ -35,6 +35,7 @@
 //! outside `git::process`, no path joined under the repositories outside `repo`.
 
 pub mod audit;
+pub mod durable;
 pub mod model;
 pub mod observe;
 

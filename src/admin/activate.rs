@@ -108,6 +108,8 @@ pub struct Activator {
     publisher: Publisher,
     shown: Arc<Shown>,
     making: Making,
+    /// What the last activation could not do.
+    undone: Vec<String>,
 }
 
 impl Activator {
@@ -139,10 +141,10 @@ impl Activator {
         let store = Arc::clone(&start.store);
         let shown = Arc::new(Shown::new(&start.data));
         let (publisher, realm) = realm(Arc::clone(&live), store, Arc::clone(&shown), start.data.path());
-        let activator = Self { start, publisher, shown, making: Making::default() };
+        let mut activator = Self { start, publisher, shown, making: Making::default(), undone: Vec::new() };
         let known = read_commit(&activator.start.data.state().join(APPLIED));
         if known.is_some_and(|(known, _)| known == live.commit) {
-            report(&peer_problems);
+            report(&peer_problems, &[]);
             let applied = Applied { generation: live.generation, problems: peer_problems, ..Applied::default() };
             return Ok((activator, realm, applied));
         }
@@ -152,8 +154,13 @@ impl Activator {
 
     /// Makes again what was removed by hand while nobody served. A start on a configuration whose effects are all on
     /// disk leaves this for later, since it looks at every repository.
-    pub fn look_after(&self) -> Applied {
+    pub fn look_after(&mut self) -> Applied {
         self.settle(&self.publisher.current(), Before::Same, Vec::new())
+    }
+
+    /// Tries again what the last activation could not do, such as on a disk that was full; `None` if there is nothing.
+    pub fn complete(&mut self) -> Option<Applied> {
+        (!self.undone.is_empty()).then(|| self.settle(&self.publisher.current(), Before::Unknown, Vec::new()))
     }
 
     /// Reads everything again and puts it in force, or says why not and leaves all as it is. `ready` is the outcome of
@@ -195,7 +202,9 @@ impl Activator {
         self.publisher.current()
     }
 
-    fn settle(&self, live: &Live, before: Before<'_>, peer_problems: Vec<String>) -> Applied {
+    fn settle(&mut self, live: &Live, before: Before<'_>, peer_problems: Vec<String>) -> Applied {
+        // What was left undone is not to be seen in two configurations.
+        let before = if self.undone.is_empty() { before } else { Before::Unknown };
         if !live.emergency.is_empty() {
             let names: Vec<_> = live.emergency.names().into_iter().map(ToString::to_string).collect();
             tracing::warn!(users = names.join(" "), "emergency override in force; remove emergency.conf when done");
@@ -204,8 +213,9 @@ impl Activator {
         let mut applied = reconcile(&*self.start.store, live, &before, &self.making);
         applied.problems.extend(put_away.problems);
         applied.problems.extend(self.show(live, &before));
+        let known = std::mem::replace(&mut self.undone, applied.problems.clone());
         applied.problems.extend(peer_problems);
-        report(&applied.problems);
+        report(&applied.problems, &known);
         if !applied.created.is_empty() || !put_away.gone.is_empty() {
             self.publisher.repositories_made();
         }
@@ -241,8 +251,9 @@ impl Activator {
     }
 }
 
-fn report(problems: &[String]) {
-    for problem in problems {
+/// Each problem is told once, when it is new.
+fn report(problems: &[String], known: &[String]) {
+    for problem in problems.iter().filter(|problem| !known.contains(problem)) {
         tracing::error!("activation incomplete: {problem}");
     }
 }

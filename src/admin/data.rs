@@ -1,12 +1,13 @@
 //! The data directory: where its files are, and how one is replaced so that a crash leaves the old or the new.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Uid};
 
+use crate::durable;
 use crate::model::HostName;
 
 /// The place of everything a node keeps, `--data`. Repositories are named here only as a root; what is below it
@@ -94,7 +95,7 @@ impl DataDir {
         for (old, new) in orders.into_iter().chain([("disk", self.repositories().join(".disk"))]) {
             let old = self.state().join(old);
             if old.exists() && !new.exists() {
-                fs::rename(&old, &new)?;
+                durable::rename("admin.settle.rename", &old, &new)?;
             }
         }
         Ok(())
@@ -138,9 +139,9 @@ pub fn write_whole(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     if let Some((user, group)) = owner_for_root(dir)? {
         rustix::fs::fchown(&file, Some(user), Some(group))?;
     }
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_dir(dir)
+    durable::sync_open("admin.file.sync", &file, path)?;
+    durable::rename("admin.file.rename", &temporary, path)?;
+    durable::sync("admin.file.dir", dir)
 }
 
 /// Whose a new file in `dir` should be, when root writes into the directory of the daemon's user, who must read it.
@@ -160,11 +161,6 @@ pub(super) fn give_to_owner_of_parent(dir: &Path) -> io::Result<()> {
         rustix::fs::chown(dir, Some(user), Some(group))?;
     }
     Ok(())
-}
-
-/// Makes a rename or a new name in `dir` durable.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ impl Admin {
         &self.making
     }
 
+    /// Tries again what could not be done; see [`Activator::complete`].
+    pub fn complete(&self) -> Option<Applied> {
+        self.lock().complete()
+    }
+
     /// Looks at every repository again; see [`Activator::look_after`].
     pub fn look_after(&self) -> Applied {
         self.lock().look_after()

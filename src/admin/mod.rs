@@ -52,7 +52,7 @@ pub use address::{Address, NoAddress};
 pub use commit::{Change, Committed, NotCommitted};
 pub use compile::{Checked, Draft, Rejected, Surroundings, check, check_on, draft};
 pub use config::{AutoCreate, Config, HooksConfig, Sugar};
-pub use data::{DataDir, sync_dir, write_whole};
+pub use data::{DataDir, write_whole};
 pub use denial::Denial;
 pub use emergency::{Emergency, EmergencyError};
 pub use file_lock::{LockChange, LockError};

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::durable;
 use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
 use crate::repo::write_whole;
@@ -172,7 +173,7 @@ pub(super) fn put(dir: &Path, file: &str, text: Option<&str>) -> io::Result<()> 
     let Some(text) = text else {
         return match std::fs::remove_file(dir.join(file)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => std::fs::File::open(dir)?.sync_all(),
+            _ => durable::sync("admin.text.removed", dir),
         };
     };
     write_whole(dir, file, &shown(text))

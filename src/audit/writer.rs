@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::files::{End, Files, file_name, hash};
 use super::record::{Kind, Outcome, Record, moment};
 use super::{BATCH, Config, DURABLE};
+use crate::durable;
 
 /// What may wait for the disk, in bytes: some fifty thousand records.
 const WAITING_MAX: usize = 32 << 20;
@@ -292,6 +293,7 @@ impl Writer {
     fn write(&mut self) -> io::Result<()> {
         while !self.pending.is_empty() {
             let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+            durable::at("audit.write", self.shared.files.dir())?;
             match file.write(&self.pending) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 // What the disk has taken of a line stays, and the rest follows.
@@ -310,7 +312,7 @@ impl Writer {
     fn settle_down(&mut self) {
         self.dirty = None;
         if let Some(file) = &self.file
-            && let Err(error) = file.sync_data()
+            && let Err(error) = durable::sync_data("audit.sync", file, self.shared.files.dir())
         {
             tracing::error!(%error, "the audit may not be on the disk");
         }
@@ -335,7 +337,7 @@ impl Writer {
         let path = self.shared.files.dir().join(file_name(first));
         self.file = Some(OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?);
         self.path = Some(path);
-        File::open(self.shared.files.dir())?.sync_all()?;
+        durable::sync("audit.dir", self.shared.files.dir())?;
         (self.bytes, self.since) = (0, SystemTime::now());
         self.forget();
         Ok(())

@@ -1,13 +1,14 @@
 //! Lets go of old snapshots, and of what they alone name.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::BackupError;
 use super::record::Snapshot;
 use super::vault::Vault;
+use crate::durable;
 use crate::model::time::rfc3339;
 
 /// Which snapshots stay: those that any of the two names, and the newest in any case.
@@ -57,7 +58,7 @@ pub fn prune(root: &Path, keep: Keep) -> Result<Pruned, BackupError> {
         fs::remove_file(&path).map_err(BackupError::io(&path))?;
     }
     // A snapshot that comes back after a power cut must have its objects.
-    File::open(&dir).and_then(|dir| dir.sync_all()).map_err(BackupError::io(&dir))?;
+    durable::sync("backup.prune.dir", &dir).map_err(BackupError::io(&dir))?;
     // Also what an earlier one, cut short here, has left.
     for (hash, bytes) in vault.objects()? {
         if !named.contains(&hash) {

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::record::{Record, Snapshot, read_refs};
 use super::vault::Vault;
 use super::{BackupError, Node, bundle};
+use crate::durable;
 use crate::git::process::Git;
 use crate::model::RepoName;
 use crate::model::time::rfc3339;
@@ -141,7 +142,7 @@ fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), BackupError> {
         }
         let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
         out.write_all(contents)?;
-        out.sync_all()
+        durable::sync_open("backup.restore.sync", &out, path)
     };
     written().map_err(BackupError::io(path))
 }

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::BackupError;
 use super::record::{Record, Snapshot};
+use crate::durable;
 
 const FORMAT_FILE: &str = "gitmesh-backup";
 const FORMAT: &str = "gitmesh-backup 1";
@@ -94,7 +95,7 @@ impl Vault {
         if !path.exists() {
             let dir = path.parent().expect("two levels below the root");
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(BackupError::io(dir))?;
-            fs::rename(&fresh.path, &path).map_err(BackupError::io(&path))?;
+            durable::rename("backup.object.rename", &fresh.path, &path).map_err(BackupError::io(&path))?;
             fresh.kept = true;
         }
         Ok(hash)
@@ -188,9 +189,8 @@ impl Vault {
 
     /// Shows a snapshot, once everything that it names is on the disk. Returns its time as its name has it.
     pub(super) fn show(&self, snapshot: &Snapshot) -> Result<String, BackupError> {
-        let open = File::open(&self.root).map_err(BackupError::io(&self.root))?;
         // One call for all objects: to sync each would cost more than to write it (syncfs(2)).
-        rustix::fs::syncfs(&open).map_err(|error| BackupError::io(&self.root)(error.into()))?;
+        durable::sync_disk("backup.settle", &self.root).map_err(BackupError::io(&self.root))?;
         let dir = self.root.join("snapshots");
         let at = snapshot.time.replace(['-', ':'], "");
         // Several of one second are told apart, in their order.
@@ -201,9 +201,9 @@ impl Vault {
         let written = || {
             let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
             out.write_all(&serde_json::to_vec(snapshot).map_err(io::Error::other)?)?;
-            out.sync_all()?;
-            fs::rename(&fresh, &path)?;
-            File::open(&dir)?.sync_all()
+            durable::sync_open("backup.snapshot.sync", &out, &path)?;
+            durable::rename("backup.snapshot.rename", &fresh, &path)?;
+            durable::sync("backup.snapshot.dir", &dir)
         };
         written().map_err(BackupError::io(&path))?;
         Ok(name)

@@ -16,8 +16,9 @@ use rand::TryRngCore as _;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 
 use super::{Refusal, exit, join, key_line, shell_word};
-use crate::admin::{ADMIN_REPO, Address, DataDir, Invitation, newest_commit, sync_dir, write_whole};
+use crate::admin::{ADMIN_REPO, Address, DataDir, Invitation, newest_commit, write_whole};
 use crate::config::{Config, FILE_NAME, example, machine_name};
+use crate::durable;
 use crate::git::objects::{self, Author};
 use crate::model::{Fingerprint, HostName, Oid, UserName};
 use crate::policy::{KeyProblem, parse_public_key};
@@ -382,8 +383,8 @@ pub(super) fn admin_repository(
     let email = format!("gitmesh@{node}");
     let author = Author { name: "gitmesh", email: &email };
     objects::commit_files(&temporary, branch, files, author, message, None)?;
-    std::fs::rename(&temporary, dir)?;
-    sync_dir(&data.repositories())?;
+    durable::rename("init.admin.rename", &temporary, dir)?;
+    durable::sync("init.admin.dir", &data.repositories())?;
     Ok(())
 }
 

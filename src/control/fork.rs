@@ -25,7 +25,7 @@ impl Control {
             Err(CreateError::Denied(denial)) => Reply::denied(&denial),
             Err(CreateError::Failed(error)) => {
                 tracing::error!(%error, repo = %to, %from, "a fork cannot be made");
-                Reply::fail(70, "FATAL: the fork cannot be made; tell an administrator")
+                Reply::broken("the fork cannot be made", &error)
             }
         }
     }

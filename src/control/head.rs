@@ -136,7 +136,7 @@ fn elsewhere(repo: &RepoName) -> Reply {
 
 fn unreadable(repo: &RepoName, error: &(dyn std::error::Error + 'static)) -> Reply {
     tracing::error!(error, %repo, "HEAD cannot be read or written");
-    Reply::fail(70, "FATAL: HEAD cannot be read or written; tell an administrator")
+    Reply::broken("HEAD cannot be read or written", error)
 }
 
 #[cfg(test)]

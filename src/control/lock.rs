@@ -56,7 +56,7 @@ impl Control {
                     LockError::Denied(denial) => Reply::fail(5, denial.to_string()),
                     LockError::Objects(_) | LockError::Failed(_) => {
                         tracing::error!(error = &error as &dyn std::error::Error, %repo, "file locks");
-                        Reply::fail(70, "FATAL: the locks cannot be read or written; tell an administrator")
+                        Reply::broken("the locks cannot be read or written", &error)
                     }
                     error => Reply::fail(1, format!("FATAL: {error}")),
                 },

@@ -39,6 +39,7 @@ mod user;
 mod watch;
 mod writable;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, Denial, Realm, Text};
 use crate::audit::Audit;
 use crate::cluster::Cluster;
+use crate::durable;
 use crate::git::service::repo_of_path;
 use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
@@ -104,6 +106,19 @@ impl Reply {
 
     fn fail(code: i32, err: impl Into<String>) -> Self {
         Self { out: String::new(), err: format!("{}\n", err.into()), code }
+    }
+
+    /// `what` could not be done; the log has the error.
+    fn broken(what: &str, error: &(dyn Error + 'static)) -> Self {
+        let (mut said, mut source) = (error.to_string(), error.source());
+        while let Some(error) = source {
+            said.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        match durable::trouble(&said) {
+            Some(trouble) => Self::fail(70, format!("FATAL: {what}: {trouble}")),
+            None => Self::fail(70, format!("FATAL: {what}; tell an administrator")),
+        }
     }
 
     fn denied(denial: &Denial) -> Self {

@@ -75,7 +75,7 @@ impl Control {
             Err(CreateError::Denied(denial)) => Err(denied(&denial)),
             Err(CreateError::Failed(error)) => {
                 tracing::error!(%error, %repo, "a repository cannot be made");
-                Err(Reply::fail(70, "FATAL: the repository cannot be made; tell an administrator"))
+                Err(Reply::broken("the repository cannot be made", &error))
             }
         }
     }
@@ -172,7 +172,7 @@ impl Control {
             }
             Err(RolesError::Failed(error)) => {
                 tracing::error!(%error, %repo, "roles cannot be written");
-                Reply::fail(70, "FATAL: the roles cannot be written; tell an administrator")
+                Reply::broken("the roles cannot be written", &error)
             }
             Err(error) => Reply::fail(1, format!("FATAL: {error}")),
         }

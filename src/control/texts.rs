@@ -127,7 +127,7 @@ pub(super) fn changed(done: Result<(), TextError>) -> Reply {
         Err(error @ TextError::TooLong(..)) => Reply::fail(2, format!("FATAL: {error}")),
         Err(TextError::Failed(error)) => {
             tracing::error!(%error, "a text cannot be written");
-            Reply::fail(70, "FATAL: it cannot be written; tell an administrator")
+            Reply::broken("it cannot be written", &error)
         }
     }
 }

@@ -56,7 +56,7 @@ fn denied(denial: &Denial) -> Reply {
 
 fn failed(what: &str, repo: &RepoName, error: &io::Error) -> Reply {
     tracing::error!(%error, %repo, "{what}");
-    Reply::fail(70, format!("FATAL: '{repo}': {what}; tell an administrator"))
+    Reply::broken(&format!("'{repo}': {what}"), error)
 }
 
 impl Control {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::durable;
 use crate::hook;
 
 /// How long a killed daemon's lock is waited for.
@@ -62,6 +63,6 @@ pub(super) fn write_if_changed(file: &Path, text: &str) -> anyhow::Result<()> {
     }
     let fresh = file.with_extension("new");
     std::fs::write(&fresh, text)
-        .and_then(|()| std::fs::rename(&fresh, file))
+        .and_then(|()| durable::rename("daemon.install.rename", &fresh, file))
         .with_context(|| format!("cannot write {}", file.display()))
 }

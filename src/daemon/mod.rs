@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, Files, Masters};
 use crate::config::Config;
 use crate::control::peer::Peering;
 use crate::control::{Control, Node};
+use crate::durable;
 use crate::git::packs::Packs;
 use crate::git::process::{Git, settings_text};
 use crate::mirror::{About, Mirror};
@@ -36,6 +37,10 @@ use reload::Running;
 
 /// Running sessions may take this long to end after a stop is asked for; systemd waits a little longer.
 const DRAIN: Duration = Duration::from_secs(60);
+
+/// When what a configuration asks for is tried again; each time in vain the pause is twice as long.
+const AGAIN_MIN: Duration = Duration::from_secs(2);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// How often it is looked what has been in the trash for long enough.
 const EMPTYING: Duration = Duration::from_secs(3600);
@@ -60,8 +65,13 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     install_hooks(&data.join("hooks"), &config.admin_socket.path)?;
     let git_version = git.version().await?;
     let store = Store::new(data.join("repositories"), settings);
+    let state = DataDir::new(data.clone()).state();
     store.load_gone().context("cannot take over what copies are to be told")?;
     store.sweep_unfinished().context("cannot clean up the repositories' directory")?;
+    let orders = DataDir::new(data.clone()).orders();
+    for dir in [store.root(), &state, &orders, &orders.join("gone")] {
+        durable::sweep_unwritten(dir).with_context(|| format!("cannot clean up {}", dir.display()))?;
+    }
     // 'gitmesh init' made this one before there was a daemon.
     store.adopt(&RepoName::new(ADMIN_REPO)?).context("cannot write the admin repository's config")?;
 
@@ -69,8 +79,6 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         .with_context(|| format!("cannot use {}", data.join(&config.audit.path).display()))?;
     let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
     let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
-    let state = DataDir::new(data.clone()).state();
-    let orders = DataDir::new(data.clone()).orders();
     let files = Files { orders: &orders, repositories: store.root(), state: &state };
     let masters = Masters::open(files, repo::write_whole).context("cannot take over which nodes were promoted")?;
     let start = Start {
@@ -179,6 +187,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     rest.spawn(upkeep.clone().run(house.clone()));
     rest.spawn(keep_audit(audit, writer, house.clone()));
     rest.spawn(empty_trash(store.clone(), kept, house.clone()));
+    rest.spawn(complete(admin.clone(), mirror.clone(), house.clone()));
     rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
     top.spawn(door.run(doors.clone()));
     notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -268,13 +277,17 @@ async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: Cancellati
                 let Some(dir) = store.open_as_daemon(&name) else { continue };
                 let removed = repo::remove_stale_locks(&dir, std::time::SystemTime::now())?;
                 // Of this run there are none to sweep, so once is enough.
-                let left =
-                    if wait.is_zero() { repo::sweep_quarantines(&dir, std::time::SystemTime::now())? } else { 0 };
+                let left = if wait.is_zero() {
+                    durable::sweep_unwritten(&dir)?;
+                    repo::sweep_quarantines(&dir, std::time::SystemTime::now())?
+                } else {
+                    0
+                };
                 if left > 0 {
                     tracing::info!(repo = %name, left, "removed what killed pushes left behind");
                 }
                 if !removed.is_empty() {
-                    tracing::warn!(repo = %name, locks = ?removed, "removed locks that a killed git left behind");
+                    tracing::warn!(repo = %name, locks = removed.len(), first = ?removed[0], "removed locks that a killed git left behind");
                 }
             }
             Ok::<(), std::io::Error>(())
@@ -287,6 +300,25 @@ async fn look_after(admin: Admin, store: Store, mirror: Mirror, stop: Cancellati
     }
     stop.cancelled().await;
     Ok(())
+}
+
+/// Tries again what a configuration asks for and could not be done at once: the disk may have space again.
+async fn complete(admin: Admin, mirror: Mirror, stop: CancellationToken) -> std::io::Result<()> {
+    let mut pause = AGAIN_MIN;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        let admin = admin.clone();
+        let done = tokio::task::spawn_blocking(move || admin.complete()).await.map_err(std::io::Error::other)?;
+        // A configuration that can never be carried out must not keep the disk busy.
+        pause = if done.is_some() { (pause * 2).min(AGAIN_MAX) } else { AGAIN_MIN };
+        if let Some(applied) = done {
+            mirror.mark_all(&applied.created);
+            mirror.mark_all(&applied.configured);
+        }
+    }
 }
 
 /// Writes the audit until the last door has closed.

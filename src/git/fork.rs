@@ -6,11 +6,12 @@
 //! while git repacks; a file that goes meanwhile starts the search again. Blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::refs::{Head, Snapshot};
+use crate::durable;
 
 /// What of the references goes along; the rest is of no use to a fork, or is kept by us.
 const PREFIXES: [&[u8]; 2] = [b"refs/heads/", b"refs/tags/"];
@@ -40,7 +41,7 @@ pub fn fork(from: &Path, into: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    File::open(into)?.sync_all()
+    durable::sync("git.fork.root", into)
 }
 
 /// Writes them packed (git-pack-refs(1)), since there may be a million.
@@ -70,7 +71,7 @@ fn copy_references(from: &Path, into: &Path) -> io::Result<()> {
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::write(path, bytes)?;
-    File::open(path)?.sync_all()
+    durable::sync("git.fork.file", path)
 }
 
 /// The stores that this one borrows from (gitrepository-layout(5), objects/info/alternates).
@@ -125,11 +126,11 @@ fn link_folder<'n>(from: &Path, into: &Path, files: impl Iterator<Item = &'n Str
             // Another file system, or a file with as many names as it may have.
             Err(_) => {
                 fs::copy(from.join(name), into.join(name))?;
-                File::open(into.join(name))?.sync_all()?;
+                durable::sync("git.fork.file", &into.join(name))?;
             }
         }
     }
-    File::open(into)?.sync_all()
+    durable::sync("git.fork.dir", into)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::path::Path;
 use git2::{ErrorCode, FileMode, ObjectType, Repository};
 
 use super::odb::{self, Dated};
+use crate::durable;
 use crate::model::{Oid, RefName, RefUpdate};
 
 /// Most files that [`files_at`] takes out of one commit; the largest known keydir holds half as many.
@@ -77,9 +78,8 @@ pub fn set_head(dir: &Path, branch: &RefName) -> Result<(), ObjectsError> {
     if std::fs::read_to_string(dir.join("HEAD"))?.trim_end() == format!("ref: {branch}") {
         return Ok(());
     }
-    let repo = open(dir)?;
-    repo.reference_symbolic("HEAD", branch.as_str(), true, "gitmesh: set HEAD")?;
-    Ok(())
+    // libgit2 would not sync it, and without a sound HEAD a directory is no repository.
+    Ok(durable::write_whole(dir, "HEAD", &format!("ref: {branch}\n"))?)
 }
 
 /// The commit that HEAD leads to; `None` while its branch is unborn.

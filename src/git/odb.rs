@@ -1,7 +1,6 @@
 //! Which objects a repository has, and new ones: commits made here.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use git2::{ErrorCode, FileMode, OdbLookupFlags, Repository};
 
 use super::objects::{Author, ObjectsError, raw};
 use super::refs::Hex;
+use crate::durable;
 use crate::model::{Oid, RefName, RefUpdate};
 
 /// Those of `oids` that the repository at `dir` holds, in the given order. Blocking; costs no process.
@@ -99,7 +99,9 @@ pub fn head_branch(dir: &Path) -> Result<Option<RefName>, ObjectsError> {
 
 /// Makes HEAD name an object and no branch.
 pub fn detach_head(dir: &Path, oid: &Oid) -> Result<(), ObjectsError> {
-    Ok(Repository::open_bare(dir)?.set_head_detached(raw(oid)?)?)
+    // What HEAD leads to has to be there.
+    Repository::open_bare(dir)?.find_commit(raw(oid)?)?;
+    Ok(durable::write_whole(dir, "HEAD", &format!("{oid}\n"))?)
 }
 
 /// Sets (`Some`) or removes (`None`) keys of the repository's own `config` file; `true` if one was not so before.
@@ -232,7 +234,7 @@ pub fn prepare_commit(
     made.sort_unstable();
     made.dedup();
     for id in made.iter().map(ToString::to_string) {
-        sync_file(&dir.join("objects").join(&id[..2]).join(&id[2..]))?;
+        sync_if_there(&dir.join("objects").join(&id[..2]).join(&id[2..]))?;
     }
     Ok(Oid::parse(&commit.to_string()).expect("git2 prints 40 hexadecimal digits"))
 }
@@ -242,9 +244,10 @@ pub fn prepare_commit(
 /// # Errors
 /// [`ObjectsError::Moved`] if it is elsewhere, or somebody else is moving it at this moment.
 pub fn move_branch(dir: &Path, branch: &RefName, old: &Oid, new: &Oid, message: &str) -> Result<(), ObjectsError> {
+    durable::at("git.commit.branch", dir)?;
     let repo = Repository::open_bare(dir)?;
     match repo.reference_matching(branch.as_str(), raw(new)?, true, raw(old)?, message) {
-        Ok(_) => Ok(sync_file(&dir.join(branch.as_str()))?),
+        Ok(_) => Ok(sync_if_there(&dir.join(branch.as_str()))?),
         Err(e) if matches!(e.code(), ErrorCode::Modified | ErrorCode::Locked | ErrorCode::NotFound) => {
             Err(ObjectsError::Moved(branch.to_string()))
         }
@@ -253,12 +256,11 @@ pub fn move_branch(dir: &Path, branch: &RefName, old: &Oid, new: &Oid, message: 
 }
 
 /// A file, and its name in its folder. What is not there as a file of its own was there before, in a pack.
-fn sync_file(path: &Path) -> io::Result<()> {
+fn sync_if_there(path: &Path) -> io::Result<()> {
     for path in [Some(path), path.parent()].into_iter().flatten() {
-        match File::open(path) {
-            Ok(file) => file.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        match durable::sync("git.commit.sync", path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())

@@ -3,7 +3,8 @@
 //! It is done as git's files backend does it (refs/files-backend.c, refs/packed-backend.c), so that git may work in the
 //! repository at the same time: each name is locked by creating `NAME.lock`, `packed-refs` by `packed-refs.lock`; what
 //! is there is looked at only then; the new text goes to `packed-refs.new`, is synced, and is renamed over
-//! `packed-refs`, by which all references appear at once. The locks are given back in any case.
+//! `packed-refs`, by which all references appear at once. The locks are given back in any case, and say whose they are,
+//! so that those of a daemon that was killed need not grow old before they count for nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::odb::Peeler;
 use super::refs::{Hex, Snapshot};
+use crate::durable;
 use crate::model::RefUpdate;
 
 /// Fewer are written one by one, by git.
@@ -22,6 +24,19 @@ const BYTES_MAX: u64 = 256 << 20;
 /// So long is another writer of `packed-refs` waited for, as git does (core.packedRefsTimeout).
 const PATIENCE: Duration = Duration::from_secs(1);
 const HEADER: &str = "# pack-refs with: peeled fully-peeled sorted \n";
+
+/// What stands in a lock of ours; git's own are empty, or hold a new value.
+fn mark() -> String {
+    format!("gitmesh {}\n", durable::run())
+}
+
+/// Whether the lock was ours in a run of the daemon that is over, so that nobody holds it.
+pub fn is_left_over(lock: &Path) -> bool {
+    let long = mark().len() as u64;
+    // Most locks are git's; no need to read a large one.
+    lock.metadata().is_ok_and(|about| about.len() == long)
+        && std::fs::read_to_string(lock).is_ok_and(|text| text.starts_with("gitmesh ") && text != mark())
+}
 
 /// Locks that are held; what is dropped is given back.
 #[derive(Default)]
@@ -49,8 +64,9 @@ impl Locks {
             _ => Err(error),
         });
         match made {
-            Ok(_) => {
+            Ok(mut file) => {
                 self.0.push(path);
+                file.write_all(mark().as_bytes())?;
                 Ok(true)
             }
             // git may have removed a folder that was empty in between; it is asked instead.
@@ -100,13 +116,17 @@ pub fn create_many(dir: &Path, updates: &[RefUpdate]) -> io::Result<bool> {
     let Some(text) = merge(dir, &new, &above, &peeled)? else { return Ok(false) };
     let fresh = dir.join("packed-refs.new");
     let mut file = File::create(&fresh)?;
-    let written = file.write_all(&text).and_then(|()| file.sync_all());
-    let shown = written.and_then(|()| std::fs::rename(&fresh, dir.join("packed-refs")));
+    let written = file.write_all(&text).and_then(|()| durable::sync_open("git.packed.sync", &file, &fresh));
+    let shown = written.and_then(|()| durable::rename("git.packed.rename", &fresh, &dir.join("packed-refs")));
     if shown.is_err() {
         // git would not write past it; the first error is the one to tell.
         drop(std::fs::remove_file(&fresh));
     }
-    shown.and_then(|()| File::open(dir)?.sync_all())?;
+    shown?;
+    // The references are there for all to see, so it is too late for a refusal; git never syncs a directory.
+    if let Err(error) = durable::sync("git.packed.dir", dir) {
+        tracing::error!(dir = %dir.display(), %error, "new references may not outlive a power cut: the disk fails");
+    }
     Ok(true)
 }
 

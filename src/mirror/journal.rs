@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::durable;
 use crate::model::{HostName, RepoName};
 
 /// Entries kept of one repository …
@@ -166,7 +167,7 @@ impl Files {
     pub(super) fn append(&self, lines: &[String]) -> io::Result<()> {
         let mut file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&self.now)?;
         if file.metadata()?.len() > self.max {
-            fs::rename(&self.now, &self.old)?;
+            durable::rename("mirror.journal.rename", &self.now, &self.old)?;
             file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&self.now)?;
         }
         file.write_all((lines.join("\n") + "\n").as_bytes())

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::maintenance::DAMAGED;
 use super::store::{Repo, Store};
 use super::trash::Why;
+use crate::durable;
 use crate::git::objects;
 use crate::model::RepoName;
 use crate::model::time::Stamp;
@@ -75,10 +76,10 @@ fn take_over(from: &Path, to: &Path) -> io::Result<()> {
             take_over(&entry.path(), &to)?;
         } else if kind.is_file() {
             std::fs::copy(entry.path(), &to)?;
-            std::fs::File::open(&to)?.sync_all()?;
+            durable::sync("repo.fresh.file", &to)?;
         }
     }
-    std::fs::File::open(to)?.sync_all()
+    durable::sync("repo.fresh.dir", to)
 }
 
 #[cfg(test)]

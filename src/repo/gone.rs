@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::ownership::write_whole;
+use crate::durable::write_whole;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName, UserName};
 

@@ -3,9 +3,12 @@
 //! git takes a lock by creating `NAME.lock` and gives it back by renaming or removing it (git's lockfile API). A git
 //! that is killed by SIGKILL or loses power leaves the file for ever, and every later update of that name fails.
 
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use crate::git::packed;
 
 /// git holds a lock for milliseconds; the packed-refs lock of a repository of a million references for seconds.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -13,8 +16,8 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 /// What was to become `packed-refs`. git does not write past one that is there already.
 const UNFINISHED: &str = "packed-refs.new";
 
-/// Removes the reference and HEAD locks of the repository at `dir` that are older than ten seconds at `now`, and
-/// returns them. Call it only while no push into the repository is running.
+/// Removes the reference and HEAD locks of the repository at `dir` that are older than ten seconds at `now`, or
+/// that a killed daemon has left, and returns them. Call it only while no push into the repository is running.
 pub fn remove_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>> {
     let stale = find_stale_locks(dir, now)?;
     stale.iter().try_for_each(std::fs::remove_file)?;
@@ -32,16 +35,21 @@ pub fn find_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>>
             let kind = entry.file_type()?;
             if kind.is_dir() && (depth > 0 || entry.file_name() == "refs") {
                 todo.push((path, depth + 1));
-            } else if kind.is_file() && (path.extension().is_some_and(|e| e == "lock") || path == dir.join(UNFINISHED))
+            } else if kind.is_file()
+                && (path.extension().is_some_and(|e| e == "lock") || path == dir.join(UNFINISHED))
+                && is_stale(&path, &entry.metadata()?, now)?
             {
-                let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
-                if age >= STALE_AFTER {
-                    stale.push(path);
-                }
+                stale.push(path);
             }
         }
     }
     Ok(stale)
+}
+
+fn is_stale(path: &Path, about: &Metadata, now: SystemTime) -> io::Result<bool> {
+    // What is written under a lock is as stale as that.
+    let lock = if path.ends_with(UNFINISHED) { path.with_extension("lock") } else { path.to_owned() };
+    Ok(now.duration_since(about.modified()?).unwrap_or_default() >= STALE_AFTER || packed::is_left_over(&lock))
 }
 
 /// As [`remove_stale_locks`], of the given references, HEAD and `packed-refs` alone: a few look-ups instead of a walk.
@@ -52,10 +60,10 @@ pub fn remove_stale_locks_of<'a>(
 ) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     let locks = names.chain(["HEAD", "packed-refs"]).map(|name| format!("{name}.lock"));
-    for name in locks.chain([UNFINISHED.to_owned()]) {
+    for name in std::iter::once(UNFINISHED.to_owned()).chain(locks) {
         let path = dir.join(name);
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
-        if metadata.is_file() && now.duration_since(metadata.modified()?).unwrap_or_default() >= STALE_AFTER {
+        if metadata.is_file() && is_stale(&path, &metadata, now)? {
             std::fs::remove_file(&path)?;
             removed.push(path);
         }

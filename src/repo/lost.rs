@@ -2,18 +2,17 @@
 //! person drops it. A mark beside the references says that there are such names, so that a look at all repositories
 //! need not read the references of each.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::durable::{self, write_whole};
 use crate::git::objects::{self, Kind, ObjectsError};
 use crate::git::odb;
 use crate::git::ref_state::read_refs;
 use crate::model::{HostName, Oid, RefName, RefUpdate, RepoName};
 
 use super::Store;
-use super::ownership::write_whole;
 
 const LOST: &str = "refs/gitmesh/lost";
 /// Inside a repository, says that something is kept.
@@ -90,13 +89,14 @@ pub fn keep_lost(
         return Ok(Vec::new());
     }
     mark_lost(dir)?;
+    durable::at("repo.lost.refs", dir)?;
     odb::create_refs(dir, &kept, "gitmesh: kept by a repair")?;
     // libgit2 does not sync references; git, which follows, does sync what replaces these.
     for (name, _) in &kept {
         let mut path = dir.join(name.as_str());
-        File::open(&path)?.sync_all()?;
+        durable::sync("repo.lost.sync", &path)?;
         while path != dir && path.pop() {
-            File::open(&path)?.sync_all()?;
+            durable::sync("repo.lost.sync", &path)?;
         }
     }
     Ok(kept.into_iter().map(|(name, _)| name).collect())

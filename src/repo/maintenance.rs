@@ -17,8 +17,8 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::ownership::write_whole;
 use super::store::Store;
+use crate::durable::write_whole;
 use crate::git::process::{Git, RunError};
 use crate::model::RepoName;
 use crate::model::setting::duration;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::ownership::write_whole;
+use crate::durable::write_whole;
 use crate::git::odb;
 use crate::git::service::{from_word, to_word};
 

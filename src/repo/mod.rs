@@ -22,6 +22,7 @@ mod take_in;
 mod trash;
 mod weight;
 
+pub use crate::durable::write_whole;
 pub use file_locks::{BrokenLock, FileLock, FileLocks};
 pub use fresh::Fresh;
 pub use gate::{Closed, Gates, Pass};
@@ -30,7 +31,7 @@ pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::{Lost, keep_lost, mark_lost};
 pub use maintenance::{Maintenance, Outcome, Task, Upkeep};
 pub use metadata::{Metadata, WRITTEN_KEYS};
-pub use ownership::{Ownership, ROLES_MAX, write_whole};
+pub use ownership::{Ownership, ROLES_MAX};
 pub use quarantine::{Quarantine, sweep_quarantines};
 pub use state::{is_fresh_epoch, promise_epoch, promised_epoch, settle_epoch};
 pub use store::{Prepare, Repo, Space, Store};

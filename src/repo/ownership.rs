@@ -4,11 +4,12 @@
 //! They are read at each question and never cached: for a repository that has neither, that is two names that are not
 //! found, a few microseconds, and a change made by hand counts at once.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::durable::write_whole;
 use crate::model::UserName;
 
 /// The creator's name, without a newline.
@@ -91,23 +92,6 @@ fn cut(dir: &Path, mut text: String) -> String {
         text.truncate(end);
     }
     text
-}
-
-/// Puts a file named `name` into `dir`, whole or not at all, also across a power cut.
-pub fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let fresh = dir.join(format!("{name}.{:016x}.new", rand::random::<u64>()));
-    let written = (|| {
-        let mut out = std::fs::File::create_new(&fresh)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        std::fs::rename(&fresh, dir.join(name))?;
-        std::fs::File::open(dir)?.sync_all()
-    })();
-    if written.is_err() {
-        // A left-over is harmless; the first error is the one to tell.
-        drop(std::fs::remove_file(&fresh));
-    }
-    written
 }
 
 #[cfg(test)]

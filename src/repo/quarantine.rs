@@ -3,16 +3,17 @@
 //! It is git's own arrangement (git-receive-pack(1), "QUARANTINE ENVIRONMENT"), beginnings of names included. What a
 //! killed daemon leaves behind goes when the next one looks at its repositories, or with the next push.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
+use crate::durable;
+
 /// How git's names begin, and ours; git-prune(1) would remove both in time.
 const GITS: &str = "tmp_objdir-incoming-";
 /// Ours name the run of the daemon too. There is one daemon at a time, so those of other runs are nobody's.
-static OURS: LazyLock<String> = LazyLock::new(|| format!("{GITS}gm{:08x}-", rand::random::<u32>()));
+static OURS: LazyLock<String> = LazyLock::new(|| format!("{GITS}gm{}-", durable::run()));
 /// git's own are left alone until nothing has changed in them for so long.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -57,9 +58,9 @@ impl Quarantine {
             std::fs::read_dir(&from)?.map(|entry| entry.map(|e| e.file_name())).collect::<Result<_, _>>()?;
         files.sort_by_key(|name| Path::new(name).extension().is_some_and(|kind| kind == "idx"));
         for file in files {
-            std::fs::rename(from.join(&file), to.join(&file))?;
+            durable::rename("repo.quarantine.rename", &from.join(&file), &to.join(&file))?;
         }
-        File::open(&to)?.sync_all()
+        durable::sync("repo.quarantine.dir", &to)
     }
 }
 

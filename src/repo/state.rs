@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::ownership::write_whole;
+use crate::durable::write_whole;
 use crate::model::Epoch;
 
 const FILE: &str = "gitmesh-epoch";

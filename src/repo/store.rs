@@ -10,6 +10,7 @@ use super::gate::Gates;
 use super::gone::Gone;
 use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
+use crate::durable;
 use crate::git::objects::{self, ObjectsError};
 use crate::model::time::Stamp;
 use crate::model::{RepoName, UserName};
@@ -229,9 +230,10 @@ impl Store {
         let Some(making) = made else { return Ok(false) };
         let dir = self.dir(name);
         let shown = match settled {
-            Ok(()) => {
-                dir.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::rename(&making, &dir))
-            }
+            Ok(()) => dir
+                .parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .and_then(|()| durable::rename("repo.create.rename", &making, &dir)),
             Err(error) => Err(again(error)),
         };
         if shown.is_err() {
@@ -248,9 +250,9 @@ impl Store {
     /// call for the whole file system (syncfs(2)).
     fn settle(&self, paths: &BTreeSet<PathBuf>) -> io::Result<()> {
         if paths.len() > SYNCED_SINGLY {
-            return Ok(rustix::fs::syncfs(std::fs::File::open(&*self.root)?)?);
+            return durable::sync_disk("repo.create.settle", &self.root);
         }
-        paths.iter().try_for_each(|path| std::fs::File::open(path)?.sync_all())
+        paths.iter().try_for_each(|path| durable::sync("repo.create.sync", path))
     }
 
     /// Gives a repository that something else made our settings, so that a push by path is judged and seen there too.
@@ -263,7 +265,7 @@ impl Store {
             return Ok(());
         }
         include_settings(&dir, &self.settings)?;
-        std::fs::File::open(dir.join("config"))?.sync_all()
+        durable::sync("repo.adopt.sync", &dir.join("config"))
     }
 
     /// Every repository on the disk, sorted by name.

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use super::ownership;
 use super::store::{MAKING, Store, include_settings};
+use crate::durable;
+use crate::durable::write_whole;
 use crate::model::RepoName;
 
 /// User and group, as numbers.
@@ -43,9 +44,9 @@ impl Store {
             fs::create_dir_all(parent)?;
             let replaced = dir.exists().then(|| making.with_extension("old"));
             if let Some(replaced) = &replaced {
-                fs::rename(&dir, replaced)?;
+                durable::rename("repo.take-in.aside", &dir, replaced)?;
             }
-            fs::rename(&making, &dir)?;
+            durable::rename("repo.take-in.rename", &making, &dir)?;
             replaced.map_or(Ok(()), fs::remove_dir_all)
         });
         if shown.is_err() && making.exists() {
@@ -56,7 +57,7 @@ impl Store {
 
     /// Makes everything that was taken in durable (syncfs(2)).
     pub fn settle_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(fs::File::open(self.root())?)?)
+        durable::sync_disk("repo.take-in.settle", self.root())
     }
 
     fn copy(&self, from: Original<'_>, to: &Path, owner: Option<Owner>) -> io::Result<()> {
@@ -89,7 +90,7 @@ impl Store {
             Err(_) => format!("{line}\n"),
         });
         let moved: String = moved.collect();
-        if moved == text { Ok(()) } else { ownership::write_whole(&copy.join("objects/info"), "alternates", &moved) }
+        if moved == text { Ok(()) } else { write_whole(&copy.join("objects/info"), "alternates", &moved) }
     }
 }
 

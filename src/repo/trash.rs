@@ -8,11 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags};
-
 use super::gone::Tombstone;
-use super::ownership::{Ownership, write_whole};
+use super::ownership::Ownership;
 use super::store::Store;
+use crate::durable::{self, write_whole};
 use crate::git::ref_state;
 use crate::model::time::Stamp;
 use crate::model::{HostName, RepoName};
@@ -105,13 +104,12 @@ impl Store {
         let (place, entry) = (self.dir(repo), self.entry(repo, at));
         write_whole(&place, WHY, &why.text())?;
         move_durably(dir, &entry)?;
-        let exchanged = rustix::fs::renameat_with(CWD, &place, CWD, &entry, RenameFlags::EXCHANGE);
-        if let Err(error) = exchanged {
-            std::fs::rename(&entry, dir)?;
-            return Err(error.into());
+        if let Err(error) = durable::exchange("repo.exchange", &place, &entry) {
+            durable::rename("repo.exchange.back", &entry, dir)?;
+            return Err(error);
         }
         for dir in [&place, &entry].into_iter().filter_map(|path| path.parent()) {
-            std::fs::File::open(dir)?.sync_all()?;
+            durable::sync("repo.exchange.dir", dir)?;
         }
         Ok(())
     }
@@ -358,15 +356,16 @@ fn read_copy_of(dir: &Path) -> Option<HostName> {
     HostName::new(std::fs::read_to_string(dir.join(COPY_OF)).ok()?.trim()).ok()
 }
 
-/// One rename that outlives a power cut.
+/// One rename that outlives a power cut; taken back if it would not.
 fn move_durably(from: &Path, to: &Path) -> io::Result<()> {
     let (from_parent, to_parent) = (from.parent().unwrap_or(from), to.parent().unwrap_or(to));
     std::fs::create_dir_all(to_parent)?;
-    std::fs::rename(from, to)?;
-    for dir in to_parent.ancestors().take(3).chain([from_parent]) {
-        std::fs::File::open(dir)?.sync_all()?;
-    }
-    Ok(())
+    durable::rename("repo.move.rename", from, to)?;
+    let mut touched = to_parent.ancestors().take(3).chain([from_parent]);
+    touched.try_for_each(|dir| durable::sync("repo.move.dir", dir)).or_else(|error| {
+        durable::rename("repo.move.back", to, from)?;
+        Err(error)
+    })
 }
 
 /// Folders of names that nothing is left of; one that is not empty stays, and so do those above it.

@@ -32,6 +32,7 @@ use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, P
 use crate::audit::Audit;
 use crate::cluster::identity::Verdict;
 use crate::cluster::{Cluster, Place};
+use crate::durable;
 use crate::git::packs::Packs;
 use crate::git::process::{Git, Serving};
 use crate::git::service::Service;
@@ -384,6 +385,9 @@ impl Transfer {
     fn internal(&self, error: &dyn Display) -> String {
         let reference = format!("{:08x}", rand::random::<u32>());
         tracing::error!(%error, reference, "a session failed");
+        if let Some(trouble) = durable::trouble(&error.to_string()) {
+            return trouble.to_owned();
+        }
         format!("the server has a problem of its own (reference {reference}); tell an administrator, then try again")
     }
 
@@ -527,7 +531,9 @@ async fn sweep_locks(repo: &Repo) {
     let swept = tokio::task::spawn_blocking(move || repo::remove_stale_locks(&dir, std::time::SystemTime::now())).await;
     match swept {
         Ok(Ok(locks)) if locks.is_empty() => {}
-        Ok(Ok(locks)) => tracing::warn!(repo = %repo.name, ?locks, "removed locks that a killed git left behind"),
+        Ok(Ok(locks)) => {
+            tracing::warn!(repo = %repo.name, locks = locks.len(), first = ?locks[0], "removed locks that a killed git left behind")
+        }
         Ok(Err(error)) => tracing::warn!(%error, repo = %repo.name, "cannot look for stale locks"),
         Err(error) => tracing::error!(%error, "the search for stale locks panicked"),
     }

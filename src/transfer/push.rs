@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{ADMIN_REPO, Access, Denial, Look, ProgramCall};
 use crate::audit::RefChange;
 use crate::cluster::Place;
+use crate::durable;
 use crate::git::changes::Changes;
 use crate::git::{objects, odb};
 use crate::mirror::HAVE_IT;
@@ -356,7 +357,9 @@ impl Transfer {
         let names = updates.iter().map(|u| u.name.as_str());
         match repo::remove_stale_locks_of(&self.store.dir(repo), names, std::time::SystemTime::now()) {
             Ok(locks) if locks.is_empty() => {}
-            Ok(locks) => tracing::warn!(%repo, ?locks, "removed locks that a killed git left behind"),
+            Ok(locks) => {
+                tracing::warn!(%repo, locks = locks.len(), first = ?locks[0], "removed locks that a killed git left behind")
+            }
             Err(error) => tracing::warn!(%error, %repo, "cannot remove stale locks"),
         }
     }
@@ -441,6 +444,7 @@ impl Transfer {
             tracing::warn!(repo = %unknown.repo, "a push landed that this run of the daemon has not judged");
             Ok::<_, String>(unknown)
         })?;
+        durable::done("transfer.landed", dir);
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }

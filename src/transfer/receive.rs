@@ -21,6 +21,7 @@ use super::push::Entry;
 use super::relay::{Abandoned, relay};
 use super::request::{Input, Output, Streams};
 use super::{Refusal, Request, Transfer, exit_code};
+use crate::durable;
 use crate::git::etag::Look;
 use crate::git::packed;
 use crate::git::pktline::{self, Packet, PktError, Reader};
@@ -426,7 +427,8 @@ impl Transfer {
             }
             let input = receive::transaction(&part);
             let arguments = ["update-ref", "--stdin", "-m", "push"];
-            let done = match self.git.start(repo.dir(), &arguments, &committer) {
+            let started = durable::at("transfer.refs", repo.dir());
+            let done = match started.and_then(|()| self.git.start(repo.dir(), &arguments, &committer)) {
                 Ok(git) if part.len() == 1 || atomic => run(git, input.as_bytes(), client).await,
                 Ok(git) => {
                     // The words of a larger part would come again with the smaller ones.

@@ -121,7 +121,7 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         let mut command = self.ground().command(env!("CARGO_BIN_EXE_gitmesh"));
         command.arg("serve").arg("--data").arg(self.data()).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a file")).stderr(log);
+        command.stdout(log.try_clone().expect("a file")).stderr(log).env("GITMESH_FAILPOINTS", self.failpoints());
         let child = command.spawn().expect("the daemon starts");
         let before = self.0.child.lock().unwrap().replace(child);
         assert!(before.is_none(), "{} is running already", self.0.name);
@@ -129,6 +129,29 @@ impl Node {
         if !answers || !self.is_running() {
             panic!("{} did not start:\n{}", self.0.name, self.log());
         }
+    }
+
+    fn failpoints(&self) -> PathBuf {
+        self.0.dir.join(format!("{}.failpoints", self.0.name))
+    }
+
+    /// Steps of the daemon, and of `gitmesh` on its machine, fail from now on; see `src/durable.rs` for the lines.
+    pub fn fails_at(&self, lines: &[String]) {
+        let met = self.failpoints().with_extension("failpoints.met");
+        fs::write(met, "").expect("writable");
+        let fresh = self.failpoints().with_extension("fresh");
+        fs::write(&fresh, lines.join("\n")).and_then(|()| fs::rename(&fresh, self.failpoints())).expect("writable");
+    }
+
+    /// No step fails any more.
+    pub fn fails_nowhere(&self) {
+        fs::remove_file(self.failpoints()).expect("they were set");
+    }
+
+    /// The steps that were met since they were told to fail, each with its path.
+    pub fn failed_at(&self) -> Vec<String> {
+        let met = fs::read_to_string(self.failpoints().with_extension("failpoints.met")).unwrap_or_default();
+        met.lines().map(str::to_owned).collect()
     }
 
     /// Whether an SSH server answers at the port.
@@ -205,7 +228,9 @@ impl Node {
     #[must_use]
     pub fn gitmesh(&self, args: &[&str]) -> Answer {
         let data = self.data().display().to_string();
-        self.ground().gitmesh(&[args, &["--data", &data]].concat())
+        let mut command = self.ground().command(env!("CARGO_BIN_EXE_gitmesh"));
+        command.args(args).args(["--data", &data]).env("GITMESH_FAILPOINTS", self.failpoints());
+        Answer::of(command)
     }
 
     #[must_use]

@@ -14,6 +14,7 @@ use super::{Import, Step, home, journal, moved_rules, state_of, store_of};
 use crate::admin::{ADMIN_REPO, DataDir, Surroundings, check, newest_commit, write_whole};
 use crate::cli::init;
 use crate::config::FILE_NAME;
+use crate::durable;
 use crate::git::objects::Author;
 use crate::git::odb::{Dated, commit_changes};
 use crate::git::ref_state;
@@ -145,7 +146,7 @@ fn repositories(import: &Import, owner: Option<Owner>) -> anyhow::Result<()> {
         writeln!(journal, "{before} {} {admin}", state_of(&here, &admin).context(failed)?)?;
     }
     here.settle_all()?;
-    journal.sync_all()?;
+    durable::sync_open("import.journal.sync", &journal, data.path())?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use data_encoding::BASE64;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey, PublicKey};
 
+use crate::durable;
 use crate::model::{HostName, TargetUrl};
 
 /// Longest token or host key file in bytes.
@@ -198,12 +199,17 @@ impl Credentials {
     fn write(&self, file: &str, contents: &[u8]) -> Result<(), NotUsable> {
         let written = || {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-            let fresh = self.dir.join(format!(".{file}.{:016x}.tmp", rand::random::<u64>()));
+            let fresh = self.dir.join(format!(".{file}.tmp"));
+            // Of a run that was killed; a secret must not lie about.
+            match fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
             io::Write::write_all(&mut out, contents)?;
-            out.sync_all()?;
-            fs::rename(&fresh, self.dir.join(file))?;
-            fs::File::open(&self.dir)?.sync_all()
+            durable::sync_open("mirror.target.sync", &out, &fresh)?;
+            durable::rename("mirror.target.rename", &fresh, &self.dir.join(file))?;
+            durable::sync("mirror.target.dir", &self.dir)
         };
         written().map_err(|source| self.failed(source))
     }

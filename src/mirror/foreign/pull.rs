@@ -15,6 +15,7 @@ use super::plan::{Refs, follow};
 use super::push::held;
 use super::remote::Remote;
 use crate::cluster::Place;
+use crate::durable;
 use crate::git::{objects, odb};
 use crate::model::{Oid, RefName, RefUpdate, RepoName, Target};
 use crate::repo::keep_lost;
@@ -102,6 +103,7 @@ async fn apply(inner: &Inner, dir: &Path, updates: &[RefUpdate]) -> Result<(), M
     let failed = |why: String| MirrorError::Local(format!("git update-ref: {why}"));
     let input: String = updates.iter().map(|u| format!("update {}\0{}\0{}\0", u.name, u.new, u.old)).collect();
     let words = ["update-ref", "--no-deref", "--stdin", "-z", "-m", "gitmesh: as its upstream"];
+    durable::at("mirror.upstream.refs", dir).map_err(|error| failed(error.to_string()))?;
     let mut git = inner.git.start(dir, &words, &[]).map_err(|error| failed(error.to_string()))?;
     let given = git.child.stdin.take();
     let work = async {
