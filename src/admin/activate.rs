@@ -23,7 +23,7 @@ use super::compile::check_accepted;
 use super::left_over::put_away;
 use super::making::{self, Making};
 use super::realm::{Publisher, realm};
-use super::shown::Shown;
+use super::shown::{Shown, Sweep};
 use super::store::Store;
 use super::{
     Address, Checked, DataDir, Emergency, EmergencyError, Live, Programs, Realm, Rejected, Surroundings, newest_commit,
@@ -246,7 +246,7 @@ impl Activator {
                 Err(error) => problems.push(format!("list the repositories: {error}")),
             },
         }
-        problems.extend(self.shown.update(store, live, &repos));
+        problems.extend(self.shown.update(store, live, &repos, Sweep::All));
         problems
     }
 }

@@ -5,8 +5,10 @@
 //! `git-daemon-export-ok`. Both are written where they differ from what is wanted, and nothing else is touched.
 
 use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use crate::model::RepoName;
@@ -25,13 +27,31 @@ const EXPORT: &str = "git-daemon-export-ok";
 /// The only writer of both files.
 pub(super) struct Shown {
     list: PathBuf,
-    /// Held while the list is read, changed and written.
-    writing: Mutex<()>,
+    /// What the list says; held while it is read, changed and written.
+    known: Mutex<Option<Known>>,
+}
+
+/// The list as it was read or written last.
+struct Known {
+    lines: BTreeSet<String>,
+    /// Of the file: when it was changed, its length and its inode. With another one it is read again.
+    stamp: Stamp,
+}
+
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// Which of the repositories that the list names are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// Those that are given: what has gone otherwise is found at the next activation, so that one repository more costs
+    /// the same however many there are.
+    Given,
+    All,
 }
 
 impl Shown {
     pub(super) fn new(data: &DataDir) -> Self {
-        Self { list: data.path().join(LIST), writing: Mutex::default() }
+        Self { list: data.path().join(LIST), known: Mutex::default() }
     }
 
     /// Brings what is shown of these repositories up to date, and forgets those that are gone. Gives what could not be
@@ -41,19 +61,20 @@ impl Shown {
         store: &dyn Store,
         live: &Live,
         repos: impl IntoIterator<Item = &'r RepoName>,
+        sweep: Sweep,
     ) -> Vec<String> {
         let features = live.policy.features();
         let has = |feature| features.contains_key(feature);
         let (with_keys, with_roles) = (has("gitweb") || has("git-config"), has("roles") || has("templates"));
         let (mut problems, mut seen) = (Vec::new(), HashSet::new());
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match read(&self.list) {
-            Ok(before) => before,
+        let mut held = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken out while it is changed: after a panic the file is read again.
+        let mut known = match self.read(held.take()) {
+            Ok(known) => known,
             Err(error) => return vec![format!("read {}: {error}", self.list.display())],
         };
-        let mut lines: BTreeSet<String> = before.lines().map(str::to_owned).collect();
+        let mut changed = false;
         for repo in repos {
-            seen.insert(format!("{repo}.git"));
             let on_disk = if with_roles || !live.policy.is_named(repo) {
                 store.ownership(repo)
             } else {
@@ -70,10 +91,9 @@ impl Shown {
             };
             let web = on_disk.as_ref().is_some_and(|disk| reads(disk, "gitweb") || (with_keys && keys(disk)));
             let line = format!("{repo}.git");
-            if web {
-                lines.insert(line);
-            } else {
-                lines.remove(&line);
+            changed |= if web { known.lines.insert(line.clone()) } else { known.lines.remove(&line) };
+            if sweep == Sweep::All {
+                seen.insert(line);
             }
             if let Some(disk) = on_disk
                 && let Err(error) = export(store, repo, reads(&disk, "daemon"))
@@ -81,18 +101,49 @@ impl Shown {
                 problems.push(format!("write {EXPORT} of {repo}: {error}"));
             }
         }
-        let is_there = |line: &str| {
-            let repo = line.strip_suffix(".git").and_then(|name| RepoName::new(name).ok());
-            repo.is_some_and(|repo| store.exists(&repo))
-        };
-        lines.retain(|line| seen.contains(line) || is_there(line));
-        let after = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-        if after != before
-            && let Err(error) = write_whole(&self.list, after.as_bytes(), 0o644)
-        {
-            problems.push(format!("write {}: {error}", self.list.display()));
+        if sweep == Sweep::All {
+            let is_there = |line: &str| {
+                let repo = line.strip_suffix(".git").and_then(|name| RepoName::new(name).ok());
+                repo.is_some_and(|repo| store.exists(&repo))
+            };
+            let before = known.lines.len();
+            known.lines.retain(|line| seen.contains(line) || is_there(line));
+            changed |= known.lines.len() != before;
         }
+        if changed && let Err(error) = self.write(&mut known) {
+            problems.push(format!("write {}: {error}", self.list.display()));
+            return problems;
+        }
+        *held = Some(known);
         problems
+    }
+
+    /// What the list says, from memory if nobody has changed the file.
+    fn read(&self, known: Option<Known>) -> io::Result<Known> {
+        let stamp = self.stamp()?;
+        if let Some(known) = known.filter(|known| known.stamp == stamp && stamp.is_some()) {
+            return Ok(known);
+        }
+        let lines = read(&self.list)?.lines().map(str::to_owned).collect();
+        Ok(Known { lines, stamp })
+    }
+
+    fn write(&self, known: &mut Known) -> io::Result<()> {
+        let mut text = String::with_capacity(known.lines.iter().map(|line| line.len() + 1).sum());
+        for line in &known.lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        write_whole(&self.list, text.as_bytes(), 0o644)?;
+        known.stamp = self.stamp()?;
+        Ok(())
+    }
+
+    fn stamp(&self) -> io::Result<Stamp> {
+        match fs::metadata(&self.list) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.and_then(|found| Ok(Some((found.modified()?, found.len(), found.ino())))),
+        }
     }
 }
 

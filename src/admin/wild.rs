@@ -15,6 +15,7 @@ use crate::repo::{Ownership, ROLES_MAX};
 use super::activate::configure;
 use super::here::{refuse_here, you};
 use super::realm::{Live, Realm};
+use super::shown::Sweep;
 use super::{Denial, RoleChange};
 
 /// What puts the first contents into a new repository's directory.
@@ -111,7 +112,7 @@ impl Realm {
     /// What gitweb and git-daemon show follows creator and roles. A failure is the operator's: the next activation
     /// tries again.
     pub(super) fn show(&self, live: &Live, repo: &RepoName) {
-        for problem in self.shown.update(&*self.store, live, [repo]) {
+        for problem in self.shown.update(&*self.store, live, [repo], Sweep::Given) {
             tracing::error!("{problem}");
         }
     }
