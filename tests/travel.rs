@@ -142,6 +142,47 @@ fn file_locks_travel_so_that_a_copy_that_becomes_the_master_knows_them() {
 }
 
 #[test]
+fn texts_beside_a_repository_travel_so_that_a_copy_that_becomes_the_master_knows_them() {
+    let world = World::new();
+    let (pair, work) = pair_with_tags(&world, 1);
+    let alice = world.alice();
+    let file = |node: &crate::world::Node, name: &str| std::fs::read(node.repo_dir("testing").join(name)).ok();
+    let there = |name: &str| file(&pair.two, name).map(|text| String::from_utf8(text).unwrap());
+    let local = |words: &str| pair.one.gitmesh(&words.split(' ').collect::<Vec<_>>()).succeeds();
+    local("writable testing off new disk");
+    eventually("the switch on the copy", || there(".gitolite.down").as_deref() == Some("new disk\n"));
+    // What is changed while the copy cannot be reached comes later; a text may be long.
+    pair.there.cut();
+    local("writable testing on");
+    std::fs::write(pair.one.repo_dir("testing").join("README.html"), "<p>\u{e9}</p>".repeat(5000)).unwrap();
+    std::fs::write(pair.one.repo_dir("testing").join("gl-motd"), "Freeze until Monday.\n").unwrap();
+    local("desc testing Ours");
+    pair.there.restore();
+    eventually("the texts on the copy", || {
+        ["README.html", "gl-motd"].iter().all(|name| file(&pair.one, name) == file(&pair.two, name))
+    });
+    assert_eq!((there(".gitolite.down"), there("gl-motd").as_deref()), (None, Some("Freeze until Monday.\n")));
+    alice.ls_remote(&pair.two, "testing").says("Freeze until Monday.");
+    pair.in_step("testing");
+    // A copy whose texts differ is no equal copy, and is mended.
+    std::fs::remove_file(pair.two.repo_dir("testing").join("gl-motd")).unwrap();
+    eventually("the text again", || {
+        let _ = pair.one.gitmesh(&["mirror", "verify", "testing"]);
+        there("gl-motd").is_some()
+    });
+    // Pushes that are off stay off when the copy becomes the master.
+    local("writable testing off new disk");
+    pair.in_step("testing");
+    local("mirror move testing --to server2");
+    let through = alice.clone_of(&pair.two, "testing");
+    through.commit("later", "x");
+    through.push(&["HEAD:main"]).refused_by("help: new disk");
+    drop(work);
+    pair.two.gitmesh(&["writable", "testing", "on"]).succeeds();
+    eventually("the former master to know", || file(&pair.one, ".gitolite.down").is_none());
+}
+
+#[test]
 fn a_refused_reference_is_never_seen_as_success() {
     let world = World::new();
     let (pair, work) = pair_with_tags(&world, 1);

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::durable;
 use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
-use crate::repo::write_whole;
+use crate::repo::{MOTD, README, write_whole};
 
 use super::here::{refuse_here, you};
 use super::realm::{Live, Realm};
@@ -37,7 +37,7 @@ impl Text {
     fn file(self) -> &'static str {
         match self {
             Self::Description => "description",
-            Self::Readme => "README.html",
+            Self::Readme => README,
             Self::Motd => MOTD,
         }
     }
@@ -60,9 +60,6 @@ impl Text {
         }
     }
 }
-
-/// The message of the day, in a repository and in the data directory.
-const MOTD: &str = "gl-motd";
 
 impl Realm {
     /// A text of a repository, for those who may read it; empty if there is none.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
+use crate::repo::WRITES_OFF as OFF;
 
 use super::here::{refuse_here, you};
 use super::realm::{Live, Realm};
@@ -13,8 +14,6 @@ use super::texts::put;
 use super::wild::at_master;
 use super::{Denial, TextError};
 
-/// In a repository, and in the data directory; holds the message.
-const OFF: &str = ".gitolite.down";
 /// The longest message, in bytes.
 pub const MESSAGE_MAX: usize = 4 << 10;
 

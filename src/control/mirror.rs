@@ -11,7 +11,7 @@ use crate::cluster::Place;
 use crate::git::objects::ObjectsError;
 use crate::mirror::{MESSAGE_MAX, Order, TABLE_MAX};
 use crate::model::{Actor, Epoch, HostName, RepoName};
-use crate::repo::{self, FileLocks, Metadata};
+use crate::repo::{self, FileLocks, Metadata, Papers};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -170,10 +170,11 @@ impl Control {
         Reply::done(out)
     }
 
-    /// A master sends the file locks of a copy here, as the lines of its file.
-    pub(super) async fn take_locks(
+    /// A master sends the file locks of a copy here, as the lines of its file, or the texts beside it.
+    pub(super) async fn take_beside(
         &self,
         actor: &Actor,
+        are_locks: bool,
         words: &[&str],
         input: impl AsyncRead + Unpin + Send,
     ) -> Reply {
@@ -191,11 +192,11 @@ impl Control {
             Err(reply) => return reply,
         };
         let mut text = String::new();
-        let mut input = input.take(FileLocks::BYTES_MAX);
+        let mut input = input.take(FileLocks::BYTES_MAX.max(Papers::BYTES_MAX));
         match timeout(HEARTBEAT_PATIENCE, input.read_to_string(&mut text)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Reply::fail(1, format!("FATAL: the locks cannot be read: {error}")),
-            Err(_) => return Reply::fail(8, "FATAL: the locks did not end"),
+            Ok(Err(error)) => return Reply::fail(1, format!("FATAL: what was sent cannot be read: {error}")),
+            Err(_) => return Reply::fail(8, "FATAL: what was sent did not end"),
         }
         let master = master.clone();
         self.blocking(actor, move |control, _| {
@@ -206,7 +207,8 @@ impl Control {
                 return Reply::fail(4, format!("FATAL: '{repo}' is not here"));
             };
             let taken = match repo::promise_epoch(&dir, epoch) {
-                Ok(Ok(())) => FileLocks::take_over(&dir, Some(&text)),
+                Ok(Ok(())) if are_locks => FileLocks::take_over(&dir, Some(&text)),
+                Ok(Ok(())) => Papers::take_over(&dir, Some(&text)),
                 Ok(Err(promised)) => {
                     let here = &control.node.name;
                     return Reply::fail(
@@ -218,8 +220,8 @@ impl Control {
             };
             taken.map_or_else(
                 |error| {
-                    tracing::error!(%error, %repo, "the file locks of the master cannot be written");
-                    Reply::fail(1, "FATAL: the locks cannot be written here")
+                    tracing::error!(%error, %repo, are_locks, "what the master has beside it cannot be written");
+                    Reply::fail(1, "FATAL: what was sent cannot be written here")
                 },
                 |()| Reply::default(),
             )
@@ -232,7 +234,8 @@ impl Control {
         let Some(dir) = self.store.open_as_daemon(repo) else { return Ok(None) };
         let owned = self.store.ownership(repo).unwrap_or_default();
         let digest = owned.seal(self.store.digest(repo)?);
-        Ok(Some(FileLocks::seal(&dir, Metadata::received(&dir).seal(digest))))
+        let digest = FileLocks::seal(&dir, Metadata::received(&dir).seal(digest));
+        Ok(Some(Papers::seal(&dir, digest)))
     }
 
     /// A master has its copy here checked: git's words about each damage, nothing if there is none.

@@ -52,7 +52,7 @@ use crate::audit::Audit;
 use crate::cluster::Cluster;
 use crate::durable;
 use crate::git::service::repo_of_path;
-use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, TRASH};
+use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, PAPERS, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::{Store, Task, Upkeep};
@@ -223,7 +223,7 @@ impl Control {
                 let version = version.to_owned();
                 self.blocking(actor, move |c, a| c.digests(a, &version)).await
             }
-            [LOCKS, ref rest @ ..] => self.take_locks(actor, rest, input).await,
+            [beside @ (LOCKS | PAPERS), ref rest @ ..] => self.take_beside(actor, beside == LOCKS, rest, input).await,
             [TRASH | MOVE, ..] => self.ordered(actor, words).await,
             [orders::REQUEST, ref rest @ ..] => self.requested(actor, rest).await,
             [promote::STANDING, version] => self.standing(actor, version, input).await,

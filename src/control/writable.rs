@@ -63,13 +63,21 @@ impl Control {
         self.blocking(actor, move |control, actor| control.switch_pushes(actor, repo.as_ref(), &order)).await
     }
 
+    /// The copies are told, so that one that becomes the master knows it.
+    fn switched(&self, repo: Option<&RepoName>, reply: Reply) -> Reply {
+        if let Some(repo) = repo.filter(|_| reply.code == 0) {
+            self.mirror.mark(repo);
+        }
+        reply
+    }
+
     fn switch_pushes(&self, actor: &Actor, repo: Option<&RepoName>, order: &Order) -> Reply {
         let scope = repo.map_or(Scope::Node, Scope::Repo);
         match order {
-            Order::On => changed(self.realm.set_writable(actor, scope, None)),
+            Order::On => self.switched(repo, changed(self.realm.set_writable(actor, scope, None))),
             Order::Off(message) => {
                 let message = message.as_deref().unwrap_or_default().trim();
-                changed(self.realm.set_writable(actor, scope, Some(message)))
+                self.switched(repo, changed(self.realm.set_writable(actor, scope, Some(message))))
             }
             Order::Status { json } => match self.realm.is_writable(actor, scope) {
                 Err(denial) => Reply::denied(&denial),

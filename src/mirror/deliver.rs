@@ -17,11 +17,13 @@ use crate::cluster::Place;
 use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
 use crate::peer::{Finished, LinkError};
-use crate::repo::FileLocks;
+use crate::repo::{FileLocks, Papers};
 
 /// The first word of the order that brings the file locks: `gitmesh-mirror-locks 'REPO' version=1 epoch=N`, with the file as
 /// its input. There may be too many of them for the line of a push.
 pub const LOCKS: &str = "gitmesh-mirror-locks";
+/// The same for the texts beside a repository ([`Papers`]).
+pub const PAPERS: &str = "gitmesh-mirror-papers";
 /// When the peer has refused, its closing of the channel is awaited so long, as that is cheaper for the link.
 const REFUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions that one push may take: one transaction, a second where names make room for others, a third where the
@@ -69,14 +71,15 @@ pub(super) async fn push(
         report.fresh = true;
     }
     let of = dir.clone();
-    let locks = tokio::task::spawn_blocking(move || FileLocks::to_send(&of)).await;
-    let locks = locks.expect("reading locks does not panic, and is not cancelled");
+    let beside = tokio::task::spawn_blocking(move || (FileLocks::to_send(&of), Papers::to_send(&of))).await;
+    let (locks, papers) = beside.expect("reading files does not panic, and is not cancelled");
     let unlocked = if locks.is_none() { " locks=none" } else { "" };
+    let no_papers = if papers.is_none() { " papers=none" } else { "" };
     // A replica that has no such copy takes its own out of the trash first.
     let restored = (inner.world.restored)(repo).map_or_else(String::new, |at| format!(" restored={at}"));
     let line = |order| {
         let exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
-        format!("{exec}{repairing}{unlocked}{restored}")
+        format!("{exec}{repairing}{unlocked}{no_papers}{restored}")
     };
     let mut exec = line(order);
     if exec.len() > MAX_LINE {
@@ -119,8 +122,9 @@ pub(super) async fn push(
             Err(error) => return Err(error),
         }
     }
-    if let Some(locks) = locks {
-        timeout(END_TIMEOUT, bring_locks(inner, peer, &format!("{LOCKS} '{repo}' version=1 epoch={epoch}"), &locks))
+    for (order, text) in [(LOCKS, locks), (PAPERS, papers)] {
+        let Some(text) = text else { continue };
+        timeout(END_TIMEOUT, bring(inner, peer, &format!("{order} '{repo}' version=1 epoch={epoch}"), &text))
             .await
             .map_err(|_| MirrorError::Timeout(END_TIMEOUT))??;
     }
@@ -129,10 +133,11 @@ pub(super) async fn push(
     Ok(report)
 }
 
-async fn bring_locks(inner: &Inner, peer: &HostName, exec: &str, locks: &str) -> Result<(), MirrorError> {
+/// What stands beside the references and is too long for a line.
+async fn bring(inner: &Inner, peer: &HostName, exec: &str, text: &str) -> Result<(), MirrorError> {
     let mut pipe = inner.links.run(peer, exec).await?;
     let said = async {
-        pipe.writer.write_all(locks.as_bytes()).await?;
+        pipe.writer.write_all(text.as_bytes()).await?;
         pipe.writer.shutdown().await?;
         tokio::io::copy(&mut pipe.reader, &mut tokio::io::sink()).await
     };

@@ -83,7 +83,7 @@ use world::World;
 
 pub use carry::{HAVE_IT, LOST};
 pub use config::{Config, NotifyConfig};
-pub use deliver::LOCKS;
+pub use deliver::{LOCKS, PAPERS};
 pub use first::FirstCopy;
 pub use foreign::{Credentials, NotUsable, RemoteError};
 pub use heard::Freshness;

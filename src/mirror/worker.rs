@@ -23,7 +23,7 @@ use crate::git::objects::ObjectsError;
 use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
 use crate::peer::LinkError;
-use crate::repo::{FileLocks, Weight, weigh};
+use crate::repo::{FileLocks, Papers, Weight, weigh};
 
 /// The exec line of a comparison: the answer is `DIGEST<TAB>REPO` for each repository whose master we are there. The digest
 /// covers references, HEAD, creator, roles, description, settings and file locks.
@@ -376,7 +376,8 @@ fn equals(inner: &Inner, repo: &RepoName, digest: &str) -> bool {
 pub(super) fn own_digest(inner: &Inner, repo: &RepoName) -> Result<String, ObjectsError> {
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let ours = (inner.world.metadata)(repo).seal(owned.seal((inner.world.digest)(repo)?));
-    Ok((inner.world.dir)(repo).map_or_else(|| ours.clone(), |dir| FileLocks::seal(&dir, ours.clone())))
+    Ok((inner.world.dir)(repo)
+        .map_or_else(|| ours.clone(), |dir| Papers::seal(&dir, FileLocks::seal(&dir, ours.clone()))))
 }
 
 /// The peer's digest of each repository whose master we are in its view.

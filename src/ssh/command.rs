@@ -92,6 +92,7 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
     };
     // With locks, they come by an order of their own.
     let unlocked = value("locks") == Some("none");
+    let no_papers = value("papers") == Some("none");
     let restored = value("restored").and_then(Stamp::parse);
     let etag = value("etag").map(str::to_owned);
     Ok(Order::MirrorReceive(
@@ -107,6 +108,7 @@ fn mirror_receive(words: &[String]) -> Result<Order, String> {
             keep,
             fresh,
             unlocked,
+            no_papers,
             restored,
             etag,
         },
@@ -132,6 +134,7 @@ fn lost_receive(words: &[String]) -> Result<Order, String> {
         keep: false,
         fresh: false,
         unlocked: false,
+        no_papers: false,
         etag: None,
         restored: None,
     };

@@ -42,7 +42,7 @@ use crate::model::{Actor, Epoch, HostName, RepoName};
 use crate::observe::metrics::{self, Metered};
 use crate::peer::Links;
 use crate::policy::Grant;
-use crate::repo::{self, FileLocks, Ownership, Repo, Store};
+use crate::repo::{self, FileLocks, Ownership, Papers, Repo, Store};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use replicas::Patience;
@@ -331,6 +331,11 @@ impl Transfer {
                 if push.unlocked {
                     let dir = open.dir().to_owned();
                     let taken = self.blocking(move || FileLocks::take_over(&dir, None)).await?;
+                    taken.map_err(|e| self.internal(&e))?;
+                }
+                if push.no_papers {
+                    let dir = open.dir().to_owned();
+                    let taken = self.blocking(move || Papers::take_over(&dir, None)).await?;
                     taken.map_err(|e| self.internal(&e))?;
                 }
                 Ok(open)

@@ -53,6 +53,8 @@ pub struct MirrorPush {
     pub fresh: bool,
     /// No file is locked there.
     pub unlocked: bool,
+    /// Nor are there texts beside it ([`crate::repo::Papers`]); without this they come by an order of their own.
+    pub no_papers: bool,
     /// The time under which the repository was in the trash, of one that was brought back.
     pub restored: Option<Stamp>,
     /// What the master believes our references to be, in our word for it; any other word asks for that.
