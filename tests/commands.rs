@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use proptest::strategy::Strategy as _;
@@ -37,7 +38,10 @@ repo shared-a shared-b
 /// itself, and `# WORDS` for a remark. Names in the text: TRASHED is what `D list` has shown.
 const SESSIONS: &[(&str, &str)] = &[
     ("info", "bob info\nbob info -lc pub/\nbob info -json docs\nerin info\nbob info (\nbob info -x"),
-    ("help", "erin help create\nerin help frobnicate"),
+    (
+        "help",
+        "erin help create\nerin help frobnicate\n# What gitolite has and is spelt otherwise here:\nerin help newbranch\nerin list-users\nerin sskm list",
+    ),
     ("whoami", "bob whoami\nalice whoami\nbob whoami --json"),
     (
         "access",
@@ -400,6 +404,7 @@ fn hostile_words_break_nothing() {
     let commands = topics.iter().map(|usage| command_of(usage)).filter(|command| !endless.contains(&command.as_str()));
     let commands: BTreeSet<String> = commands.chain(more.map(str::to_owned)).collect();
     assert!(commands.contains("repo create") && commands.contains("user show"), "{commands:?}");
+    let commands: Vec<String> = commands.into_iter().collect();
     let word = proptest::prop_oneof![
         proptest::sample::select(vec![
             "",
@@ -452,8 +457,7 @@ fn hostile_words_break_nothing() {
         "-{1,2}[a-z]{1,6}",
         proptest::strategy::Just("x".repeat(20_000)),
     ];
-    let lines =
-        (proptest::sample::select(commands.into_iter().collect::<Vec<_>>()), proptest::collection::vec(word, 0..4));
+    let lines = (proptest::sample::select(commands.clone()), proptest::collection::vec(word, 0..4));
     let config = proptest::test_runner::Config { cases: 400, failure_persistence: None, ..Default::default() };
     let mut runner = proptest::test_runner::TestRunner::new_with_rng(
         config,
@@ -478,6 +482,23 @@ fn hostile_words_break_nothing() {
         let answer = connection.run(&[&typed]);
         proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{line:?}: {answer:?}");
         proptest::prop_assert!(!answer.stdout.contains("secret"), "{line:?}: {answer:?}");
+        Ok(())
+    });
+    played.unwrap();
+
+    // Bytes that are no text.
+    let bytes = proptest::collection::vec(1_u8..=255, 0..40);
+    let any = (proptest::sample::select(commands), bytes);
+    runner = proptest::test_runner::TestRunner::new_with_rng(
+        proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() },
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let played = runner.run(&any, |(command, bytes)| {
+        let mut ssh = connection.command(&[]);
+        ssh.arg(std::ffi::OsString::from_vec([command.as_bytes(), b" ", &bytes].concat()));
+        let answer = Answer::of(ssh);
+        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{command} {bytes:?}: {answer:?}");
+        proptest::prop_assert!(!answer.stdout.contains("secret"), "{command} {bytes:?}: {answer:?}");
         Ok(())
     });
     played.unwrap();

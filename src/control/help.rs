@@ -342,7 +342,11 @@ pub fn usage(about: &[&str]) -> Option<String> {
 pub(super) fn about(words: &[&str]) -> Reply {
     match usage(words) {
         Some(text) => Reply::done(text),
-        None => Reply::fail(4, format!("there is no command '{}'; 'help' lists them", words.join(" "))),
+        None => {
+            let instead = words.first().and_then(|command| super::absent::instead(command));
+            let instead = instead.map_or_else(|| "'help' lists them".to_owned(), str::to_owned);
+            Reply::fail(4, format!("there is no command '{}'; {instead}", words.join(" ")))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! One grammar for every door: `ssh git@host info` and a command typed on the machine are the same words and get the
 //! same answer. Promises: each command answers within its deadline; a refusal says the cure. Never: pack data, doors.
 
+mod absent;
 mod access;
 mod audit;
 mod catalog;
@@ -243,10 +244,12 @@ impl Control {
             ref other => {
                 let command = other.join(" ").chars().take(200).collect::<String>();
                 let login = format!("{}@{}", self.node.user, self.node.name);
+                let instead = other.first().and_then(|command| absent::instead(command));
+                let instead = instead.map_or_else(String::new, |text| format!("{text}\n      "));
                 Reply::fail(
                     2,
                     format!(
-                        "FATAL: unknown git/gitolite command: '{command}'\nhelp: 'ssh {login} help' lists the commands; there is no shell here"
+                        "FATAL: unknown git/gitolite command: '{command}'\nhelp: {instead}'ssh {login} help' lists the commands; there is no shell here"
                     ),
                 )
             }
