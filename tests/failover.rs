@@ -497,6 +497,7 @@ fn a_restored_backup_is_no_master_even_where_it_hears_nobody() {
     trio.one().start();
     let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:topic"]).fails();
     refused.says("restored from a backup").says("mirror promote").says("E0224");
+    alice.ssh(trio.one(), "status").says("needs attention: this disk was restored from a backup of 20").fails();
     // It stays so when it is started again, and when it meets the others.
     trio.one().kill9();
     trio.join_again();
@@ -517,6 +518,7 @@ fn a_restored_backup_is_no_master_even_where_it_hears_nobody() {
     }
     // The way back: nothing is lost, and the disk is trusted again.
     trio.one().gitmesh(&["mirror", "promote", "--here", "--all", "--yes"]).succeeds().says("trusted again");
+    alice.ssh(trio.one(), "status").does_not_say("restored from a backup");
     alice.ssh(trio.two(), "mirror move testing --to server1").succeeds();
     let back = push(alice, trio.one(), &work, "back");
     trio.all_have("testing", &back);

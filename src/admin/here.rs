@@ -66,7 +66,10 @@ pub(super) fn mirror_refusal(live: &Live, facts: &Facts<'_>, node: &HostName, re
         ),
         Mode::Master => (
             format!("FATAL: '{repo}' is native to {here}"),
-            format!("{here} is its master by its own configuration; make both nodes' mirror.master agree"),
+            format!(
+                "{here} is its master by its configuration or by a promotion, of which {node} hears by itself; else make \
+                 both nodes' mirror.master agree"
+            ),
         ),
         Mode::Doubted(why) => (
             format!("FATAL: '{repo}' is native to {here}"),

@@ -1,6 +1,7 @@
 //! `status`: one screen about the mesh as this node sees it; `events`: what changes, as it happens.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -31,6 +32,8 @@ struct Overview {
     held: usize,
     damaged: Vec<Damaged>,
     lost: Vec<Kept>,
+    /// Why this node is no master of mirrored repositories before a person decides.
+    doubt: Option<Arc<str>>,
 }
 
 impl Control {
@@ -61,7 +64,12 @@ impl Control {
                     seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
                 let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
                 (
-                    format!("{key:?} {links:?} {damaged:?} {} {}", seen.lost.len(), seen.about.generation),
+                    format!(
+                        "{key:?} {links:?} {damaged:?} {:?} {} {}",
+                        seen.doubt,
+                        seen.lost.len(),
+                        seen.about.generation
+                    ),
                     self.drawn(&seen, form).out,
                 )
             });
@@ -88,13 +96,23 @@ impl Control {
         let (nodes, count) = (nodes.collect(), copies.len());
         let ill = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
         let (damaged, lost) = (self.damaged(&|_| true), self.lost_here(&|_| true)?);
-        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged, lost })
+        Ok(Overview {
+            about: self.mirror.about(),
+            nodes,
+            ill,
+            copies: count,
+            held,
+            damaged,
+            lost,
+            doubt: self.cluster.masters().doubt(),
+        })
     }
 
     fn drawn(&self, seen: &Overview, form: Form) -> Reply {
         let elsewhere = |pulse: &Pulse| pulse.about.as_ref().map_or(0, |about| about.damaged);
         let well = seen.damaged.is_empty()
             && seen.lost.is_empty()
+            && seen.doubt.is_none()
             && seen.ill.iter().all(Copy::is_well)
             && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none() && elsewhere(pulse) == 0);
         let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
@@ -121,6 +139,7 @@ impl Control {
             "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
             "first_copies": self.mirror.first_copies().iter().map(FirstCopy::json).collect::<Vec<_>>(),
             "nodes": nodes, "copies": seen.copies, "attention": seen.ill, "damaged": seen.damaged, "lost": seen.lost,
+            "doubt": seen.doubt.as_deref(),
         });
         document.to_string() + "\n"
     }
@@ -177,6 +196,14 @@ impl Control {
         }
         if seen.damaged.len() > NAMED {
             writeln!(out, "... and {} more damaged: doctor", seen.damaged.len() - NAMED).expect("a string takes all");
+        }
+        if let Some(why) = &seen.doubt {
+            write!(
+                out,
+                "\nneeds attention: {why}, so {name} is no master before somebody decides:\n'mirror promote --all-from {name}' \
+                 on a replica, which fills it, or 'mirror promote --here --all' here\n"
+            )
+            .expect("a string takes all");
         }
         if !seen.lost.is_empty() {
             let count = seen.lost.len();

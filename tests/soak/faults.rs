@@ -85,7 +85,7 @@ impl<'a> Faults<'a> {
             }
             10 => return self.order_settings(node),
             // Of three nodes one is the master; the others refuse it.
-            11 => {
+            11 | 13 => {
                 let (at, to) = (repo(self.dice.below(REPOS)), self.nodes[self.dice.below(3)].name());
                 return self.order("moves", node, &format!("mirror move {at} --to {to}"));
             }

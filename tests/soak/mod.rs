@@ -61,7 +61,7 @@ fn configuration() -> String {
     let part = |n: usize| {
         format!(
             "repo {}\n    RW+ = @all\n    option mirror.master = server{}\n    \
-             option mirror.copies = server1 server2 server3\n    option mirror.redirectOK = all\n",
+             option mirror.copies = server1 server2 server3\n    option mirror.redirectOK = all\n    option writer-is-owner = 1\n",
             repos(n),
             n + 1
         )
