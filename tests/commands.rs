@@ -132,6 +132,15 @@ const SESSIONS: &[(&str, &str)] = &[
          carol D trash pub/bob/tools\nalice D trash docs\nerin D trash pub/bob/missing\nbob D",
     ),
     (
+        "keys",
+        "carol keys list\ncarol keys list --json\ncarol keys add phone << PHONE\ncarol keys expire phone 2099-01-01\n\
+         carol keys list\n# KEY is a name, a file, or a fingerprint:\ncarol keys expire phone never\n\
+         carol keys remove phone\ncarol keys remove carol.pub\ncarol keys add phone << ssh-ed25519 AAAA\n\
+         carol keys add << PHONE\ncarol keys remove laptop\ncarol keys approve abcd2345\ncarol keys list --user bob\n\
+         # An administrator, for others:\nalice keys add phone --user bob --expires 2099-01-01 << PHONE\n\
+         alice keys list --user bob\nalice keys remove phone --user bob\ncarol keys",
+    ),
+    (
         "sudo",
         "alice sudo bob create pub/bob/by-alice\nalice sudo bob access secret bob R\nbob sudo alice info\n\
          alice sudo bob sudo carol info\nalice sudo bob",
@@ -182,6 +191,8 @@ struct Stage<'w> {
     masks: Vec<(String, &'static str)>,
     trashed: String,
     commit: String,
+    /// The line of a key that nobody has yet.
+    phone: String,
 }
 
 impl Stage<'_> {
@@ -200,13 +211,16 @@ impl Stage<'_> {
         let mut command = actor.ssh_command(&[host, &words]);
         let piped = input.map(|text| {
             let file = self.world.dir().join("input");
-            fs::write(&file, format!("{text}\n")).unwrap();
+            fs::write(&file, format!("{}\n", text.replace("PHONE", &self.phone))).unwrap();
             fs::File::open(file).unwrap()
         });
         command.stdin(piped.map_or_else(std::process::Stdio::null, Into::into));
         let answer = Running::start(command).end();
         if words == "D list" {
             self.trashed = answer.stdout.split_whitespace().next().unwrap_or_default().to_owned();
+        }
+        if input == Some("PHONE") {
+            return (format!("ssh {host} {} < ~/.ssh/phone.pub", quoted(&words)), answer);
         }
         let shown = input.map_or(String::new(), |text| format!("printf '{}\\n' | ", text.replace('\n', "\\n")));
         (format!("{shown}ssh {host} {}", quoted(&words)), answer)
@@ -243,7 +257,7 @@ impl Stage<'_> {
             (r#""id":"\d+""#, r#""id":"42""#),
             (r#""(seq|ms)":\d+"#, r#""${1}":42"#),
             (r"^\d+ records in 1 files, 1 to \d+:", "42 records in 1 files, 1 to 42:"),
-            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-21T08:30:00Z"),
+            (r"\b20[0-8]\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-21T08:30:00Z"),
             (r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d", "2026-11-21_08:30:00"),
             (r"\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d", "2026-11-21.08:30:00"),
             (r"SHA256:[A-Za-z0-9+/]{43}", "SHA256:(the node's key)"),
@@ -333,10 +347,13 @@ fn sessions_are_the_reference() {
     work.push(&["HEAD:main"]).succeeds();
     let shown = ["SHA256:(alice's key)", "SHA256:(bob's key)", "SHA256:(carol's key)", "SHA256:(erin's key)"];
     let mut masks: Vec<(String, &'static str)> = people.iter().map(Actor::fingerprint).zip(shown).collect();
+    let phone = world.actor("phone");
+    masks.push((phone.fingerprint(), "SHA256:(the phone's key)"));
+    let phone = phone.key_line().rsplit_once(' ').unwrap().0.to_owned();
     masks.push((node.data().display().to_string(), "/var/lib/gitmesh"));
     masks.push((commit[..10].to_owned(), "5e1c309dae"));
     masks.push((format!(" gitmesh {} ", env!("CARGO_PKG_VERSION")), " gitmesh 0.1.0 "));
-    let mut stage = Stage { world: &world, node, people, masks, trashed: String::new(), commit };
+    let mut stage = Stage { world: &world, node, people, masks, trashed: String::new(), commit, phone };
 
     let mut text = "# Commands over SSH\n\nMade by `make docs` from sessions that the tests play; do not edit. On the machine the same commands are\n\
          `gitmesh COMMAND`. Here alice is an administrator; carol may write to `docs` and bob may read it; erin has no right\n\

@@ -29,6 +29,7 @@ mod hostile;
 mod lock;
 mod naive;
 mod naming;
+mod own_keys;
 mod refusals;
 mod rules;
 mod traps;

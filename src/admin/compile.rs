@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use crate::model::time::Stamp;
 use crate::model::{HostName, Oid, RefName, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::{
@@ -16,7 +17,7 @@ use crate::policy::{
 use crate::policy::{KeyFile, Keyring, OwnerName};
 
 use super::plan::{self, Side};
-use super::realm::{Live, admin_repo};
+use super::realm::{Live, admin_repo, now};
 use super::tree::{Files, Tree};
 use super::{ADMIN_REPO, Programs, copies, lint, program};
 
@@ -240,7 +241,9 @@ fn compile(
     if keys_good {
         // With a bad key the answer would be wrong, and the key is the thing to mend.
         let start = found.len();
-        lock_out(&policy, &keyring, admin_alias.as_ref(), live, main, found);
+        // What was good when it was accepted stays so when keys expire: a server must start on it.
+        let now = (clash == Severity::Error).then(now);
+        lock_out(&policy, &keyring, now, admin_alias.as_ref(), live, main, found);
         let named = admin_alias.as_ref().map_or(ADMIN_REPO, RepoName::as_str);
         found[start..].iter_mut().for_each(|remark| lint::stand(files, named, remark));
         // Who may write a copy is its master's affair, and one that waits for its master has no keys yet.
@@ -300,12 +303,20 @@ fn admin_alias(policy: &Policy, main: &str, found: &mut Remarks) -> Option<RepoN
 
 /// Somebody with a key must be able to mend this configuration by the next push: to clone it, and to write the branch
 /// that is live. A deny rule for that branch alone locks out as well as no rule at all.
-fn lock_out(policy: &Policy, keyring: &Keyring, alias: Option<&RepoName>, live: &str, main: &str, found: &mut Remarks) {
+fn lock_out(
+    policy: &Policy,
+    keyring: &Keyring,
+    now: Option<Stamp>,
+    alias: Option<&RepoName>,
+    live: &str,
+    main: &str,
+    found: &mut Remarks,
+) {
     let own = admin_repo();
     let facts = Facts::existing(alias.unwrap_or(&own));
     let asked = [(Op::Read, Target::Any), (Op::Write, Target::Any), (Op::Write, Target::Ref(live))];
     let may = |user: &UserName| asked.iter().all(|(op, on)| policy.decide(&facts, user.as_str(), *op, *on).allowed);
-    if keyring.users().into_iter().any(may) {
+    if keyring.users_at(now).into_iter().any(may) {
         return;
     }
     let message = "this would lock out the last administrator: nobody with a key could write gitmesh-admin".to_owned();

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::model::{HostName, RepoName};
+use crate::model::time::{Stamp, rfc3339};
+use crate::model::{Fingerprint, HostName, RepoName};
 use crate::policy::Place;
 
 /// Why an actor may not do something. `Display` gives plain ASCII lines for an `ERR` packet or for `remote:`: what
@@ -78,6 +79,36 @@ impl Denial {
     pub const DOUBTED: &str = "E0224";
     /// A push or an order of a master of the past.
     pub const PAST: &str = "E0225";
+
+    /// A key that its user or an administrator has given an end.
+    pub const EXPIRED: &str = "E0231";
+
+    /// Users may not change their keys by themselves.
+    pub const KEYS_OFF: &str = "E0232";
+    /// A key of a type that is not taken.
+    pub const KEY_TYPE: &str = "E0233";
+    /// A key that somebody has already, or the name of one.
+    pub const KEY_TAKEN: &str = "E0234";
+    /// A new key that is to sign a text first.
+    pub const KEY_PROOF: &str = "E0235";
+    /// Without this key its user could not log in any more.
+    pub const LAST_KEY: &str = "E0236";
+    /// A code under which no new key waits, or which this key may not use.
+    pub const KEY_CODE: &str = "E0237";
+
+    /// A login, or a new command on an open connection, with a key that has expired.
+    pub fn expired(key: &Fingerprint, at: Stamp) -> Self {
+        Self {
+            first: format!("FATAL: your key {key} has expired, at {}", rfc3339(at.moment())),
+            you: None,
+            rule: None,
+            help: format!(
+                "with another key of yours: 'keys expire {key} 365d', or 'keys add' for a new one; without one, send \
+                 a new .pub file to an administrator"
+            ),
+            code: Self::EXPIRED,
+        }
+    }
 
     /// A push or an order while the repository is handed over.
     pub fn moving(repo: &RepoName) -> Self {

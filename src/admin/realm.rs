@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use crate::cluster::{Masters, in_force};
 use crate::git::objects::Kind;
+use crate::model::time::Stamp;
 use crate::model::{Actor, Fingerprint, HostName, Oid, RefUpdate, RepoName, UserName};
 use crate::peer::Peers;
 use crate::policy::grant::{Access, Grant};
@@ -100,6 +102,11 @@ impl Live {
         }
     }
 
+    /// The files of `keydir/`, by path from the top.
+    pub fn key_files(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.keys
+    }
+
     fn identify(&self, blob: &[u8]) -> Option<Actor> {
         if let Some(node) = self.nodes.get(blob) {
             return Some(Actor::Node(node.clone()));
@@ -113,7 +120,7 @@ impl Live {
     }
 
     fn user_of(&self, blob: &[u8]) -> Option<(UserName, Fingerprint)> {
-        let owner = self.keyring.owner(blob)?;
+        let owner = self.keyring.owner(blob).filter(|owner| !owner.has_expired(now()))?;
         match &owner.who {
             OwnerName::User(user) => Some((user.clone(), owner.fingerprint.clone())),
             // A peer by the configuration alone is in `nodes`; here it has been replaced by the machine's own files.
@@ -204,6 +211,11 @@ impl Live {
     }
 }
 
+/// The clock that keys expire by.
+pub(super) fn now() -> Stamp {
+    Stamp::new(SystemTime::now())
+}
+
 pub(super) fn admin_repo() -> RepoName {
     RepoName::new(ADMIN_REPO).expect("a constant, and a valid name")
 }
@@ -278,11 +290,23 @@ impl Realm {
         self.live.borrow().identify(blob)
     }
 
+    /// Whose key this was until it expired, and what its holder is told; none for every other key.
+    pub fn expired(&self, blob: &[u8]) -> Option<(UserName, Denial)> {
+        let live = self.live.borrow();
+        let owner = live.keyring.owner(blob).filter(|owner| owner.has_expired(now()))?;
+        match &owner.who {
+            OwnerName::User(user) if live.identify(blob).is_none() => {
+                Some((user.clone(), Denial::expired(&owner.fingerprint, owner.expires?)))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the actor is still known: a key that was proved when a connection began may have been removed since.
     pub fn knows(&self, actor: &Actor) -> bool {
         let live = self.live.borrow();
         match actor {
-            Actor::User { name, key } => live.emergency.holds(key) || live.keyring.holds(name, key),
+            Actor::User { name, key } => live.emergency.holds(key) || live.keyring.holds(name, key, now()),
             Actor::Node(node) => live.peers.contains_key(node),
             Actor::Local => true,
         }
@@ -450,6 +474,7 @@ impl Realm {
 mod tests {
     use super::*;
     use crate::admin::testing::{Node, actor, blob, host, key_line, repo};
+    use crate::policy::parse_public_key;
 
     #[test]
     fn keys_are_people_or_nodes() {
@@ -464,6 +489,24 @@ mod tests {
         assert_eq!(actor(&realm, 3), Actor::Node(host("server3")));
         assert_eq!(actor(&realm, 4), Actor::Node(host("server2")), "the node wins");
         assert_eq!(realm.identify(&blob(5)), None);
+    }
+
+    #[test]
+    fn a_key_that_has_expired_is_nobodys() {
+        let node = Node::with("repo testing\n RW = @all");
+        let past = format!("expiry-time=\"20201201\" {}", key_line(2));
+        let later = format!("expiry-time=\"29991231Z\" {}", key_line(3));
+        let remote = format!("expiry-time=\"20201201\" {}", key_line(4));
+        node.commit(&[("keydir/bob.pub", &past), ("keydir/carol.pub", &later), ("keydir/server-server4.pub", &remote)]);
+        let (_activator, realm, _) = node.run();
+        assert_eq!((realm.identify(&blob(2)), realm.expired(&blob(3)), realm.expired(&blob(9))), (None, None, None));
+        let (user, denial) = realm.expired(&blob(2)).unwrap();
+        assert!(user.as_str() == "bob" && denial.first.contains("2020-12-01T00:00:00Z"), "{denial}");
+        assert_eq!(actor(&realm, 4), Actor::Node(host("server4")), "a node's key does not expire");
+        let carol = actor(&realm, 3);
+        assert!(realm.knows(&carol));
+        let key = parse_public_key(&key_line(2)).unwrap().fingerprint;
+        assert!(!realm.knows(&Actor::User { name: UserName::new("bob").unwrap(), key }));
     }
 
     #[test]

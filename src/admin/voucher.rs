@@ -1,9 +1,9 @@
 //! Is a node believed when it says which of its users asks (`spec/access-language.md`, 12.3 and 12.7)?
 
 use crate::model::{Actor, HostName, RepoName};
-use crate::policy::{Mode, OwnerName};
+use crate::policy::{Mode, Owner, OwnerName};
 
-use super::realm::{Live, Realm};
+use super::realm::{Live, Realm, now};
 use super::{ADMIN_REPO, Denial};
 
 impl Realm {
@@ -59,7 +59,10 @@ impl Realm {
         let Actor::User { name, key } = actor else { return Some("only users' orders are carried".to_owned()) };
         let here = &live.node;
         match live.keyring.owner_of_fingerprint(key) {
-            Some(OwnerName::User(owner)) if owner == name => None,
+            Some(owner) if owner.has_expired(now()) => {
+                Some(format!("the key {key} has expired on {here}; add a new one: keys add"))
+            }
+            Some(Owner { who: OwnerName::User(owner), .. }) if owner == name => None,
             Some(_) => {
                 Some(format!("on {here} the key {key} belongs to somebody else; make both configurations agree"))
             }

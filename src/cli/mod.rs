@@ -99,6 +99,8 @@ enum Command {
     /// What the configuration says for a repository: 'git-config REPO KEY'
     #[command(disable_help_flag = true)]
     GitConfig(remote::Args),
+    /// Users' SSH keys: 'keys list|add|expire|remove [--user NAME]'
+    Keys(remote::Args),
     /// Whose push brought a commit: 'who-pushed REPO COMMIT'
     #[command(disable_help_flag = true)]
     WhoPushed(remote::Args),
@@ -156,6 +158,7 @@ impl Cli {
             Command::Writable(args) => remote::run("writable", args),
             Command::SymbolicRef(args) => remote::run("symbolic-ref", args),
             Command::GitConfig(args) => remote::run("git-config", args),
+            Command::Keys(args) => remote::run("keys", args),
             Command::WhoPushed(args) => remote::run("who-pushed", args),
             Command::Audit(args) => remote::run("audit", args),
             Command::Creator(args) => remote::run("creator", args),

@@ -41,7 +41,12 @@ impl Control {
         let done = work.await.map_err(|error| failed(&error))?;
         let done = done.map_err(|refused| match refused {
             NotCommitted::Refused(reply) => reply,
-            NotCommitted::Rejected(text) => Reply { err: text, code: 1, ..Reply::default() },
+            NotCommitted::Rejected(text) if self.sees_rules(actor) => Reply { err: text, code: 1, ..Reply::default() },
+            NotCommitted::Rejected(text) => {
+                tracing::warn!(user = %actor, command = what, "the configuration with this change is refused: {text}");
+                let help = format!("the reason is in {ADMIN_REPO}, and in this node's log; tell an administrator");
+                Reply::fail(1, format!("FATAL: the configuration would be refused with this change\n  help: {help}"))
+            }
             NotCommitted::Busy | NotCommitted::Empty => Reply::fail(1, format!("FATAL: {refused}")),
             NotCommitted::Repository(error) => failed(&error),
         })?;

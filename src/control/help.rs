@@ -38,6 +38,12 @@ const TOPICS: &[Topic] = &[
     topic("git-config [-n] [-q] [-r] [-ev] [--json] REPO KEY|PATTERN", "what the configuration says for it", CONFIG),
     topic("who-pushed [--tip] [--since TIME] [--json] REPO COMMIT", "whose push brought a commit", WHO),
     topic("audit search|tail|verify|export [...]", "what happened, by whom, from where; for administrators", AUDIT),
+    topic("keys list [--json] [--user U | --all]", "your SSH keys: file, end, last use on this node", KEYS),
+    topic("keys add [NAME] [--expires TIME] [--user U]", "add a key, which is read from the input", KEYS_ADD),
+    topic("keys expire KEY TIME|never [--force] [--user U]", "say until when a key opens anything", KEYS_CHANGE),
+    topic("keys remove KEY [--force] [--user U]", "take a key away", KEYS_CHANGE),
+    topic("keys approve CODE", "let a key in that waits for a second word", KEYS_APPROVE),
+    topic("keys reject CODE", "have it wait no more", ""),
     topic("creator [-n] REPO [USER]", "who made a repository; with USER, only by the exit code", ""),
     topic("owns REPO", "whether you own a repository, by the exit code", ""),
     topic("sudo USER COMMAND [ARGUMENTS...]", "give a command as somebody else; for administrators", ""),
@@ -170,6 +176,29 @@ const AUDIT: &str = "\
 FILTERS: --user U, --repo REPO|PATTERN, --kind access|push|create|command|auth|audit, --result ok|refused|failed, --ref R,
 --key FINGERPRINT, --from ADDRESS, --since TIME, --until TIME. 'verify' tells the hash of the newest record: keep it
 elsewhere, and whoever writes the history anew is found out.
+";
+
+const KEYS: &str = "\
+Columns, divided by tabs: fingerprint, type, bits, file in gitmesh-admin, end, last use on this node (as far as its audit
+tells), comment; then what waits for approval, on the master of gitmesh-admin. Exit code: 1 there is none.
+  --json   one object, schema gitmesh.keys/1
+Others' keys (--user, --all) are for administrators.
+";
+const KEYS_ADD: &str = "\
+ssh git@host keys add laptop < ~/.ssh/id_ed25519.pub: it becomes keydir/USER@laptop.pub of gitmesh-admin, by a commit of
+yours. Without NAME the machine in the key's comment is taken. TIME as in 'keys expire'.
+What may be added is said by options of gitmesh-admin: keys.self, keys.types, keys.proof (sign with the new key first; the
+refusal tells how) and keys.approve (a second key of yours, or an administrator, approves). Exit code: 3 something is
+still to be done.
+";
+const KEYS_CHANGE: &str = "\
+KEY is a fingerprint (or its first eight digits), the NAME it was added under, or its file. TIME is a date or a moment in
+UTC (2026-12-01, 2026-12-01T15:30Z), how long from now (30d), now, or never. From then on the key is refused, on open
+connections too.
+  --force   also when it is the last key that opens anything for this user
+";
+const KEYS_APPROVE: &str = "\
+On a connection with another key than the one that asked; administrators with any. 'keys list' tells the codes.
 ";
 
 const CONFIG: &str = "\

@@ -16,6 +16,8 @@ mod handover;
 mod head;
 mod help;
 mod info;
+mod key_changes;
+mod keys;
 mod live;
 mod lock;
 mod lost;
@@ -48,7 +50,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, Denial, Realm, Text};
+use crate::admin::{Admin, Denial, KeyDesk, Realm, Text};
 use crate::audit::Audit;
 use crate::cluster::Cluster;
 use crate::durable;
@@ -67,6 +69,8 @@ pub use typed::reads_input;
 pub struct Control {
     pub realm: Realm,
     pub admin: Admin,
+    /// Keys on their way into the configuration.
+    pub key_desk: KeyDesk,
     pub cluster: Cluster,
     pub links: Links,
     pub store: Store,
@@ -202,6 +206,7 @@ impl Control {
             ["audit", ref rest @ ..] => self.audit_command(actor, rest, live).await,
             ["creator", ref rest @ ..] => self.creator(actor, rest).await,
             ["owns", ref rest @ ..] => self.owns(actor, rest).await,
+            ["keys", ref rest @ ..] => self.keys(actor, rest, from, input).await,
             ["sudo", ref rest @ ..] => self.sudo(actor, rest, from, input, live).await,
             ["repo", "gc", ref which @ ..] => self.maintain(actor, Task::Gc, which).await,
             ["repo", "fsck", ref which @ ..] => self.maintain(actor, Task::Fsck, which).await,
@@ -318,6 +323,7 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         ["writable", ref rest @ ..] => writable::changed_repo(rest),
         ["symbolic-ref", ref rest @ ..] => head::changed_repo(rest),
         ["who-pushed", ref rest @ ..] => pushed::changed_repo(rest),
+        ["keys", ref rest @ ..] => keys::changed_repo(rest),
         // The new one: what it is made from need only be readable there.
         ["fork", _, to] => Some(to),
         ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => changed_repo(rest),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{perms, settings, texts, writable};
+use super::{keys, perms, settings, texts, writable};
 
 /// Somebody may type it.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -28,6 +28,7 @@ pub fn reads_input(words: &[&str]) -> bool {
         ["perms", ref rest @ ..] => perms::reads_input(rest),
         ["readme" | "motd", ref rest @ ..] => texts::reads_input(rest),
         ["writable", ref rest @ ..] => writable::reads_input(rest),
+        ["keys", ref rest @ ..] => keys::reads_input(rest),
         ["git-config", ref rest @ ..] => settings::reads_input(rest),
         _ => false,
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, Programs, Realm, Start};
+use crate::admin::{ADMIN_REPO, Activator, Admin, DataDir, KeyDesk, Programs, Realm, Start};
 use crate::audit::{self, Audit};
 use crate::cluster::{Cluster, Files, Masters};
 use crate::config::Config;
@@ -147,6 +147,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let control = Control {
         realm: realm.clone(),
         admin: admin.clone(),
+        key_desk: KeyDesk::new(&DataDir::new(data.clone())),
         cluster,
         links,
         store: store.clone(),

@@ -47,6 +47,23 @@ impl Stamp {
         (stamp.to_string() == text).then_some(stamp)
     }
 
+    /// As OpenSSH writes when a key expires (sshd(8), `expiry-time`): `20261201`, `202612011530` or `20261201153000`,
+    /// with or without a `Z`. Always UTC here, for nodes need not agree about another zone.
+    pub fn parse_compact(text: &str) -> Option<Self> {
+        let digits = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+        if !digits.bytes().all(|b| b.is_ascii_digit()) || ![8, 12, 14].contains(&digits.len()) {
+            return None;
+        }
+        let d = format!("{digits:0<14}");
+        Self::parse(&format!("{}-{}-{}_{}:{}:{}", &d[..4], &d[4..6], &d[6..8], &d[8..10], &d[10..12], &d[12..]))
+    }
+
+    /// As [`Stamp::parse_compact`] reads it: `20261201Z` for midnight, else `20261201153000Z`.
+    pub fn compact(self) -> String {
+        let digits: String = self.to_string().chars().filter(char::is_ascii_digit).collect();
+        format!("{}Z", digits.strip_suffix("000000").unwrap_or(&digits))
+    }
+
     pub fn moment(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.0)
     }
@@ -101,6 +118,26 @@ mod tests {
         {
             assert_eq!(Stamp::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn openssh_moments() {
+        let read = |text| Stamp::parse_compact(text).map(|stamp| stamp.to_string());
+        for (text, wanted) in [
+            ("20261201", "2026-12-01_00:00:00"),
+            ("20261201Z", "2026-12-01_00:00:00"),
+            ("202612011530", "2026-12-01_15:30:00"),
+            ("20261201153059Z", "2026-12-01_15:30:59"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(wanted));
+        }
+        for bad in
+            ["", "Z", "2026", "20261301", "20260230", "2026120124", "202612012460", "2026-12-01", "2026120115300"]
+        {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+        let again = |text| Stamp::parse_compact(text).expect("a moment").compact();
+        assert_eq!([again("20261201"), again("202612011530")], ["20261201Z", "20261201153000Z"]);
     }
 
     #[test]

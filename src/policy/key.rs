@@ -2,8 +2,9 @@
 
 use sha2::{Digest, Sha256};
 use ssh_key::Algorithm;
-use ssh_key::public::KeyData;
+use ssh_key::public::{EcdsaPublicKey, KeyData};
 
+use super::key_options::KeyOptions;
 use crate::model::Fingerprint;
 
 /// Longest key line in bytes; an RSA key of 16,384 bits needs 2,800.
@@ -20,8 +21,9 @@ pub struct PublicKey {
     pub algorithm: String,
     pub comment: String,
     pub fingerprint: Fingerprint,
-    /// Options stood in front of the key (`from="…" ssh-ed25519 …`); they have no effect here.
-    pub has_options: bool,
+    /// Its length as ssh-keygen(1) tells it.
+    pub bits: u32,
+    pub options: KeyOptions,
 }
 
 /// Why a text is no usable public key. `Display` says what it is and how to mend it.
@@ -63,6 +65,10 @@ pub enum KeyProblem {
     OtherAlgorithm { line: u32, said: String, inside: String },
     #[error("line {line}: '{algorithm}' is no key type that gitmesh knows; make one with: ssh-keygen -t ed25519")]
     UnknownAlgorithm { line: u32, algorithm: String },
+    #[error(
+        "line {line}: '{said}' is no moment for expiry-time; write expiry-time=\"20261201\" or \"202612011530\", in UTC"
+    )]
+    BadExpiry { line: u32, said: String },
     #[error("line {line}: this is no public key; it should look like: ssh-ed25519 AAAAC3... alice@laptop")]
     NoKey { line: u32 },
     #[error("line {line}: there is more than one key; give one here")]
@@ -86,6 +92,7 @@ impl KeyProblem {
             | Self::Damaged { line }
             | Self::OtherAlgorithm { line, .. }
             | Self::UnknownAlgorithm { line, .. }
+            | Self::BadExpiry { line, .. }
             | Self::NoKey { line }
             | Self::Several { line } => Some(*line),
         }
@@ -149,18 +156,22 @@ pub(super) fn parse_line(text: &str, line: u32) -> Result<PublicKey, KeyProblem>
         Err(_) => return Err(mismatch(said, base64, line)),
     };
     let blob = key.to_bytes().map_err(|_| KeyProblem::Damaged { line })?;
-    match key.key_data() {
+    let bits = match key.key_data() {
         KeyData::Rsa(rsa) if rsa.key_size() < RSA_BITS_MIN => {
             return Err(KeyProblem::WeakRsa { line, bits: rsa.key_size() });
         }
+        KeyData::Rsa(rsa) => rsa.key_size(),
+        KeyData::Ecdsa(EcdsaPublicKey::NistP384(_)) => 384,
+        KeyData::Ecdsa(EcdsaPublicKey::NistP521(_)) => 521,
         KeyData::Other(_) => {
             return Err(KeyProblem::UnknownAlgorithm { line, algorithm: said.to_owned() });
         }
-        _ => {}
-    }
+        _ => 256,
+    };
+    let options = if at > 0 { KeyOptions::parse(words[0], line)? } else { KeyOptions::default() };
     let algorithm = key.algorithm().as_str().to_owned();
     let fingerprint = fingerprint(&blob);
-    Ok(PublicKey { blob, algorithm, comment, fingerprint, has_options: at > 0 })
+    Ok(PublicKey { blob, algorithm, comment, fingerprint, bits, options })
 }
 
 /// Whether a key that does not decode is of another type than the line says, or simply damaged.
@@ -201,14 +212,14 @@ fn is_fingerprint_listing(text: &str) -> bool {
     listed || pairs
 }
 
-fn is_algorithm(word: &str) -> bool {
+pub(super) fn is_algorithm(word: &str) -> bool {
     word == "ssh-dss"
         || word.contains("-cert-v0")
         || matches!(Algorithm::new(word), Ok(known) if !matches!(known, Algorithm::Other(_)))
 }
 
 /// Words divided by blanks; quoted blanks (in options) divide nothing.
-fn split_words(text: &str) -> Vec<&str> {
+pub(super) fn split_words(text: &str) -> Vec<&str> {
     let (mut words, mut start, mut quoted, mut escaped) = (Vec::new(), None, false, false);
     for (at, c) in text.char_indices() {
         if c.is_whitespace() && !quoted {

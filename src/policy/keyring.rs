@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::diagnostic::Diagnostic;
 use super::key::{self, KeyProblem};
+use crate::model::time::Stamp;
 use crate::model::{Fingerprint, HostName, UserName};
 
 /// A key belongs to a person or to a node of the mesh.
@@ -38,6 +39,14 @@ pub struct Owner {
     pub fingerprint: Fingerprint,
     pub file: String,
     pub line: u32,
+    /// From then on it is nobody's; for a person's key only.
+    pub expires: Option<Stamp>,
+}
+
+impl Owner {
+    pub fn has_expired(&self, now: Stamp) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
 }
 
 /// All keys of one commit.
@@ -84,15 +93,23 @@ impl Keyring {
         self.owners.get(blob)
     }
 
-    /// Whether the user has the key of this fingerprint; looks at every key.
-    pub fn holds(&self, user: &UserName, key: &Fingerprint) -> bool {
+    /// Whether the key of this fingerprint is the user's and has not expired; looks at every key.
+    pub fn holds(&self, user: &UserName, key: &Fingerprint, now: Stamp) -> bool {
         let of_user = |owner: &Owner| matches!(&owner.who, OwnerName::User(name) if name == user);
-        self.owners.values().any(|owner| owner.fingerprint == *key && of_user(owner))
+        self.owner_of_fingerprint(key).is_some_and(|owner| of_user(owner) && !owner.has_expired(now))
     }
 
     /// Who owns the key of this fingerprint; looks at every key.
-    pub fn owner_of_fingerprint(&self, key: &Fingerprint) -> Option<&OwnerName> {
-        self.owners.values().find(|owner| owner.fingerprint == *key).map(|owner| &owner.who)
+    pub fn owner_of_fingerprint(&self, key: &Fingerprint) -> Option<&Owner> {
+        self.owners.values().find(|owner| owner.fingerprint == *key)
+    }
+
+    /// The keys of a user, by file and line; looks at every key.
+    pub fn keys_of(&self, user: &UserName) -> Vec<&Owner> {
+        let of_user = |owner: &&Owner| matches!(&owner.who, OwnerName::User(name) if name == user);
+        let mut keys: Vec<&Owner> = self.owners.values().filter(of_user).collect();
+        keys.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        keys
     }
 
     /// Whether the user has any key; looks at every key.
@@ -102,7 +119,13 @@ impl Keyring {
 
     /// Everybody who has a key, sorted.
     pub fn users(&self) -> BTreeSet<&UserName> {
-        let users = self.owners.values().filter_map(|owner| match &owner.who {
+        self.users_at(None)
+    }
+
+    /// Everybody who has a key that has not expired, if a moment is given.
+    pub fn users_at(&self, now: Option<Stamp>) -> BTreeSet<&UserName> {
+        let lasting = self.owners.values().filter(|owner| now.is_none_or(|now| !owner.has_expired(now)));
+        let users = lasting.filter_map(|owner| match &owner.who {
             OwnerName::User(name) => Some(name),
             OwnerName::Node(_) => None,
         });
@@ -164,8 +187,12 @@ impl Keyring {
         remarks: &mut Vec<Diagnostic>,
     ) {
         let at = |remark: Diagnostic| on_line(remark, file, line);
-        if key.has_options {
-            let message = "options in front of a key have no effect".to_owned();
+        let node = matches!(who, OwnerName::Node(_));
+        if node && key.options.expires.is_some() {
+            let message = "a node's key does not expire; expiry-time has no effect".to_owned();
+            remarks.push(at(Diagnostic::new("key-options-ignored", file.path, message)));
+        } else if key.options.others {
+            let message = "these options in front of a key have no effect (expiry-time alone has)".to_owned();
             remarks.push(at(Diagnostic::new("key-options-ignored", file.path, message)));
         }
         if let Some(known) = self.owners.get(&key.blob) {
@@ -179,12 +206,15 @@ impl Keyring {
             }));
             return;
         }
-        let owner = Owner { who: who.clone(), fingerprint: key.fingerprint, file: file.path.to_owned(), line };
+        let (file, fingerprint) = (file.path.to_owned(), key.fingerprint);
+        let expires = key.options.expires.filter(|_| !node);
+        let owner = Owner { who: who.clone(), fingerprint, file, line, expires };
         self.owners.insert(key.blob, owner);
     }
 }
 
-fn owner_of(path: &str) -> Result<OwnerName, Box<Diagnostic>> {
+/// Whose the keys in a file are, by its name.
+pub(super) fn owner_of(path: &str) -> Result<OwnerName, Box<Diagnostic>> {
     let refuse = |message: String, help: &str| Box::new(Diagnostic::new("key-file-name", path, message).help(help));
     let name = path.rsplit('/').next().unwrap_or(path);
     if let Some(node) = name.strip_suffix(".pub").and_then(|stem| stem.strip_prefix("server-")) {

@@ -7,6 +7,7 @@ use super::lexer::{Line, Word};
 use super::options::is_set;
 use super::parser::{Config, OPTION_PREFIX};
 use super::rules::Perm;
+use crate::model::ADMIN_REPO;
 
 /// Deny rules noted for the check at the end; more than this are not looked at.
 const DENIES_MAX: usize = 1000;
@@ -61,6 +62,10 @@ const OPTIONS: &[&str] = &[
     "writer-is-owner",
     "commands.disable*",
     "commands.enable*",
+    "keys.self",
+    "keys.types",
+    "keys.proof",
+    "keys.approve",
     "umask",
     "user-configs",
     "user-options",
@@ -169,6 +174,19 @@ impl Builder<'_, '_> {
             let remark = self.remark("subconf-option", line, Some(config.key_word), message);
             remark.help = Some("put this line into the main configuration".into());
             return false;
+        }
+        if let Some((message, cure)) = name.and_then(|name| super::key_rules::problem(name, config.value)) {
+            self.remark("bad-key-option", line, Some(config.value_word), message).help = Some(cure.into());
+            return false;
+        }
+        if name.is_some_and(|n| n.starts_with("keys.") || n.starts_with("commands.")) {
+            let names: Vec<_> = self.repolist().into_iter().map(|id| self.policy.names.text(id).to_string()).collect();
+            let admin = |name: &String| [ADMIN_REPO, "gitolite-admin"].contains(&name.as_str());
+            if names.iter().all(|name| super::names::is_plain(name) && !admin(name)) {
+                let message = format!("'{}' has an effect in {ADMIN_REPO} alone", config.key_word.text);
+                let help = format!("put it below: repo {ADMIN_REPO}");
+                self.remark("option-elsewhere", line, Some(config.key_word), message).help = Some(help);
+            }
         }
         if let Some(name) = name {
             let known = |o: &str| o.strip_suffix('*').map_or(name == o, |p| name.starts_with(p));

@@ -26,6 +26,9 @@ mod groups;
 mod include;
 mod info;
 mod key;
+mod key_options;
+mod key_proof;
+mod key_rules;
 mod keyring;
 mod lexer;
 mod lint;
@@ -43,6 +46,7 @@ mod sugar;
 mod template;
 #[cfg(test)]
 mod tests;
+mod user_keys;
 mod virtual_ref;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,12 +58,16 @@ pub use diagnostic::{Diagnostic, Severity, render};
 pub use grant::{Access, Grant};
 pub use info::Rights;
 pub use key::{KeyProblem, PublicKey, parse_public_key};
+pub use key_options::{KeyOptions, with_expiry};
+pub use key_proof::{NAMESPACE, NoProof, SIGNATURE_BEGINS, verify_proof};
+pub use key_rules::{KeyRules, KeyType, key_type};
 pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
 pub use mirror::{How, Mirror, Mode};
 pub use outline::{Block, ByHand, Definition, Edit, Entry, Outline, can_name};
 pub use pattern::key_matches;
 pub use rules::{Op, Place, Policy, Target};
 pub use template::{TEMPLATE_CREATOR, Template};
+pub use user_keys::{Edits, UserKey, dated, is_key_name, new_key_file, user_keys, without};
 pub use virtual_ref::{Branch, Counted, Virtual};
 
 use crate::model::HostName;

@@ -18,7 +18,7 @@ use super::alive::Alive;
 use super::command::{self, Forwarded, Order};
 use super::places::Member;
 use super::waiting::Seat;
-use crate::admin::Invited;
+use crate::admin::{Denial, Invited};
 use crate::audit::{Kind, Outcome, Record};
 use crate::control::{Live, at_a_terminal};
 use crate::git::{pktline, service::Service};
@@ -42,6 +42,8 @@ pub(super) struct Session {
     key: Vec<u8>,
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
+    /// What the holder of a key that has expired is told.
+    expired: Option<Denial>,
     wrong_login: Option<String>,
     /// The invitation whose key was proved, by somebody who is nobody yet.
     invited: Option<Invited>,
@@ -76,6 +78,7 @@ impl Session {
             actor: None,
             key: Vec::new(),
             unknown: Vec::new(),
+            expired: None,
             wrong_login: None,
             invited: None,
             connection: None,
@@ -93,6 +96,9 @@ impl Session {
             return format!(
                 "gitmesh on {name}: you have half of all connections here already; close some, then try again.\n"
             );
+        }
+        if let Some(expired) = &self.expired {
+            return format!("gitmesh on {}: {expired}\n", node.name);
         }
         let login = &node.user;
         let mut text = match &self.wrong_login {
@@ -171,8 +177,16 @@ impl Session {
             // The configuration may have changed since this connection began.
             self.actor = self.shared.control.realm.identify(&self.key);
             if self.actor.is_none() {
-                let text = "FATAL: the key of this connection is not known here any more; ask an administrator";
-                self.refuse_channel(id, text, connection)?;
+                let text = match self.shared.control.realm.expired(&self.key) {
+                    Some((user, denial)) => {
+                        tracing::info!(%user, from = %self.from, "refused: the key of this connection has expired");
+                        denial.to_string()
+                    }
+                    None => {
+                        "FATAL: the key of this connection is not known here any more; ask an administrator".to_owned()
+                    }
+                };
+                self.refuse_channel(id, &text, connection)?;
                 return Ok(());
             }
         }
@@ -369,7 +383,11 @@ impl Handler for Session {
         }
         metrics::AUTH.of(&["publickey", "refused"]).add(1);
         let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
-        let key = format!("{} {fingerprint}", offer.public_key.algorithm());
+        let mut key = format!("{} {fingerprint}", offer.public_key.algorithm());
+        if let Some((user, denial)) = self.shared.control.realm.expired(&blob) {
+            key.push_str(&format!(" (expired, of {user})"));
+            self.expired = Some(denial);
+        }
         if self.unknown.len() < 20 && !self.unknown.contains(&key) {
             self.unknown.push(key);
         }

@@ -119,6 +119,28 @@ impl Actor {
         self.ssh_with(&[&[host.as_str()], words].concat())
     }
 
+    /// `ssh git@NODE WORDS` with a text that is piped in.
+    #[must_use]
+    pub fn ssh_saying(&self, node: &Node, line: &str, text: &str) -> Answer {
+        let file = self.ground.dir.join(format!("{}.input", self.name));
+        fs::write(&file, text).expect("writable");
+        let mut command = self.ssh_command(&[&format!("git@{}", node.name()), line]);
+        command.stdin(fs::File::open(file).expect("just written"));
+        Running::start(command).end()
+    }
+
+    /// What this key says of a text (`ssh-keygen -Y sign`).
+    pub fn signature(&self, namespace: &str, text: &str) -> String {
+        let file = self.ground.dir.join(format!("{}.to-sign", self.name));
+        fs::write(&file, text).expect("writable");
+        let signed = self.ground.dir.join(format!("{}.to-sign.sig", self.name));
+        let _ = fs::remove_file(&signed);
+        let mut command = self.ground.command("ssh-keygen");
+        command.args(["-q", "-Y", "sign", "-n", namespace, "-f"]).arg(&self.key).arg(&file);
+        Answer::of(command).succeeds();
+        fs::read_to_string(signed).expect("ssh-keygen writes it")
+    }
+
     /// git as this actor; its environment is made here and nowhere else.
     pub fn git_command(&self, dir: &Path, args: &[&str]) -> Command {
         let mut command = self.ground.command("git");
