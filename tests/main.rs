@@ -32,6 +32,7 @@ mod naming;
 mod own_keys;
 mod refusals;
 mod rules;
+mod security_keys;
 mod traps;
 mod upkeep;
 mod vref;
