@@ -11,7 +11,7 @@ use crate::world::{Actor, Answer, Checkout, Node, World, eventually};
 const ANSWERS: &str = include_str!("fixtures/gitolite/answers.txt");
 
 /// The home, untouched, in `DIR/there`; everybody's private keys in `DIR/there/keys`.
-fn fixture(world: &World) -> PathBuf {
+pub fn fixture(world: &World) -> PathBuf {
     let there = world.dir().join("there");
     fs::create_dir(&there).unwrap();
     let mut tar = world.command("tar");
@@ -57,7 +57,7 @@ fn state(dir: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
 }
 
 /// A commit more on a branch of a repository past every door, as gitolite would have let it land.
-fn lands(world: &World, repo: &Path, branch: &str) -> String {
+pub fn lands(world: &World, repo: &Path, branch: &str) -> String {
     let git = |words: &[&str]| {
         let mut git = world.command("git");
         git.arg("--git-dir").arg(repo).args(["-c", "user.name=a", "-c", "user.email=a@b"]).args(words);

@@ -24,6 +24,7 @@ mod bad_keys;
 mod check;
 mod commands;
 mod damage;
+mod disks;
 mod failpoints;
 mod hostile;
 mod lock;

@@ -215,15 +215,49 @@ fn a_push_whose_daemon_is_gone_is_refused() {
 }
 
 /// A small file system of its own; gone when dropped.
-struct SmallDisk(std::path::PathBuf);
+pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     /// None where one may not mount, which only root may.
-    fn mount(world: &World, at: &std::path::Path) -> Option<Self> {
+    pub fn mount(world: &World, at: &std::path::Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let mut mount = world.command("mount");
         mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(at);
         (Answer::of(mount).code == Some(0)).then(|| Self(at.to_owned()))
+    }
+
+    /// The repositories of a node that does not run move to one.
+    pub fn holds_repositories_of(world: &World, node: &Node) -> Option<Self> {
+        let repositories = node.data().join("repositories");
+        let aside = node.data().join("repositories.aside");
+        fs::rename(&repositories, &aside).unwrap();
+        let disk = Self::mount(world, &repositories);
+        if disk.is_some() {
+            let mut copy = world.command("cp");
+            copy.arg("-a").arg(aside.join(".")).arg(&repositories);
+            Answer::of(copy).succeeds();
+        } else {
+            fs::remove_dir(&repositories).unwrap();
+            fs::rename(&aside, &repositories).unwrap();
+            eprintln!("skipped: a small disk cannot be mounted here (only root may)");
+        }
+        disk
+    }
+
+    pub fn remount(&self, world: &World, how: &str) {
+        let mut mount = world.command("mount");
+        mount.args(["-o", &format!("remount,{how}")]).arg(&self.0);
+        Answer::of(mount).succeeds();
+    }
+
+    /// Leaves no space; what takes it goes with `empty`.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.0.join(".filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        fs::remove_file(self.0.join(".filler")).unwrap();
     }
 }
 

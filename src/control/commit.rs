@@ -66,9 +66,7 @@ impl Control {
     }
 }
 
-fn failed(error: &dyn std::error::Error) -> Reply {
-    let chain: String =
-        std::iter::successors(error.source(), |error| error.source()).map(|e| format!(": {e}")).collect();
-    tracing::error!(error = format!("{error}{chain}"), "gitmesh-admin cannot be changed");
-    Reply::fail(70, "FATAL: gitmesh-admin cannot be changed; tell an administrator of this machine")
+fn failed(error: &(dyn std::error::Error + 'static)) -> Reply {
+    tracing::error!(error, "gitmesh-admin cannot be changed");
+    Reply::broken("gitmesh-admin cannot be changed", error)
 }

@@ -38,6 +38,21 @@ pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// A node cannot do without writing: it says so at once, not with the first push.
+pub(super) fn is_writable(dirs: [&Path; 2]) -> anyhow::Result<()> {
+    for dir in dirs {
+        let flags = rustix::fs::statvfs(dir).with_context(|| format!("cannot look at {}", dir.display()))?.f_flag;
+        if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            bail!(
+                "the file system of {} is read-only; mount it writable again, then start (a disk that became so by \
+                 itself has met an error: see dmesg)",
+                dir.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Puts our hooks where every repository's git looks for them.
 pub(super) fn install_hooks(dir: &Path, socket: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;

@@ -50,6 +50,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let data = data
         .canonicalize()
         .with_context(|| format!("cannot open the data directory {}; make it with 'gitmesh init'", data.display()))?;
+    install::is_writable([&data, &data.join("repositories")])?;
     let _alone = install::lock(&data)?;
     DataDir::new(data.clone())
         .settle()

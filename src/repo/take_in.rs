@@ -42,12 +42,11 @@ impl Store {
             let dir = self.dir(name);
             let parent = dir.parent().ok_or(io::ErrorKind::InvalidInput)?;
             fs::create_dir_all(parent)?;
-            let replaced = dir.exists().then(|| making.with_extension("old"));
-            if let Some(replaced) = &replaced {
-                durable::rename("repo.take-in.aside", &dir, replaced)?;
+            if !dir.exists() {
+                return durable::rename("repo.take-in.rename", &making, &dir);
             }
-            durable::rename("repo.take-in.rename", &making, &dir)?;
-            replaced.map_or(Ok(()), fs::remove_dir_all)
+            durable::exchange("repo.take-in.exchange", &making, &dir)?;
+            fs::remove_dir_all(&making)
         });
         if shown.is_err() && making.exists() {
             fs::remove_dir_all(&making)?;

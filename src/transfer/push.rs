@@ -369,8 +369,10 @@ impl Transfer {
         let repo = &push.repo;
         let kept =
             repo::keep_lost(dir, self.cluster.host(), updates, std::time::SystemTime::now()).map_err(|error| {
-                tracing::error!(error = chain(&error), %repo, "what a repair would overwrite cannot be kept");
-                "what is here cannot be kept under refs/gitmesh/lost/, so nothing is overwritten".to_owned()
+                let said = chain(&error);
+                tracing::error!(error = said, %repo, "what a repair would overwrite cannot be kept");
+                let cure = durable::trouble(&said).unwrap_or("tell an administrator");
+                format!("what is here cannot be kept under refs/gitmesh/lost/, so nothing is overwritten: {cure}")
             })?;
         if kept.is_empty() {
             return Ok(String::new());

@@ -317,8 +317,9 @@ impl Transfer {
             }
             Err(why) => {
                 client.say(format!("gitmesh: {why}\n").as_bytes()).await;
-                let refusal = "gitmesh could not judge this push, so it is refused; see above";
-                vec![Some(refusal.to_owned()); updates.len()]
+                // A master hears the verdicts alone, and tells them to whoever asks.
+                let refusal = why.lines().next().unwrap_or_default();
+                vec![Some(format!("gitmesh could not judge this push: {refusal}")); updates.len()]
             }
         }
     }
@@ -523,6 +524,7 @@ pub(super) async fn run<W: Output, E: Output>(
         // Only git's end ends the work: the client says nothing after its pack, and may leave the stream open.
         std::future::pending().await
     };
+    let mut trouble = None;
     let listen = async {
         let (mut words, mut said, mut all_in) = (vec![0; 4096], 0, false);
         loop {
@@ -536,6 +538,7 @@ pub(super) async fn run<W: Output, E: Output>(
                     // index-pack's mark that the input has ended (receive-pack's --report-end-of-input).
                     all_in |= words[..n].contains(&0);
                     let text: Vec<u8> = words[..n].iter().copied().filter(|byte| *byte != 0).collect();
+                    trouble = trouble.or(durable::trouble(&String::from_utf8_lossy(&text)));
                     said += text.len();
                     if said <= WORDS_MAX {
                         client.say(&text).await;
@@ -553,5 +556,9 @@ pub(super) async fn run<W: Output, E: Output>(
         stuck = feed => return Err(stuck),
         listened = listened => drop(listened?),
     }
-    Ok(git.child.wait().await?.success())
+    let well = git.child.wait().await?.success();
+    if let Some(trouble) = trouble.filter(|_| !well) {
+        client.say(format!("gitmesh: {trouble}\n").as_bytes()).await;
+    }
+    Ok(well)
 }

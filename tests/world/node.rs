@@ -233,6 +233,14 @@ impl Node {
         Answer::of(command)
     }
 
+    /// `gitmesh` on this machine, for another data directory or for none.
+    #[must_use]
+    pub fn gitmesh_for_another(&self, args: &[&str]) -> Answer {
+        let mut command = self.ground().command(env!("CARGO_BIN_EXE_gitmesh"));
+        command.args(args).env("GITMESH_FAILPOINTS", self.failpoints());
+        Answer::of(command)
+    }
+
     #[must_use]
     pub fn add_peer(&self, public_key: &Path, address: &str) -> Answer {
         self.gitmesh(&["add-mirroring-peer", &public_key.display().to_string(), "--address", address])

@@ -1,30 +1,11 @@
-//! Every fsync, rename and update of references fails once by an error or a full disk, and once by the daemon's sudden
-//! end (`src/durable.rs`): what was acknowledged is there, what was not is wholly there or not at all and can be done
-//! again, nothing stays locked or half written, git finds everything sound, and copies become equal.
+//! One node, through its doors.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
-use crate::world::{Actor, Answer, Checkout, Node, World, eventually, within};
+use super::{Acts, Case, Ends, Goes, Refused, act, play, trashed};
+use crate::world::{Actor, Checkout, Node, World};
 
-/// A step, with a part of its path where several files are written so; what is done that passes it; and whether that
-/// still succeeds when the step fails.
-struct Case(&'static str, &'static str, Told);
-
-#[derive(Clone, Copy, PartialEq)]
-enum Told {
-    Refused,
-    Goes,
-    /// Nothing can fail there, but the daemon can end.
-    Ends,
-}
-
-use Told::{Ends, Goes, Refused};
-
-/// On one node, through its doors.
-const ONE: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case("repo.quarantine.rename", "push", Refused),
     Case("repo.quarantine.dir", "push", Refused),
     Case("transfer.refs", "push", Refused),
@@ -57,116 +38,12 @@ const ONE: &[Case] = &[
     Case("git.fork.file", "fork", Refused),
     Case("git.fork.dir", "fork", Refused),
     Case("git.fork.root", "fork", Refused),
+    Case("git.commit.sync", "name", Refused),
+    Case("git.commit.branch", "name", Refused),
     Case("audit.write", "push", Goes),
     Case("audit.sync", "push", Goes),
     Case("audit.dir", "push", Goes),
 ];
-
-/// What is done, again and again, each time with another number.
-struct Act<'a> {
-    before: Box<dyn Fn(usize) + 'a>,
-    run: Box<dyn Fn(usize) -> Answer + 'a>,
-    /// Whether it has been done; panics if by half.
-    done: Box<dyn Fn(usize) -> bool + 'a>,
-}
-
-type Acts<'a> = BTreeMap<&'static str, Act<'a>>;
-
-fn act<'a>(
-    before: impl Fn(usize) + 'a,
-    run: impl Fn(usize) -> Answer + 'a,
-    done: impl Fn(usize) -> bool + 'a,
-) -> Act<'a> {
-    Act { before: Box::new(before), run: Box::new(run), done: Box::new(done) }
-}
-
-/// Plays all cases: a step of `node` fails, and once more the node ends there. `after` looks at everything else.
-fn play(node: &Node, acts: &Acts, cases: &[Case], after: impl Fn(&str)) {
-    node.expect_errors();
-    let errors = ["error", "full"];
-    let all = cases.iter().enumerate().flat_map(|(n, case)| [(case, errors[n % 2]), (case, "kill")]);
-    let all = all.filter(|(Case(.., told), how)| *told != Ends || *how == "kill");
-    for (n, (Case(step, name, told), how)) in all.enumerate() {
-        let at = format!("{step}: {name} ({how})");
-        let begun = std::time::Instant::now();
-        let act = &acts[name];
-        (act.before)(n);
-        node.fails_at(&orders(step, how));
-        let answer = (act.run)(n);
-        eventually(&format!("the step to be met, {at}: {answer:#?}"), || was_met(node, step));
-        if how == "kill" {
-            eventually("the daemon to end", || !node.is_running());
-            node.kill9();
-            node.fails_nowhere();
-            node.start();
-        } else {
-            assert_eq!(answer.code == Some(0), *told == Goes, "{at}: {answer:#?}");
-            if *told == Refused {
-                says_why(&at, &answer, how);
-            }
-            node.fails_nowhere();
-        }
-        if answer.code == Some(0) {
-            eventually(&format!("what was acknowledged, {at}"), || (act.done)(n));
-        } else if !(act.done)(n) {
-            let again = (act.run)(n);
-            assert!(again.code == Some(0), "once more, {at}: {again:#?}");
-            eventually(&format!("what was done again, {at}"), || (act.done)(n));
-        }
-        after(&at);
-        let left = || left_over(&node.data());
-        assert!(within(Duration::from_secs(5), || left().is_empty()), "{at}: left over: {:?}", left());
-        eprintln!("{at}: {:.1} s", begun.elapsed().as_secs_f64());
-    }
-}
-
-/// What the daemon is told: of steps with a `+` between them the last one fails so, and those before it by an error.
-fn orders(steps: &str, how: &str) -> Vec<String> {
-    let steps: Vec<&str> = steps.split(" + ").collect();
-    let order = |(n, step): (usize, &&str)| {
-        let (name, part) = step.split_once(' ').unwrap_or((step, ""));
-        let how = if n + 1 == steps.len() { how } else { "error" };
-        format!("{name} {how} {part}").trim_end().to_owned()
-    };
-    steps.iter().enumerate().map(order).collect()
-}
-
-fn was_met(node: &Node, steps: &str) -> bool {
-    let last = name_of(steps.rsplit(" + ").next().unwrap_or(steps));
-    node.failed_at().iter().any(|met| name_of(met) == last)
-}
-
-/// Without the part of a path behind it.
-fn name_of(step: &str) -> &str {
-    step.split(' ').next().unwrap_or(step)
-}
-
-/// A refusal is told in words that help.
-fn says_why(at: &str, answer: &Answer, how: &str) {
-    let told = match how {
-        "full" => answer.has("the server's disk is full (E0226); tell an administrator to free space on it"),
-        _ => answer.has("tell an administrator"),
-    };
-    assert!(told, "{at}: {answer:#?}");
-}
-
-/// Locks, half of a repository, objects that were being received, files that were being written.
-fn left_over(data: &Path) -> BTreeSet<String> {
-    let (mut found, mut todo) = (BTreeSet::new(), vec![data.to_owned()]);
-    while let Some(at) = todo.pop() {
-        // What goes while we look is no rest.
-        for entry in fs::read_dir(&at).into_iter().flatten().flatten() {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            let begins = ["tmp_", ".making-", ".deleting-"].iter().any(|begin| name.starts_with(begin));
-            if begins || name.ends_with(".lock") || name.ends_with(".new") {
-                found.insert(path.display().to_string());
-            } else if path.is_dir() {
-                todo.push(path);
-            }
-        }
-    }
-    found
-}
 
 const CONF: &str = "\
 repo testing
@@ -178,14 +55,8 @@ repo wild/..*
     option writer-is-owner = 1
 ";
 
-/// The entries of a repository in the trash.
-fn trashed(node: &Node, repo: &str) -> Vec<String> {
-    let entries = fs::read_dir(node.data().join("trash").join(repo)).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 /// Pushes of `testing` from a checkout.
-fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>) {
+pub(super) fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>) {
     let branch = move |n: usize| {
         work.commit("a", format!("{n}"));
         work.git(&["branch", &format!("b{n}")]).succeeds();
@@ -284,6 +155,8 @@ fn commands<'a>(node: &'a Node, alice: &'a Actor, work: &'a Checkout, acts: &mut
         },
     );
     acts.insert("fork", fork);
+    let name = act(none, move |n| ssh(format!("repo create named{n}")), move |n| node.has_repo(&format!("named{n}")));
+    acts.insert("name", name);
 }
 
 /// A configuration with ten more repositories.
@@ -293,6 +166,7 @@ fn configure<'a>(node: &'a Node, admin: &'a Checkout, acts: &mut Acts<'a>) {
         move |n| {
             let text =
                 format!("repo gitmesh-admin\n    RW+ = alice\n{CONF}repo {}\n    RW+ = @all\n", names(n).join(" "));
+            admin.git(&["pull", "-q", "--rebase", "origin", "main"]).succeeds();
             admin.commit("conf/gitmesh.conf", text);
         },
         move |_| admin.push(&["HEAD:main"]),
@@ -320,7 +194,7 @@ fn a_node_that_fails_at_a_step_has_nothing_half_done() {
     pushes(&node, &work, &mut acts);
     commands(&node, alice, &work, &mut acts);
     configure(&node, &admin, &mut acts);
-    play(&node, &acts, ONE, |_| {
+    play(&node, &acts, CASES, |_| {
         node.is_sound("testing");
         node.is_sound("gitmesh-admin");
     });
