@@ -543,6 +543,7 @@ fn a_wiped_disk_under_an_old_name_is_filled_by_a_promoted_replica() {
     work.commit("a", "a");
     let refused = work.git(&["push", &alice.url(trio.one(), "testing"), "HEAD:main"]).fails();
     refused.says("knows another disk under this node's name").says("E0224");
+    trio.one().gitmesh(&["status"]).fails().says("needs attention").says("knows another disk");
     assert!(trio.has(trio.two(), "testing", &base), "nothing empty was sent");
     alice.ssh(trio.three(), "mirror promote --all-from server1 --yes").succeeds();
     let next = push(alice, trio.three(), &work, "next");

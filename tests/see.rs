@@ -291,6 +291,17 @@ fn one_screen_tells_what_needs_attention() {
     assert_eq!(json["attention"][0]["state"], "failing");
     pair.there.restore();
     eventually("all to be well again", || pair.one.gitmesh(&["status"]).code == Some(0));
+    // What is told is how it is now, not how it was at the last heartbeat.
+    pair.two.stop();
+    let down = pair.one.gitmesh(&["status"]).fails();
+    down.says("DOWN for ").says("\n  server2: cannot reach server2 at ");
+    pair.two.start();
+    pair.one.gitmesh(&["status"]).says("up, ").does_not_say("DOWN");
+    alice.ssh(&pair.one, "mirror pause --all --peer server2 --reason new-disk").succeeds();
+    let paused = pair.one.gitmesh(&["status"]).succeeds();
+    let paused = paused.says("paused by alice (new-disk)").says("from here to a copy ").says("push ");
+    let wide: Vec<&str> = paused.stdout.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
 }
 
 #[test]

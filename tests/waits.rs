@@ -74,5 +74,8 @@ fn a_push_waits_for_all_copies_or_for_so_many() {
     late.says("===> server2   done in ").says("your push stands, but server3 does not have it after 1 s: ");
     // More than there are is told, and not waited for.
     work.commit("a", "four");
-    work.push(&["-o", "mirror.wait=5", "-o", "mirror.timeout=20s", "HEAD:main"]).succeeds().says("does not have it");
+    work.push(&["-o", "mirror.wait=5", "-o", "mirror.timeout=20s", "HEAD:main"])
+        .succeeds()
+        .says("warning: your push stands; 5 copies are asked for, and 'usual' has 2");
+    one.gitmesh(&["mirror", "wait", "usual", "--count", "5"]).fails().says("'usual' has 2 copies");
 }

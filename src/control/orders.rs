@@ -13,7 +13,7 @@ use crate::admin::Access;
 use crate::cluster::Place;
 use crate::mirror::{Arrival, Order, Scope, Verdict, Want, Where};
 use crate::model::setting::parse_duration;
-use crate::model::time::{in_words, rfc3339};
+use crate::model::time::{in_brief, in_words, rfc3339};
 use crate::model::{Actor, HostName, RefName, RepoName};
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
@@ -229,6 +229,12 @@ impl Control {
         }
         let waited = self.mirror.wait(&repo, &want, &at, words.timeout.unwrap_or(WAIT)).await;
         let waited = waited.map_err(|error| Reply::fail(1, format!("FATAL: {error}")))?;
+        if let Where::Count(n) = at
+            && n > waited.copies.len()
+        {
+            let of = waited.copies.len();
+            return Err(Reply::fail(8, format!("FATAL: '{repo}' has {of} copies that are pushed to unasked, not {n}")));
+        }
         let code = if waited.met { 0 } else { 8 };
         let out = if words.json {
             let copies = waited.copies.iter().map(|(peer, arrival)| match arrival {
@@ -244,7 +250,7 @@ impl Control {
             json!({"schema": "gitmesh.mirror.wait/1", "repo": repo, "met": met, "copies": copies}).to_string() + "\n"
         } else {
             let line = |(peer, arrival): &(HostName, Arrival)| match arrival {
-                Arrival::There(after) => format!("{repo}\t{peer}\thas it, after {:.1} s\n", after.as_secs_f64()),
+                Arrival::There(after) => format!("{repo}\t{peer}\thas it, after {}\n", in_brief(*after)),
                 Arrival::NotYet(state) => format!("{repo}\t{peer}\tNOT YET: {state}\n"),
             };
             waited.copies.iter().map(line).collect()
@@ -309,6 +315,9 @@ impl Control {
                 Verdict::Equal { deep: false } => ("equal", "equal".to_owned()),
                 Verdict::Equal { deep: true } => ("equal", "equal, and every object is sound".to_owned()),
                 Verdict::Differs => ("differs", "DIFFERS; a push is under way".to_owned()),
+                Verdict::ByHand => {
+                    ("differs", format!("DIFFERS; it is pushed by hand: mirror push {} {}", one.peer, one.repo))
+                }
                 Verdict::Missing => ("missing", "MISSING there; a push is under way".to_owned()),
                 Verdict::Damaged { here, there } => {
                     let said = |at: &str, lines: &[String]| {
@@ -323,7 +332,7 @@ impl Control {
                     };
                     ("damaged", format!("DAMAGED{}{}{cure}", said("here", here), said("there", there)))
                 }
-                Verdict::Paused(pause) => ("paused", format!("not looked at: paused by {}", pause.by)),
+                Verdict::Paused(pause) => ("paused", format!("not looked at: paused by {}", pause.by_whom())),
                 Verdict::Failed(error) => ("failed", format!("cannot be compared: {error}")),
             };
             code |= i32::from(!matches!(one.verdict, Verdict::Equal { .. } | Verdict::Paused(_)));

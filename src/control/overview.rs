@@ -1,7 +1,7 @@
 //! `status`: one screen about the mesh as this node sees it; `events`: what changes, as it happens.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -15,9 +15,14 @@ use super::{Control, Live, Reply, help};
 use crate::mirror::{About, Event, Events, FirstCopy, LinkState, Pulse};
 use crate::model::Actor;
 use crate::model::time::{in_words, rfc3339};
+use crate::observe::metrics;
 
 /// Copies that need attention and are named; the rest is counted.
 const NAMED: usize = 20;
+/// Peers are asked how they are before the screen is drawn; who takes longer is shown as it was.
+const LOOK: Duration = Duration::from_secs(1);
+/// Copies of one peer with one trouble that are named in its line.
+const IN_A_LINE: usize = 3;
 /// A stream without news says so now and then, or its connection counts as idle.
 const TICK: Duration = Duration::from_secs(60);
 /// A user's stream ends by itself after this time.
@@ -32,7 +37,7 @@ struct Overview {
     held: usize,
     damaged: Vec<Damaged>,
     lost: Vec<Kept>,
-    /// Why this node is no master of mirrored repositories before a person decides.
+    /// Why this node takes no pushes to what it masters.
     doubt: Option<Arc<str>>,
 }
 
@@ -48,6 +53,7 @@ impl Control {
             return help::wrong(&["status"]);
         }
         if !form.watch {
+            self.mirror.look(LOOK).await;
             return self
                 .blocking(actor, move |control, actor| match control.look_over(actor) {
                     Ok(seen) => control.drawn(&seen, form),
@@ -55,34 +61,38 @@ impl Control {
                 })
                 .await;
         }
-        let mut before = String::new();
+        let before: Arc<Mutex<String>> = Arc::default();
         self.watch(actor, live, form, || {
-            let drawn = self.look_over(actor).map(|seen| {
-                let key: Vec<String> =
-                    seen.ill.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
-                let links: Vec<String> =
-                    seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
-                let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
-                (
-                    format!(
-                        "{key:?} {links:?} {damaged:?} {:?} {} {}",
-                        seen.doubt,
-                        seen.lost.len(),
-                        seen.about.generation
-                    ),
-                    self.drawn(&seen, form).out,
-                )
-            });
-            let text = match drawn {
-                Ok((key, text)) if form.redraw || key != before => {
-                    before = key;
-                    Some(text)
-                }
-                _ => None,
-            };
-            std::future::ready(text)
+            let (me, actor, before) = (self.clone(), actor.clone(), before.clone());
+            async move {
+                me.mirror.look(LOOK).await;
+                let look =
+                    move || me.seen_anew(&actor, form, &mut before.lock().unwrap_or_else(PoisonError::into_inner));
+                tokio::task::spawn_blocking(look).await.ok().flatten()
+            }
         })
         .await
+    }
+
+    /// The screen, if it is drawn anew each time or something in it has changed.
+    fn seen_anew(&self, actor: &Actor, form: Form, before: &mut String) -> Option<String> {
+        let drawn = self.look_over(actor).map(|seen| {
+            let key: Vec<String> = seen.ill.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
+            let links: Vec<String> =
+                seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
+            let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
+            (
+                format!("{key:?} {links:?} {damaged:?} {:?} {} {}", seen.doubt, seen.lost.len(), seen.about.generation),
+                self.drawn(&seen, form).out,
+            )
+        });
+        match drawn {
+            Ok((key, text)) if form.redraw || key != *before => {
+                *before = key;
+                Some(text)
+            }
+            _ => None,
+        }
     }
 
     fn look_over(&self, actor: &Actor) -> Result<Overview, Reply> {
@@ -94,25 +104,18 @@ impl Control {
             (name.to_string(), pulse, known)
         });
         let (nodes, count) = (nodes.collect(), copies.len());
-        let ill = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
+        let mut ill: Vec<Copy> = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
+        ill.sort_by_key(Copy::urgency);
         let (damaged, lost) = (self.damaged(&|_| true), self.lost_here(&|_| true)?);
-        Ok(Overview {
-            about: self.mirror.about(),
-            nodes,
-            ill,
-            copies: count,
-            held,
-            damaged,
-            lost,
-            doubt: self.cluster.masters().doubt(),
-        })
+        let doubt = self.cluster.masters().doubt();
+        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged, lost, doubt })
     }
 
     fn drawn(&self, seen: &Overview, form: Form) -> Reply {
         let elsewhere = |pulse: &Pulse| pulse.about.as_ref().map_or(0, |about| about.damaged);
-        let well = seen.damaged.is_empty()
+        let well = seen.doubt.is_none()
+            && seen.damaged.is_empty()
             && seen.lost.is_empty()
-            && seen.doubt.is_none()
             && seen.ill.iter().all(Copy::is_well)
             && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none() && elsewhere(pulse) == 0);
         let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
@@ -147,26 +150,28 @@ impl Control {
     fn overview_text(&self, seen: &Overview) -> String {
         let disk = |about: &About| match about.disk_total {
             0 => "-".to_owned(),
-            total => format!("{} % free", u128::from(about.disk_free) * 100 / u128::from(total)),
+            total => format!("{} %", u128::from(about.disk_free) * 100 / u128::from(total)),
         };
         let About { generation, software, .. } = &seen.about;
         let (name, time) = (&self.node.name, rfc3339(SystemTime::now()));
         let mut out =
-            format!("{name}  {time}  gitmesh {software}, generation {generation}, disk {}\n\n", disk(&seen.about));
-        if !seen.nodes.is_empty() {
-            out.push_str(&row(["NODE", "GENERATION", "BEHIND", "LAG", "DISK", "LINK"]));
-        }
+            format!("{name}  {time}  gitmesh {software}, generation {generation}, disk {} free\n", disk(&seen.about));
+        let mut rows = vec![["NODE", "GENERATION", "BEHIND", "LAG", "FREE", "LINK"].map(str::to_owned)];
+        let mut reasons = String::new();
         for (node, pulse, known) in &seen.nodes {
             let about = pulse.about.clone().unwrap_or_default();
             let ago = |at: SystemTime| in_words(at.elapsed().unwrap_or_default());
             let link = match (&pulse.failure, pulse.answered) {
                 (Some((since, why)), _) => {
-                    format!("DOWN for {}: {}", ago(*since), why.lines().next().unwrap_or_default())
+                    reasons.push_str(&format!("  {node}: {}\n", why.lines().next().unwrap_or_default()));
+                    format!("DOWN for {}", ago(*since))
                 }
                 (None, Some((at, rtt))) => format!("up, {} ms, {} ago", rtt.as_millis(), ago(at)),
                 (None, None) => "not tried yet".to_owned(),
             };
-            let paused = known.as_ref().and_then(|k| k.paused_by.as_ref()).map(|by| format!(", paused by {by}"));
+            if let Some(by) = known.as_ref().and_then(|k| k.paused_by.as_ref()) {
+                reasons.push_str(&format!("  {node}: paused by {by}\n"));
+            }
             let waiting =
                 known.as_ref().filter(|k| matches!(k.link, LinkState::Down { .. }) && pulse.failure.is_none());
             let waiting = waiting.map(|_| ", mirroring waits");
@@ -177,9 +182,14 @@ impl Control {
                 1 => ", 1 repository DAMAGED".to_owned(),
                 n => format!(", {n} repositories DAMAGED"),
             };
-            let link = format!("{link}{}{}{damaged}", paused.unwrap_or_default(), waiting.unwrap_or_default());
+            let link = format!("{link}{}{damaged}", waiting.unwrap_or_default());
             let generation = if pulse.about.is_some() { about.generation.to_string() } else { "-".to_owned() };
-            out.push_str(&row([node, &generation, &behind, &lag, &disk(&about), &link]));
+            rows.push([node.clone(), generation, behind, lag, disk(&about), link]);
+        }
+        if rows.len() > 1 {
+            out.push('\n');
+            out.push_str(&padded(&rows));
+            out.push_str(&reasons);
         }
         let first = self.mirror.first_copies();
         if !first.is_empty() {
@@ -214,7 +224,7 @@ impl Control {
         if seen.ill.is_empty() {
             let copies = seen.copies;
             write!(out, "\neverything is in step ({copies} copies)\n").expect("a string takes all");
-            return out;
+            return out + &speed();
         }
         write!(
             out,
@@ -224,11 +234,12 @@ impl Control {
             seen.held
         )
         .expect("a string takes all");
-        out.push_str(&lines(&seen.ill[..seen.ill.len().min(NAMED)]));
-        if seen.ill.len() > NAMED {
-            writeln!(out, "... and {} more: mirror status", seen.ill.len() - NAMED).expect("a string takes all");
+        let told = together(&seen.ill);
+        out.push_str(&lines(&told[..told.len().min(NAMED)]));
+        if told.len() > NAMED {
+            writeln!(out, "... and {} more: mirror status", told.len() - NAMED).expect("a string takes all");
         }
-        out
+        out + &speed()
     }
 
     /// `events [--since ID] [--json]`: an object a line for each push that landed, each copy that caught up and, for
@@ -285,6 +296,42 @@ impl Control {
     }
 }
 
-fn row([node, generation, behind, lag, disk, link]: [&str; 6]) -> String {
-    format!("{node:<16} {generation:>10}  {behind:>12}  {lag:>7}  {disk:>10}  {link}\n")
+/// How quick this node is, after an empty line.
+fn speed() -> String {
+    let table = metrics::brief();
+    if table.is_empty() { table } else { format!("\n{table}") }
+}
+
+/// Copies on one peer that have one trouble (it is away, as a rule) are one line.
+fn together(ill: &[Copy]) -> Vec<Copy> {
+    let mut told: Vec<(Copy, Vec<&str>)> = Vec::new();
+    for copy in ill {
+        let same = |(one, _): &&mut (Copy, Vec<&str>)| {
+            one.state == "failing" && copy.state == "failing" && one.replica == copy.replica && one.error == copy.error
+        };
+        match told.iter_mut().find(same) {
+            Some((_, names)) => names.push(&copy.repo),
+            None => told.push((copy.clone(), vec![&copy.repo])),
+        }
+    }
+    let one_line = |(copy, names): (Copy, Vec<&str>)| match names.len() {
+        1 => copy,
+        n => {
+            let more = if n > IN_A_LINE { ", ..." } else { "" };
+            let named = names[..n.min(IN_A_LINE)].join(", ");
+            Copy { repo: format!("{n} repositories"), text: format!("{}\n  {named}{more}", copy.text), ..copy }
+        }
+    };
+    told.into_iter().map(one_line).collect()
+}
+
+/// Columns as wide as their widest cell; numbers to the right, the last column as it is.
+fn padded(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let line = |[node, generation, behind, lag, disk, link]: &[String; 6]| {
+        let [a, b, c, d, e] = widths;
+        format!("{node:<a$}  {generation:>b$}  {behind:>c$}  {lag:>d$}  {disk:>e$}  {link}\n")
+    };
+    rows.iter().map(line).collect()
 }

@@ -184,6 +184,19 @@ impl Copy {
         }
     }
 
+    /// What a person must decide comes first, what is held back last.
+    pub(super) fn urgency(&self) -> u8 {
+        match self.state {
+            "diverged" => 0,
+            "pending" if self.alarm => 0,
+            "failing" => 1,
+            "missing" => 2,
+            "behind" => 3,
+            "unknown" => 4,
+            _ => 5,
+        }
+    }
+
     /// Whether it is as somebody wants it: equal, or held back by a person.
     pub(super) fn is_well(&self) -> bool {
         matches!(self.state, "in-step" | "paused" | "pending") && !self.alarm

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,10 @@ pub struct Pulse {
     /// When it last spoke to us by itself.
     pub heard: Option<SystemTime>,
     pub about: Option<About>,
+    /// When it was last spoken to, however that ended.
+    tried: Option<Instant>,
+    /// A person has to mend something before it is spoken to again.
+    hopeless: bool,
 }
 
 /// All peers that were spoken to, or have spoken.
@@ -95,11 +100,26 @@ pub(super) struct Hearing {
     pulses: Mutex<Pulses>,
     /// What this node says of itself.
     about: OnceLock<Box<dyn Fn() -> About + Send + Sync>>,
+    /// Somebody wants to know now, or a link has come up.
+    bell: Notify,
+    /// Counts the attempts to speak to a peer that have ended.
+    beaten: watch::Sender<u64>,
 }
 
 impl Hearing {
     pub(super) fn new() -> Self {
-        Self { heard: Mutex::new(Heard::new(Instant::now())), pulses: Mutex::default(), about: OnceLock::new() }
+        Self {
+            heard: Mutex::new(Heard::new(Instant::now())),
+            pulses: Mutex::default(),
+            about: OnceLock::new(),
+            bell: Notify::new(),
+            beaten: watch::Sender::new(0),
+        }
+    }
+
+    /// Has all peers spoken to now.
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -145,6 +165,21 @@ impl Mirror {
         self.freshness(repo, master).notice(repo, master, self.inner.config().stale_notice)
     }
 
+    /// Speaks to all peers now, for whoever is about to look at [`Mirror::pulses`]; waits no longer than `patience`.
+    pub async fn look(&self, patience: Duration) {
+        let (called, hearing) = (Instant::now(), &self.inner.hearing);
+        let mut beaten = hearing.beaten.subscribe();
+        hearing.ring();
+        let fresh = || {
+            let (known, pulses) = (self.inner.links.peers().borrow().clone(), hearing.pulses());
+            let is_fresh = |pulse: &Pulse| pulse.hopeless || pulse.tried.is_some_and(|at| at >= called);
+            known.keys().all(|peer| pulses.get(peer).is_some_and(is_fresh))
+        };
+        let all = async { while !fresh() && beaten.changed().await.is_ok() {} };
+        // Who has not answered by then is shown as it was.
+        drop(timeout(patience, all).await);
+    }
+
     /// What this node says of itself.
     pub fn about(&self) -> About {
         self.inner.hearing.about()
@@ -185,6 +220,7 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
             tokio::select! {
                 () = stop.cancelled() => return tasks.shutdown().await,
                 () = tokio::time::sleep_until(next.into()) => break,
+                () = inner.hearing.bell.notified() => break,
                 Ok(()) = known.changed() => {
                     hopeless.clear();
                     break;
@@ -209,6 +245,9 @@ async fn beat(inner: &Arc<Inner>, peer: &HostName) -> bool {
     let told = timeout(PATIENCE, tell(inner, peer)).await.unwrap_or(Err(MirrorError::Timeout(PATIENCE)));
     let mut pulses = inner.hearing.pulses();
     let pulse = pulses.entry(peer.clone()).or_default();
+    pulse.tried = Some(Instant::now());
+    inner.hearing.beaten.send_modify(|count| *count += 1);
+    pulse.hopeless = matches!(&told, Err(MirrorError::Link(error)) if !error.retry_can_help());
     match told {
         Ok(about) => {
             pulse.answered = Some((SystemTime::now(), begun.elapsed()));
@@ -220,7 +259,7 @@ async fn beat(inner: &Arc<Inner>, peer: &HostName) -> bool {
             let since = pulse.failure.take().map_or_else(SystemTime::now, |(since, _)| since);
             pulse.failure = Some((since, error.to_string()));
             tracing::debug!(%peer, %error, "no heartbeat");
-            !matches!(error, MirrorError::Link(error) if !error.retry_can_help())
+            !pulse.hopeless
         }
     }
 }

@@ -289,7 +289,7 @@ impl Mirror {
             if let Some(lane) = self.inner.lanes().get(&peer.peer) {
                 (peer.queued, peer.running) = lane.length();
             }
-            peer.paused_by = self.inner.pauses().of_peer(&peer.peer).map(|pause| pause.by.clone());
+            peer.paused_by = self.inner.pauses().of_peer(&peer.peer).map(Pause::by_whom);
         }
         peers
     }

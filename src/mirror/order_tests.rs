@@ -123,7 +123,7 @@ async fn a_pause_stops_everything_also_after_a_restart_and_resuming_catches_up()
         let waited = mesh.waits("a", &Want::Now, &Where::All, SOON).await;
         assert!(!waited.met);
         assert!(
-            matches!(&waited.copies[0].1, Arrival::NotYet(State::Paused { by, behind: true, .. }) if by == "alice")
+            matches!(&waited.copies[0].1, Arrival::NotYet(State::Paused { by, behind: true, .. }) if by == "alice (moving its disk)")
         );
         let by_hand = mesh.inner.push_now(&repo("a"), &server2(), SOON).await.unwrap_err();
         assert!(by_hand.to_string().contains("paused by alice"), "{by_hand}");
@@ -132,7 +132,7 @@ async fn a_pause_stops_everything_also_after_a_restart_and_resuming_catches_up()
         mesh.push("b");
         assert!(mesh.waits("b", &Want::Now, &Where::All, SOON).await.met);
     }
-    let log = std::fs::read_to_string(mesh.theirs("../mirror.log")).unwrap_or_default();
+    let log = std::fs::read_to_string(mesh.theirs("../state/mirror.log")).unwrap_or_default();
     assert!(log.contains("\"paused\""), "{log}");
     assert_eq!(mesh.inner.resume(&Scope::Peer(server2()), "bob").unwrap().len(), 1);
     mesh.in_step("a").await;

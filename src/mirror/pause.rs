@@ -56,6 +56,14 @@ pub struct Pause {
     pub since: SystemTime,
 }
 
+impl Pause {
+    /// Who has ordered it, and why, as far as they said so.
+    pub fn by_whom(&self) -> String {
+        let Self { by, reason, .. } = self;
+        if reason.is_empty() { by.clone() } else { format!("{by} ({reason})") }
+    }
+}
+
 /// The orders that stand, and their file.
 #[derive(Debug)]
 pub(super) struct Pauses {

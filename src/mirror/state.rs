@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::model::RefName;
+use crate::model::time::in_words;
 
 /// A moment, on the clock that measures and on the one that people read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,30 +114,30 @@ impl State {
 impl fmt::Display for State {
     /// A word and how long it has been so; what has been said about it comes last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ago = |since: &SystemTime| since.elapsed().unwrap_or_default().as_secs();
+        let ago = |since: &SystemTime| in_words(since.elapsed().unwrap_or_default());
         match self {
             Self::Unknown => f.write_str("not compared yet"),
             Self::InStep => f.write_str("in step"),
-            Self::Behind { since, changes: 0 | 1 } => write!(f, "behind for {} s", ago(since)),
-            Self::Behind { since, changes } => write!(f, "behind for {} s by {changes} changes", ago(since)),
-            Self::Missing { since } => write!(f, "missing for {} s", ago(since)),
+            Self::Behind { since, changes: 0 | 1 } => write!(f, "behind for {}", ago(since)),
+            Self::Behind { since, changes } => write!(f, "behind for {} by {changes} changes", ago(since)),
+            Self::Missing { since } => write!(f, "missing for {}", ago(since)),
             Self::Failing { error, since, next_try } => {
-                write!(f, "failing for {} s", ago(since))?;
+                write!(f, "failing for {}", ago(since))?;
                 if let Some(next) = next_try {
-                    let wait = next.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
-                    write!(f, ", next try in {wait} s")?;
+                    let wait = next.duration_since(SystemTime::now()).unwrap_or_default();
+                    write!(f, ", next try in {}", in_words(wait))?;
                 }
                 write!(f, ": {error}")
             }
-            Self::Diverged { since, detail } => write!(f, "diverged for {} s: {detail}", ago(since)),
+            Self::Diverged { since, detail } => write!(f, "diverged for {}: {detail}", ago(since)),
             Self::Paused { since, by, behind } => {
                 let waits = if *behind { ", changes wait" } else { "" };
-                write!(f, "paused by {by} for {} s{waits}", ago(since))
+                write!(f, "paused by {by} for {}{waits}", ago(since))
             }
             Self::Pending { since, why: Hold::Manual { .. } } => {
-                write!(f, "pending for {} s: it is pushed by hand", ago(since))
+                write!(f, "pending for {}: it is pushed by hand", ago(since))
             }
-            Self::Pending { since, why: Hold::Guard(why) } => write!(f, "pending for {} s: {why}", ago(since)),
+            Self::Pending { since, why: Hold::Guard(why) } => write!(f, "pending for {}: {why}", ago(since)),
         }
     }
 }

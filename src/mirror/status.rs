@@ -251,7 +251,7 @@ impl Board {
             for (repo, pair) in &mut board.pairs {
                 match pauses.of(repo, peer) {
                     Some(pause) if !pair.is_paused() => {
-                        let input = Input::Paused { by: pause.by.clone(), since: pause.since };
+                        let input = Input::Paused { by: pause.by_whom(), since: pause.since };
                         pair.apply(input, now, self.alarm_after);
                     }
                     None if pair.is_paused() => drop(pair.apply(Input::Resumed, now, self.alarm_after)),
@@ -375,6 +375,11 @@ impl Board {
         self.peers.get(peer)?.pairs.get(repo)?.arrived(only)
     }
 
+    /// How old the oldest change is that a copy lacks.
+    pub(super) fn lag(&self, repo: &RepoName, peer: &HostName, now: Moment) -> Option<Duration> {
+        self.peers.get(peer)?.pairs.get(repo)?.lag(&now)
+    }
+
     pub(super) fn state(&self, repo: &RepoName, peer: &HostName, now: Moment) -> State {
         let shown = |board: &PeerBoard| Some(board.shown(repo, peer, board.pairs.get(repo)?, &now).state);
         self.peers.get(peer).and_then(shown).unwrap_or(State::Unknown)
@@ -409,6 +414,8 @@ impl Board {
     pub(super) fn peers(&self, now: Moment) -> Vec<PeerStatus> {
         let shown = |(peer, board): (&HostName, &PeerBoard)| {
             let open = || board.unsettled.iter().filter_map(|repo| board.pairs.get(repo));
+            // What is pushed by hand is as old as its owner wants it to be.
+            let behind = || open().filter(|pair| pair.is_behind() && !pair.is_manual());
             let alarms = |pair: &&Pair| pair.is_alarming() && !pair.is_paused();
             let down = matches!(&board.link, Link::Down(failure) if failure.told);
             PeerStatus {
@@ -422,9 +429,9 @@ impl Board {
                 },
                 silent: board.silent.as_ref().map(|f| (f.error.clone(), f.since.wall)),
                 copies: board.pairs.len(),
-                behind: open().filter(|pair| pair.is_behind()).count(),
+                behind: behind().count(),
                 alarming: if down { open().filter(|p| !p.is_paused()).count() } else { open().filter(alarms).count() },
-                oldest_lag: open().filter_map(|pair| pair.lag(&now)).max(),
+                oldest_lag: behind().filter_map(|pair| pair.lag(&now)).max(),
                 queued: 0,
                 running: 0,
                 paused_by: None,

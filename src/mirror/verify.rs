@@ -41,6 +41,8 @@ pub enum Verdict {
     Equal { deep: bool },
     /// It is behind, or ahead; a push has been asked for.
     Differs,
+    /// It differs, and the configuration says that it is pushed by hand.
+    ByHand,
     /// The peer has no such copy; a push has been asked for.
     Missing,
     /// git's words about the objects here, and about those there; one of them may be empty.
@@ -123,6 +125,7 @@ impl Inner {
                     match shown {
                         Shown::Equal if deep => self.verify_objects(repo, peer).await,
                         Shown::Equal => Verdict::Equal { deep: false },
+                        _ if self.assigned().is_manual(peer, repo) => Verdict::ByHand,
                         Shown::Differs | Shown::Blank(_) => Verdict::Differs,
                         Shown::Missing(_) => Verdict::Missing,
                     }

@@ -228,11 +228,13 @@ impl Inner {
                 (peer.clone(), arrival)
             })
             .collect();
-        let (met, decided) = match peers {
-            Where::One(_) | Where::All => (there == targets.len(), possible == 0),
-            Where::Count(n) => (there >= *n, there + possible < *n),
+        let met = match peers {
+            Where::One(_) | Where::All => there == targets.len(),
+            Where::Count(n) => there >= *n,
         };
-        (Waited { met, copies }, met || decided)
+        // Where some wait for a person, as many as can get it are waited for; more than there are, never.
+        let hopeless = possible == 0 || matches!(peers, Where::Count(n) if *n > targets.len());
+        (Waited { met, copies }, met || hopeless)
     }
 }
 

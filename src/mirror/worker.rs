@@ -22,6 +22,7 @@ use super::{Answer, Inner, MARKED_SINGLY, MirrorError, Report, foreign, history,
 use crate::git::objects::ObjectsError;
 use crate::git::ref_state::{RefState, read_refs};
 use crate::model::{HostName, RefName, RepoName};
+use crate::observe::metrics;
 use crate::peer::LinkError;
 use crate::repo::{FileLocks, Papers, Weight, weigh};
 
@@ -201,6 +202,7 @@ pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>, stop: CancellationTo
             Ok(()) = connected.changed() => {
                 inner.board().link_works(&lane.peer, Moment::now());
                 inner.ask_masters(&lane.peer);
+                inner.hearing.ring();
                 lane.link_is_up();
             }
             () = lane.bell.notified() => {}
@@ -231,6 +233,7 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
     match done {
         Done::Pushed { repo, answers, began, result } => {
             let manual = inner.assigned().is_manual(peer, &repo);
+            let lag = inner.board().lag(&repo, peer, now);
             let attempt = Attempt { repo: &repo, peer, began, manual, result: &result };
             settle(&mut lane.queue(), &mut inner.board(), &attempt, now, dice);
             match outcome(result.as_ref().err()) {
@@ -242,6 +245,8 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
             if let Ok(report) = &result {
                 let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
                 if report.refs > 0 {
+                    metrics::MIRROR_PUSH.record(report.elapsed);
+                    lag.into_iter().for_each(|lag| metrics::MIRROR_LAG.record(lag));
                     inner.history().add(Some(&repo), history::synced(&repo, peer, report));
                 }
                 tracing::debug!(%repo, %peer, refs = report.refs, bytes = report.pack_bytes, ms, "mirrored");

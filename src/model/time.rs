@@ -90,6 +90,15 @@ pub fn in_words(length: Duration) -> String {
     }
 }
 
+/// A short length of time for people: `44 ms`, `1.4 s`; a long one as [`in_words`] has it.
+pub fn in_brief(length: Duration) -> String {
+    match length.as_millis() {
+        ms @ 0..1_000 => format!("{ms} ms"),
+        1_000..100_000 => format!("{:.1} s", length.as_secs_f64()),
+        _ => in_words(length),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -90,6 +90,11 @@ pub static HOOK: Family<Histogram, 4> =
 /// References that pushes asked to move.
 pub static PUSH_REFS: Family<Counter, 2> = Family::new([r#"result="landed""#, r#"result="refused""#]);
 
+/// Pushes to copies that brought something, from their start to their end.
+pub static MIRROR_PUSH: Histogram = Histogram::new();
+/// How old the oldest change was that such a push brought.
+pub static MIRROR_LAG: Histogram = Histogram::new();
+
 /// A number that only grows.
 pub struct Counter(AtomicU64);
 
@@ -320,30 +325,55 @@ pub fn exposition() -> Exposition {
     out.family("gitmesh_git_process_duration_seconds", "git's processes from start to end.", &PROCESS);
     out.one("gitmesh_git_processes", "git's processes at work.", &PROCESSES);
     out.family("gitmesh_hook_duration_seconds", "Judging a push (proc-receive), and a site's own hooks.", &HOOK);
+    out.one("gitmesh_mirror_push_duration_seconds", "Pushes to copies that brought something.", &MIRROR_PUSH);
+    out.one("gitmesh_mirror_delay_seconds", "From a change here to its arrival on a copy.", &MIRROR_LAG);
     out.family("gitmesh_push_refs_total", "References that pushes asked to move.", &PUSH_REFS);
     out
 }
 
+/// A line of a table, if anything was recorded: how many, half of them within, ninety-nine of a hundred within.
+fn line(out: &mut String, width: usize, what: &str, histogram: &Histogram) {
+    let counts = histogram.counts();
+    let Some(all) = counts.last().filter(|all| **all > 0) else { return };
+    let within = |share: f64| {
+        let at = counts.iter().position(|count| *count as f64 >= share * *all as f64).unwrap_or(BOUNDS.len());
+        BOUNDS.get(at).map_or("longer".to_owned(), |bound| match *bound {
+            bound if bound < 1.0 => format!("{} ms", bound * 1000.0),
+            bound => format!("{bound} s"),
+        })
+    };
+    writeln!(out, "{what:<width$} {all:>9} {:>10} {:>10}", within(0.5), within(0.99)).expect("a string takes all");
+}
+
+fn table(width: usize, title: &str) -> String {
+    format!("{title:<width$} {:>9} {:>10} {:>10}\n", "COUNT", "MEDIAN", "99 %")
+}
+
+/// Where users' time goes, in a few lines; none before anything has happened.
+pub fn brief() -> String {
+    const WIDTH: usize = 30;
+    let mut rows = String::new();
+    line(&mut rows, WIDTH, "SSH handshake", &HANDSHAKE);
+    line(&mut rows, WIDTH, "first byte of a fetch", FIRST_BYTE.of(&["upload-pack"]));
+    line(&mut rows, WIDTH, "push", REQUEST.of(&["receive-pack", "ssh"]));
+    line(&mut rows, WIDTH, "wait for a turn", &QUEUE);
+    line(&mut rows, WIDTH, "from here to a copy", &MIRROR_LAG);
+    if rows.is_empty() { rows } else { table(WIDTH, "SINCE THE START") + &rows }
+}
+
 /// The histograms in words: how many, half of them within, ninety-nine of a hundred within.
 pub fn summary() -> String {
-    let mut out = format!("{:<62} {:>9} {:>10} {:>10}\n", "", "COUNT", "MEDIAN", "99 %");
+    const WIDTH: usize = 62;
+    let mut out = table(WIDTH, "");
     let mut line = |name: &str, labels: &str, histogram: &Histogram| {
-        let counts = histogram.counts();
-        let Some(all) = counts.last().filter(|all| **all > 0) else { return };
-        let within = |share: f64| {
-            let at = counts.iter().position(|count| *count as f64 >= share * *all as f64).unwrap_or(BOUNDS.len());
-            BOUNDS.get(at).map_or("longer".to_owned(), |bound| match *bound {
-                bound if bound < 1.0 => format!("{} ms", bound * 1000.0),
-                bound => format!("{bound} s"),
-            })
-        };
         let what = format!("{name} {}", labels.replace('"', "").replace(',', " "));
-        writeln!(out, "{:<62} {all:>9} {:>10} {:>10}", what.trim_end(), within(0.5), within(0.99))
-            .expect("a string takes all");
+        line(&mut out, WIDTH, what.trim_end(), histogram);
     };
     line("handshake", "", &HANDSHAKE);
     line("queue", "", &QUEUE);
     line("first pack byte", "", &FIRST_PACK_BYTE);
+    line("push to a copy", "", &MIRROR_PUSH);
+    line("from here to a copy", "", &MIRROR_LAG);
     let mut family = |name: &str, labels: &[&str], each: &[Histogram]| {
         labels.iter().zip(each).for_each(|(labels, histogram)| line(name, labels, histogram));
     };

@@ -1,12 +1,12 @@
 //! What a push tells of the copies, and its waiting for them when it or the configuration asks for that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Transfer;
 use crate::cluster::{How, Replica};
 use crate::mirror::{Arrival, Hold, PairStatus, State, Waited, Want, Where};
 use crate::model::setting::parse_duration;
-use crate::model::time::in_words;
+use crate::model::time::{in_brief, in_words};
 use crate::model::{HostName, RepoName};
 use crate::policy::nearest;
 
@@ -101,15 +101,17 @@ impl Transfer {
         let Patience { repo, at, timeout } = patience;
         let host = self.cluster.host();
         let (mut text, mut told) = (String::new(), Vec::new());
-        let mut waits = Vec::new();
+        let (mut waits, begun) = (Vec::new(), Instant::now());
         for at in at {
             let (mirror, repo) = (self.mirror.clone(), repo.clone());
-            waits.push(tokio::spawn(async move { mirror.wait(&repo, &Want::Now, &at, timeout).await }));
+            let wanted = if let Where::Count(n) = at { Some(n) } else { None };
+            let waiting = async move { (mirror.wait(&repo, &Want::Now, &at, timeout).await, begun.elapsed()) };
+            waits.push((wanted, tokio::spawn(waiting)));
         }
-        for wait in waits {
-            let waited = match wait.await {
-                Ok(Ok(waited)) => waited,
-                Ok(Err(error)) => {
+        for (wanted, wait) in waits {
+            let (waited, took) = match wait.await {
+                Ok((Ok(waited), took)) => (waited, took),
+                Ok((Err(error), _)) => {
                     text.push_str(&format!("warning: your push stands; its copies cannot be waited for: {error}\n"));
                     continue;
                 }
@@ -118,19 +120,23 @@ impl Transfer {
                     continue;
                 }
             };
+            if let Some(n) = wanted.filter(|n| *n > waited.copies.len()) {
+                let of = waited.copies.len();
+                text.push_str(&format!("warning: your push stands; {n} copies are asked for, and '{repo}' has {of}\n"));
+                continue;
+            }
+            let after = if took < timeout { String::new() } else { format!(" after {}", in_words(timeout)) };
             let Waited { met, copies } = waited;
             for (peer, arrival) in copies.into_iter().filter(|(peer, _)| !told.contains(peer)).collect::<Vec<_>>() {
                 let line = format!("{host} ==== ({repo}) ===> {peer}");
                 match arrival {
                     Arrival::There(after) => {
-                        text.push_str(&format!("{line}   done in {:.1} s\n", after.as_secs_f64()));
+                        text.push_str(&format!("{line}   done in {}\n", in_brief(after)));
                     }
                     // Enough others have it.
                     Arrival::NotYet(_) if met => continue,
-                    Arrival::NotYet(state) => text.push_str(&format!(
-                        "warning: your push stands, but {peer} does not have it after {}: {state}\n",
-                        in_words(timeout)
-                    )),
+                    Arrival::NotYet(state) => text
+                        .push_str(&format!("warning: your push stands, but {peer} does not have it{after}: {state}\n")),
                 }
                 told.push(peer);
             }
