@@ -31,6 +31,7 @@ fn a_daemon_without_file_descriptors_lives_on() {
     let world = World::new();
     let node = world.node("server1");
     node.limit_files(64);
+    node.expect_errors(); // what it cannot open meanwhile, like its audit file, is said
     let socket = node.data().join("control.sock");
     let crowd: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     eventually("the limit to be felt", || !node.is_running() || node.log().contains("Too many open files"));

@@ -125,8 +125,8 @@ pub struct Upkeep {
 #[derive(Default)]
 struct Damages {
     known: BTreeSet<RepoName>,
-    /// What nobody was told yet: what git said, or that it is over.
-    news: BTreeMap<RepoName, Option<String>>,
+    /// What git said and nobody was told yet.
+    news: BTreeMap<RepoName, String>,
 }
 
 impl Upkeep {
@@ -296,19 +296,23 @@ impl Upkeep {
     /// What has changed since the last call: what git said of one that it found to be damaged, or `None` of one that is
     /// sound again. Blocks.
     pub fn news_of_damage(&self) -> Vec<(RepoName, Option<String>)> {
-        let known = self.damages().known.clone();
+        // What was found and mended since the last call is told as both, in this order.
+        let (known, found) = {
+            let mut damages = self.damages();
+            (damages.known.clone(), std::mem::take(&mut damages.news))
+        };
+        let mut news: Vec<_> = found.into_iter().map(|(name, said)| (name, Some(said))).collect();
         for name in known {
             if self.damage(&name).is_some() {
                 continue;
             }
             // Another one may have taken its place, or it has gone.
             let is_here = self.store.open_as_daemon(&name).is_some();
-            let mut damages = self.damages();
-            if damages.known.remove(&name) && is_here {
-                damages.news.insert(name, None);
+            if self.damages().known.remove(&name) && is_here {
+                news.push((name, None));
             }
         }
-        std::mem::take(&mut self.damages().news).into_iter().collect()
+        news
     }
 
     fn note_damage(&self, name: &RepoName, dir: &Path, outcome: &Outcome) {
@@ -319,7 +323,7 @@ impl Upkeep {
                 let mut damages = self.damages();
                 damages.known.insert(name.clone());
                 if is_new && noted.is_ok() {
-                    damages.news.insert(name.clone(), Some(said.clone()));
+                    damages.news.insert(name.clone(), said.clone());
                 }
                 noted
             }
@@ -461,6 +465,12 @@ mod tests {
         assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
         assert_eq!((upkeep.damage(&name(1)), upkeep.damaged()), (None, vec![]));
         assert_eq!((upkeep.news_of_damage(), upkeep.news_of_damage()), (vec![(name(1), None)], vec![]));
+        fs::rename(&object, &aside).unwrap();
+        upkeep.maintain(&name(1), Task::Fsck).await;
+        fs::rename(&aside, &object).unwrap();
+        upkeep.maintain(&name(1), Task::Fsck).await;
+        let news = upkeep.news_of_damage();
+        assert!(matches!(&news[..], [(_, Some(_)), (_, None)]), "mended before anybody was told: {news:?}");
         assert!(matches!(upkeep.maintain(&name(2), Task::Gc).await, Outcome::Failed(_)));
     }
 
