@@ -98,6 +98,8 @@ fn a_detached_head_and_the_description_travel() {
 fn a_missing_repository_is_created_where_both_sides_agree() {
     let world = World::new();
     let pair = pair(&world);
+    // No session is in it when it goes.
+    pair.one.gitmesh(&["mirror", "wait", "testing", "--all"]).succeeds();
     pair.two.lose_repo("testing");
     let work = world.alice().clone_of(&pair.one, "testing");
     work.commit("a", "one");
