@@ -136,3 +136,24 @@ fn a_new_node_gets_its_configuration_before_anything_else() {
     }
     assert!(!two.log().contains("E0207"), "{}", two.log());
 }
+
+#[test]
+fn what_gets_on_is_never_cut_off() {
+    let world = World::new();
+    let conf = "repo slow\n    RW+ = @all\n    option mirror.master = server1\n    option mirror.copies = server2\n";
+    let pair = world.pair_with(conf);
+    pair.there.cut();
+    pair.one.stop();
+    // What is in flight, at most 8 MiB, takes half of that.
+    pair.one.set("timeout", "\"20s\"");
+    pair.one.start();
+    let work = world.alice().clone_of(&pair.one, "slow");
+    work.commit_random("file", 24 << 20);
+    work.push(&["-q", "HEAD:main"]).succeeds();
+    // 800 kB a second.
+    pair.there.delay(Duration::from_millis(20));
+    pair.there.restore();
+    pair.in_step("slow");
+    assert_eq!(landed(&pair, "slow"), 1);
+    pair.one.gitmesh(&["mirror", "log", "slow"]).succeeds().does_not_say("answer within");
+}

@@ -229,3 +229,39 @@ fn a_reference_that_a_power_cut_emptied_is_no_deletion() {
     std::fs::write(&torn, format!("{}\n", work.oid("HEAD"))).unwrap();
     pair.in_step("testing");
 }
+
+#[test]
+fn the_settings_that_the_masters_configuration_gives_reach_a_copy_or_it_says_why_not() {
+    let world = World::new();
+    let pair = world.pair_with(CONF);
+    for node in [&pair.one, &pair.two] {
+        node.stop();
+        node.set("config_keys", "['foo\\..*']");
+        node.start();
+    }
+    let alice = world.alice();
+    let work = alice.clone_of(&pair.one, "testing");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    let configured = |value: &str| {
+        alice.configure(&pair.one, |c| c.conf(&format!("{CONF}    config foo.bar = {value}\n"))).succeeds();
+    };
+    let there = || pair.two.git("testing", &["config", "foo.bar"]).stdout.trim().to_owned();
+    let status = || pair.one.gitmesh(&["mirror", "status", "testing"]).stdout;
+    for length in [10, 4000] {
+        let value = "v".repeat(length);
+        configured(&value);
+        eventually(&format!("a value of {length} bytes"), || there() == value);
+        eventually("it to be in step", || status().contains("in step"));
+    }
+    // More than a request holds is told, and keeps nothing else back.
+    let long: String = (0..9).map(|n| format!("    config foo.k{n} = {}\n", "v".repeat(4000))).collect();
+    alice.configure(&pair.one, |c| c.conf(&format!("{CONF}{long}"))).succeeds();
+    eventually("the failure to show", || status().contains("its description and git settings take 36"));
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    assert_eq!(there().len(), 4000, "it keeps what it has");
+    alice.configure(&pair.one, |c| c.conf(CONF)).succeeds();
+    eventually("it to be in step again", || there().is_empty() && status().contains("in step"));
+}

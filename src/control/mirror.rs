@@ -17,6 +17,8 @@ use crate::repo::{self, FileLocks, Metadata, Papers};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// A peer sends its message at once.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(20);
+/// A mebibyte on a slow line.
+const BESIDE_PATIENCE: Duration = Duration::from_secs(600);
 
 impl Control {
     pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
@@ -193,7 +195,7 @@ impl Control {
         };
         let mut text = String::new();
         let mut input = input.take(FileLocks::BYTES_MAX.max(Papers::BYTES_MAX));
-        match timeout(HEARTBEAT_PATIENCE, input.read_to_string(&mut text)).await {
+        match timeout(BESIDE_PATIENCE, input.read_to_string(&mut text)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Reply::fail(1, format!("FATAL: what was sent cannot be read: {error}")),
             Err(_) => return Reply::fail(8, "FATAL: what was sent did not end"),

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::ours::{Belief, Ours};
+use super::patience::Patience;
 use super::plan::{Obstacle, Order};
 use super::send::{self, Manner, SendError, Sent, Terms, Toll};
 use super::worker::{END_TIMEOUT, local};
@@ -17,7 +17,7 @@ use crate::cluster::Place;
 use crate::git::service::MAX_LINE;
 use crate::model::{HostName, RepoName};
 use crate::peer::{Finished, LinkError};
-use crate::repo::{FileLocks, Papers};
+use crate::repo::{FileLocks, Metadata, Papers};
 
 /// The first word of the order that brings the file locks: `gitmesh-mirror-locks 'REPO' version=1 epoch=N`, with the file as
 /// its input. There may be too many of them for the line of a push.
@@ -77,24 +77,24 @@ pub(super) async fn push(
     let no_papers = if papers.is_none() { " papers=none" } else { "" };
     // A replica that has no such copy takes its own out of the trash first.
     let restored = (inner.world.restored)(repo).map_or_else(String::new, |at| format!(" restored={at}"));
-    let line = |order| {
-        let exec = send::exec_line(repo, epoch, &ours, &owned, &metadata, order);
+    let line = |order, metadata: Option<&Metadata>| {
+        let exec = send::exec_line(repo, epoch, &ours, &owned, metadata, order);
         format!("{exec}{repairing}{unlocked}{no_papers}{restored}")
     };
-    let mut exec = line(order);
+    // Settings that are too long for the line keep nothing else back, and are told when the rest is there.
+    let mut said = Some(&metadata);
+    if line(Order::Repair, said).len() > MAX_LINE {
+        said = None;
+    }
+    let mut exec = line(order, said);
     if exec.len() > MAX_LINE {
         return Err(MirrorError::Local("its role file is too long to be sent; use groups".to_owned()));
     }
     let lane = inner.lane(peer);
-    let waited = AtomicU64::new(0);
-    let toll = |bytes: usize| {
-        let pause = lane.toll(repo, bytes, inner.config().bandwidth);
-        waited.fetch_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        pause
-    };
+    let toll = |bytes: usize| lane.toll(repo, bytes, inner.config().bandwidth);
     let mut terms = Terms { order, manner: Manner::Atomic, guard_refs: inner.config().guard_refs };
     for _ in 0..SESSIONS_MAX {
-        match session(inner, peer, &exec, (&dir, &ours, terms), (&toll, &waited)).await {
+        match session(inner, peer, &exec, (&dir, &ours, terms), &toll).await {
             Ok(sent) => {
                 report.refs += sent.refs;
                 report.pack_bytes += sent.pack_bytes;
@@ -117,16 +117,21 @@ pub(super) async fn push(
             {
                 tracing::warn!(%repo, %peer, %error, "it is kept aside there, for a person has made this node the master");
                 terms.order = Order::Repair;
-                exec = line(Order::Repair);
+                exec = line(Order::Repair, said);
             }
             Err(error) => return Err(error),
         }
     }
     for (order, text) in [(LOCKS, locks), (PAPERS, papers)] {
         let Some(text) = text else { continue };
-        timeout(END_TIMEOUT, bring(inner, peer, &format!("{order} '{repo}' version=1 epoch={epoch}"), &text))
-            .await
-            .map_err(|_| MirrorError::Timeout(END_TIMEOUT))??;
+        bring(inner, peer, &format!("{order} '{repo}' version=1 epoch={epoch}"), &text).await?;
+    }
+    if said.is_none() {
+        let bytes = metadata.to_word().len();
+        return Err(MirrorError::Local(format!(
+            "its description and git settings take {bytes} bytes, and {MAX_LINE} is the most that travels with all \
+             else that it is told; everything else is there"
+        )));
     }
     inner.talk.made_equal(repo, peer, epoch);
     report.elapsed = began.elapsed();
@@ -136,13 +141,15 @@ pub(super) async fn push(
 /// What stands beside the references and is too long for a line.
 async fn bring(inner: &Inner, peer: &HostName, exec: &str, text: &str) -> Result<(), MirrorError> {
     let mut pipe = inner.links.run(peer, exec).await?;
-    let said = async {
-        pipe.writer.write_all(text.as_bytes()).await?;
-        pipe.writer.shutdown().await?;
-        tokio::io::copy(&mut pipe.reader, &mut tokio::io::sink()).await
-    };
-    let said = said.await;
-    check(peer, pipe.finish().await)?;
+    let patience = Patience::new(inner.config().timeout);
+    let said = patience.with(async {
+        let mut writer = patience.watch(&mut pipe.writer);
+        writer.write_all(text.as_bytes()).await?;
+        writer.shutdown().await?;
+        tokio::io::copy(&mut patience.watch(&mut pipe.reader), &mut tokio::io::sink()).await
+    });
+    let said = said.await?;
+    check(peer, timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?)?;
     said.map(drop).map_err(|error| LinkError::Closed { peer: peer.clone(), why: error.to_string() }.into())
 }
 
@@ -156,6 +163,10 @@ async fn is_damaged(inner: &Inner, peer: &HostName, repo: &RepoName) -> Result<b
         }
         // The push itself says better what is wrong, or there is nothing to be checked yet.
         Err(MirrorError::Remote { .. }) => Ok(false),
+        Err(error @ MirrorError::Timeout(_)) => {
+            tracing::warn!(%repo, %peer, %error, "whether the copy is damaged was not found out; it is repaired as it is");
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -170,13 +181,19 @@ async fn session(
     peer: &HostName,
     exec: &str,
     (dir, ours, terms): (&Path, &Ours, Terms),
-    (toll, waited): (Toll<'_>, &AtomicU64),
+    toll: Toll<'_>,
 ) -> Result<Sent, MirrorError> {
-    let limit = inner.config().timeout;
     let mut pipe = inner.links.run(peer, exec).await?;
+    let patience = Patience::new(inner.config().timeout);
+    // A piece that waits for its share of the bandwidth gets on.
+    let toll = |bytes: usize| {
+        let rest = toll(bytes);
+        patience.moved(rest);
+        rest
+    };
     let sent = {
-        let sending = send::send(&mut pipe.reader, &mut pipe.writer, &inner.git, dir, ours, terms, toll);
-        in_time(limit, waited, sending).await?
+        let (reader, writer) = (patience.watch(&mut pipe.reader), patience.watch(&mut pipe.writer));
+        patience.with(send::send(reader, writer, &inner.git, dir, ours, terms, &toll)).await?
     };
     let end_timeout = if sent.is_ok() { END_TIMEOUT } else { REFUSED_END_TIMEOUT };
     let finished = timeout(end_timeout, pipe.finish()).await;
@@ -184,23 +201,6 @@ async fn session(
         (Err(error), finished) => Err(explain(peer, error, finished.ok())),
         (Ok(_), Err(_)) => Err(MirrorError::Timeout(END_TIMEOUT)),
         (Ok(sent), Ok(finished)) => check(peer, finished).map(|()| sent),
-    }
-}
-
-/// The deadline of one session. What it `waited` for its share of the bandwidth, in milliseconds, does not count: a
-/// large first copy would never end.
-async fn in_time<T>(limit: Duration, waited: &AtomicU64, work: impl Future<Output = T>) -> Result<T, MirrorError> {
-    let (began, before) = (Instant::now(), waited.load(Ordering::Relaxed));
-    let mut work = std::pin::pin!(work);
-    loop {
-        let waited = Duration::from_millis(waited.load(Ordering::Relaxed).saturating_sub(before));
-        let left = (limit + waited).saturating_sub(began.elapsed());
-        if left.is_zero() {
-            return Err(MirrorError::Timeout(limit));
-        }
-        if let Ok(done) = timeout(left, &mut work).await {
-            return Ok(done);
-        }
     }
 }
 

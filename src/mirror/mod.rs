@@ -3,7 +3,7 @@
 //! Level-triggered: the queue holds hints that a (repository, replica) pair may be behind, never the truth, which is
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
-//! push, `send` pushes it over the pooled link, `bandwidth` slows it; `ours` is what is here, and what a large
+//! push, `send` pushes it over the pooled link, `bandwidth` slows it, `patience` ends it; `ours` is what is here, and what a large
 //! replica is believed to have. `first` orders and counts first
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
 //! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `masters` who was promoted, `carry` what a former master
@@ -31,6 +31,7 @@ mod notice;
 mod notify;
 mod orders;
 mod ours;
+mod patience;
 mod pause;
 mod plan;
 mod queue;

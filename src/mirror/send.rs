@@ -121,13 +121,13 @@ pub type Toll<'a> = &'a (dyn Fn(usize) -> Duration + Send + Sync);
 
 /// What to run on the replica. It answers as git-receive-pack does, or with one `ERR` line. Before that it takes over
 /// creator and roles; when the session has ended well it makes its HEAD name `head`. Words that an older replica does
-/// not know change nothing there.
+/// not know change nothing there; without `metadata` it keeps what it has of that.
 pub fn exec_line(
     repo: &RepoName,
     epoch: Epoch,
     ours: &Ours,
     owned: &Ownership,
-    metadata: &Metadata,
+    metadata: Option<&Metadata>,
     order: Order,
 ) -> String {
     // A replica that does not know how to keep what it has must refuse a repair instead of overwriting.
@@ -144,7 +144,9 @@ pub fn exec_line(
     }
     // Also when there are none: what was taken away here must go there too.
     line.push_str(&format!(" roles={}", to_word(owned.roles.as_deref().unwrap_or_default())));
-    line.push_str(&format!(" meta={}", metadata.to_word()));
+    if let Some(metadata) = metadata {
+        line.push_str(&format!(" meta={}", metadata.to_word()));
+    }
     if let Some(etag) = ours.etag() {
         line.push_str(&format!(" etag={etag}"));
     }

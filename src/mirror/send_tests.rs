@@ -310,20 +310,23 @@ fn exec_lines() {
     let mut ours = Ours::from(RefState { head, ..RefState::default() });
     let none = Ownership::default();
     assert_eq!(
-        exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Usual),
+        exec_line(&repo, Epoch::FIRST, &ours, &none, Some(&nothing), Order::Usual),
         "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 head=refs/heads/main roles= meta="
     );
     (ours.head, ours.detached) = (None, Oid::parse(&"7".repeat(40)));
-    let detached = exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Usual);
+    let detached = exec_line(&repo, Epoch::FIRST, &ours, &none, Some(&nothing), Order::Usual);
     assert!(detached.contains(&format!(" epoch=1 detached={} roles=", "7".repeat(40))), "{detached}");
     ours.detached = None;
-    let line = |owned: &Ownership, said: &Metadata| exec_line(&repo, Epoch::FIRST, &ours, owned, said, Order::Force);
+    let line =
+        |owned: &Ownership, said: &Metadata| exec_line(&repo, Epoch::FIRST, &ours, owned, Some(said), Order::Force);
     assert_eq!(line(&none, &nothing), "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles= meta=");
     let mut owned = Ownership { creator: UserName::new("alice").ok(), roles: None };
     assert!(line(&owned, &nothing).ends_with(" epoch=1 creator=alice roles= meta="));
     owned.roles = Some("READERS bob\n".to_owned());
     let said = Metadata { description: "a b".to_owned(), settings: [("x.y".to_owned(), "z".to_owned())].into() };
     assert!(line(&owned, &said).ends_with(" creator=alice roles=READERS%20bob%0A meta=description:a%20b,x.y:z"));
-    let repair = exec_line(&repo, Epoch::FIRST, &ours, &none, &nothing, Order::Repair);
+    let repair = exec_line(&repo, Epoch::FIRST, &ours, &none, Some(&nothing), Order::Repair);
     assert_eq!(repair, "gitmesh-mirror-receive 'docs/handbook' version=2 epoch=1 keep=lost roles= meta=");
+    let silent = exec_line(&repo, Epoch::FIRST, &ours, &none, None, Order::Usual);
+    assert_eq!(silent, "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles=");
 }

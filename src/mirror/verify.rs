@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
 use super::deliver::check;
+use super::patience::AT_WORK;
 use super::pause::Pause;
 use super::settle::Shown;
 use super::state::Moment;
@@ -167,14 +169,20 @@ impl Inner {
 
     async fn fsck(&self, repo: &RepoName) -> Result<Vec<String>, MirrorError> {
         let dir = (self.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
-        let limit = self.config().timeout;
+        let limit = self.check_limit();
         let checked = timeout(limit, fsck(&self.git, &dir)).await.map_err(|_| MirrorError::Timeout(limit))?;
         checked.map_err(|error| MirrorError::Local(format!("git fsck: {error}")))
     }
 
+    /// How long git may take to check every object of a repository.
+    fn check_limit(&self) -> Duration {
+        self.config().timeout.saturating_mul(AT_WORK)
+    }
+
     pub(super) async fn fsck_there(&self, repo: &RepoName, peer: &HostName) -> Result<Vec<String>, MirrorError> {
         let mut pipe = self.links.run(peer, &format!("{FSCK} '{repo}'")).await?;
-        let limit = self.config().timeout;
+        // A little more than the peer gives itself, whose words say more than silence.
+        let limit = self.check_limit().saturating_add(END_TIMEOUT);
         let said = timeout(limit, capped(Some(&mut pipe.reader))).await.map_err(|_| MirrorError::Timeout(limit))?;
         let finished = timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?;
         check(peer, finished)?;

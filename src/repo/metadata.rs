@@ -20,11 +20,6 @@ pub const WRITTEN_KEYS: &str = "gitmesh-config-keys";
 /// What the master has said last, in the words of the mirror push; no file: nothing.
 const SAID: &str = "gitmesh-from-master";
 const DESCRIPTION: &str = "description";
-/// Longest description that travels, in bytes; it is one line of an SSH request.
-const DESCRIPTION_MAX: usize = 1024;
-/// What all settings of a repository may need in the request, in bytes.
-const SETTINGS_MAX: usize = 3000;
-
 /// A repository's description and settings, as its master has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
@@ -40,22 +35,14 @@ impl Metadata {
         let listed = read(&dir.join(WRITTEN_KEYS)).unwrap_or_default();
         let keys: Vec<&str> = listed.lines().filter(|key| *key != "gitweb.description").collect();
         let settings = if keys.is_empty() { Ok(BTreeMap::new()) } else { odb::read_config(dir, &keys) };
-        let mut settings = settings.unwrap_or_else(|error| {
+        let settings = settings.unwrap_or_else(|error| {
             tracing::error!(dir = %dir.display(), %error, "its git config cannot be read and is not mirrored");
             BTreeMap::new()
         });
-        if settings.iter().map(|(key, value)| to_word(key).len() + to_word(value).len() + 2).sum::<usize>()
-            > SETTINGS_MAX
-        {
-            tracing::error!(dir = %dir.display(), "its git config is too long and is not mirrored");
-            settings.clear();
-        }
         let mut description = read(&dir.join(DESCRIPTION)).unwrap_or_default();
         if description.starts_with("Unnamed repository;") {
             description.clear(); // git's own text, from its template
         }
-        let end = (0..=DESCRIPTION_MAX.min(description.len())).rev().find(|at| description.is_char_boundary(*at));
-        description.truncate(end.unwrap_or(0));
         description.truncate(description.trim_end().len());
         Self { description, settings }
     }
@@ -160,8 +147,9 @@ mod tests {
             found.seal("ab".to_owned()),
             Metadata { settings: BTreeMap::new(), ..found.clone() }.seal("ab".to_owned())
         );
+        // What is too long for the line of a push is for the push to tell.
         std::fs::write(dir.path().join("description"), "\u{e9}".repeat(2000)).unwrap();
-        assert_eq!(Metadata::read(dir.path()).description.len(), DESCRIPTION_MAX);
+        assert_eq!(Metadata::read(dir.path()).description.len(), 4000);
         Metadata::forget_description(dir.path()).unwrap();
         Metadata::forget_description(dir.path()).unwrap();
         assert_eq!(Metadata::read(dir.path()).description, "");
