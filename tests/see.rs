@@ -78,6 +78,32 @@ fn a_stale_copy_says_so_in_one_line_and_a_fresh_one_says_nothing() {
 }
 
 #[test]
+fn a_copy_that_is_behind_a_master_that_is_well_says_by_how_much() {
+    let world = World::new();
+    let (pair, work, _) = running(&world);
+    let alice = world.alice();
+    pair.one.gitmesh(&["mirror", "pause", "testing"]).succeeds();
+    for text in ["two", "three"] {
+        work.commit("a", text);
+        work.push(&["HEAD:main"]).succeeds();
+    }
+    let words = " behind its master server1 (2 pushes)";
+    eventually("the copy to say that it is behind", || remote(&alice.ls_remote(&pair.two, "testing")).len() == 1);
+    let told = alice.try_clone(&alice.url(&pair.two, "testing"), "behind").succeeds();
+    let lines = remote(&told);
+    assert_eq!(lines.len(), 1, "{told:#?}");
+    assert!(
+        lines[0].starts_with("remote: this copy of 'testing' is ") && lines[0].trim().ends_with(words),
+        "{told:#?}"
+    );
+    alice.ssh(&pair.two, "info").succeeds().says("\ttesting\tcopy of server1, BEHIND 2 pushes, ");
+    assert!(remote(&alice.ls_remote(&pair.two, "secret").succeeds()).is_empty(), "the other copy is in step");
+    pair.one.gitmesh(&["mirror", "resume", "testing"]).succeeds();
+    pair.in_step("testing");
+    eventually("the copy to be fresh", || remote(&alice.ls_remote(&pair.two, "testing")).is_empty());
+}
+
+#[test]
 fn status_tells_each_reader_what_they_may_read() {
     let world = World::new();
     let (pair, work, _) = running(&world);
@@ -212,6 +238,15 @@ fn orders_do_what_they_say_for_whom_they_should() {
     bob.ssh(&pair.two, "mirror wait testing").refused_by("its master is server1");
 
     bob.ssh(&pair.one, "mirror pause testing").refused_by("administrators");
+    // Who believes to have stopped the pushes to a machine takes it apart.
+    for order in ["pause", "resume"] {
+        let to = |rest: &str| alice.ssh(&pair.one, &format!("mirror {order} {rest}"));
+        to("--all --peer server22")
+            .refused_by("server22 is no peer that server1 pushes to")
+            .says("did you mean 'server2'?");
+        to("testing --peer elsewhere").refused_by("'testing' has no copy on elsewhere").says("there is: server2");
+        to("tesing").refused_by("'tesing' does not exist on server1").says("did you mean 'testing'?");
+    }
     alice
         .ssh(&pair.one, "mirror pause testing --reason 'the disk is full'")
         .succeeds()

@@ -77,5 +77,37 @@ fn a_push_waits_for_all_copies_or_for_so_many() {
     work.push(&["-o", "mirror.wait=5", "-o", "mirror.timeout=20s", "HEAD:main"])
         .succeeds()
         .says("warning: your push stands; 5 copies are asked for, and 'usual' has 2");
-    one.gitmesh(&["mirror", "wait", "usual", "--count", "5"]).fails().says("'usual' has 2 copies");
+    one.gitmesh(&["mirror", "wait", "usual", "--count", "5"]).fails().says("'usual' has 2\n");
+}
+
+#[test]
+fn to_wait_for_nothing_is_said_and_an_answer_that_is_known_comes_at_once() {
+    let world = World::new();
+    let ([one, _two, _three], _links) = three(&world);
+    let alice = world.alice();
+    let conf = format!(
+        "{CONF}repo alone\n    RW+ = @all\nrepo hand\n    RW+ = @all\n    option mirror.master = server1\n    \
+         option mirror.copies.nosync = server2 server3\n"
+    );
+    alice.configure(&one, |c| c.conf(&conf)).succeeds();
+    for (repo, why) in [("alone", "'alone' has no copies"), ("hand", "name the one to wait for: server2 server3")] {
+        let work = alice.clone_of(&one, repo);
+        work.commit("a", "one");
+        let pushed = work.push(&["-o", "mirror.wait", "HEAD:main"]).succeeds();
+        pushed.says("warning: your push stands; nothing was waited for: ").says(why);
+        work.commit("a", "two");
+        let pushed = work.push(&["-o", "mirror.wait=1", "HEAD:main"]).succeeds();
+        pushed.says(&format!("warning: your push stands; 1 copies are asked for, and '{repo}' has 0"));
+        let waited = one.gitmesh(&["mirror", "wait", repo]).refused_by(why);
+        assert_eq!(waited.code, Some(8));
+        let waited = one.gitmesh(&["mirror", "wait", repo, "--json"]).refused_by(why);
+        let json: serde_json::Value = serde_json::from_str(&waited.stdout).unwrap();
+        assert_eq!(json["met"], false, "{waited:#?}");
+    }
+    // What is paused cannot come, and no time is told that was not waited.
+    one.gitmesh(&["mirror", "pause", "usual"]).succeeds();
+    let work = alice.clone_of(&one, "usual");
+    work.commit("a", "one");
+    let pushed = work.push(&["-o", "mirror.wait", "-o", "mirror.timeout=300s", "HEAD:main"]).succeeds();
+    pushed.says("your push stands, but server2 does not have it: paused by ").does_not_say("after");
 }

@@ -15,6 +15,7 @@ use crate::mirror::{Arrival, Order, Scope, Verdict, Want, Where};
 use crate::model::setting::parse_duration;
 use crate::model::time::{in_brief, in_words, rfc3339};
 use crate::model::{Actor, HostName, RefName, RepoName};
+use crate::policy::nearest;
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -229,11 +230,9 @@ impl Control {
         }
         let waited = self.mirror.wait(&repo, &want, &at, words.timeout.unwrap_or(WAIT)).await;
         let waited = waited.map_err(|error| Reply::fail(1, format!("FATAL: {error}")))?;
-        if let Where::Count(n) = at
-            && n > waited.copies.len()
-        {
-            let of = waited.copies.len();
-            return Err(Reply::fail(8, format!("FATAL: '{repo}' has {of} copies that are pushed to unasked, not {n}")));
+        let err = waited.impossible(&repo, &at).map_or_else(String::new, |why| format!("FATAL: {why}\n"));
+        if !err.is_empty() && !words.json {
+            return Ok(Reply { out: String::new(), err, code: 8 });
         }
         let code = if waited.met { 0 } else { 8 };
         let out = if words.json {
@@ -255,7 +254,7 @@ impl Control {
             };
             waited.copies.iter().map(line).collect()
         };
-        Ok(Reply { out, err: String::new(), code })
+        Ok(Reply { out, err, code })
     }
 
     /// `pause` and `resume`: `REPO|--all [--peer P]`, and `--reason TEXT` for a pause.
@@ -266,15 +265,28 @@ impl Control {
             ([repo], false, peer) => {
                 let repo = parse_repo(repo)?;
                 let place = self.cluster.locate(&repo);
-                if !matches!(place, Place::Here { .. }) || !self.store.exists(&repo) {
+                if !self.store.exists(&repo) {
+                    return Err(self.unknown(&repo));
+                }
+                if !matches!(place, Place::Here { .. }) {
                     return Err(self.not_master(&repo, &place));
                 }
-                vec![peer.map_or_else(|| Scope::Repo(repo.clone()), |peer| Scope::Copy(repo.clone(), peer))]
+                match peer {
+                    Some(peer) => vec![self.stoppable(Scope::Copy(repo.clone(), peer.clone()), &peer, Some(&repo))?],
+                    None => vec![Scope::Repo(repo)],
+                }
             }
-            ([], true, Some(peer)) => vec![Scope::Peer(peer)],
+            ([], true, Some(peer)) => vec![self.stoppable(Scope::Peer(peer.clone()), &peer, None)?],
             ([], true, None) => self.mirror.peer_status().into_iter().map(|peer| Scope::Peer(peer.peer)).collect(),
             _ => return Err(help::wrong(&["mirror", name])),
         };
+        if scopes.is_empty() {
+            let here = &self.node.name;
+            return Err(Reply::fail(
+                4,
+                format!("FATAL: {here} pushes to no peer: nothing that is mastered here has copies"),
+            ));
+        }
         let failed = |error: std::io::Error| {
             tracing::error!(%error, "a pause cannot be kept");
             Reply::fail(70, "FATAL: the order cannot be written down; tell the operator")
@@ -293,6 +305,47 @@ impl Control {
             }
         }
         Ok(Reply::done(out))
+    }
+
+    /// There is no such repository; the nearest name may be meant.
+    fn unknown(&self, repo: &RepoName) -> Reply {
+        let known = self.list().unwrap_or_default();
+        let cure = nearest(repo.as_str(), known.iter().map(RepoName::as_str));
+        let cure =
+            cure.map_or_else(|| "'gitmesh mirror list' names all".to_owned(), |near| format!("did you mean '{near}'?"));
+        Reply::fail(4, format!("FATAL: '{repo}' does not exist on {}\nhelp: {cure}", self.node.name))
+    }
+
+    /// The scope, if its peer gets anything pushed from here, of this repository or at all, or if its pause stands: before
+    /// work on a machine nobody should believe that they have stopped what they have not.
+    fn stoppable(&self, scope: Scope, peer: &HostName, repo: Option<&RepoName>) -> Result<Scope, Reply> {
+        let known: Vec<HostName> = match repo {
+            Some(repo) => {
+                let upstream = self.mirror.upstream_of(repo).map(|upstream| upstream.target.name);
+                self.mirror.copies_of(repo).into_iter().chain(upstream).collect()
+            }
+            // Those that have no copies yet may be stopped beforehand.
+            None => {
+                let peers = self.mirror.peer_status().into_iter().map(|peer| peer.peer);
+                peers.chain(self.mirror.pulses().into_keys()).collect()
+            }
+        };
+        if known.contains(peer) || self.mirror.pauses().iter().any(|pause| pause.scope == scope) {
+            return Ok(scope);
+        }
+        let what = match repo {
+            Some(repo) => format!("'{repo}' has no copy on {peer}"),
+            None => format!("{peer} is no peer that {} pushes to", self.node.name),
+        };
+        let mut names: Vec<&str> = known.iter().map(HostName::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let cure = match (nearest(peer.as_str(), names.iter().copied()), names.is_empty()) {
+            (Some(near), _) => format!("did you mean '{near}'?"),
+            (None, false) => format!("there is: {}", names.join(" ")),
+            (None, true) => "there is none at all".to_owned(),
+        };
+        Err(Reply::fail(4, format!("FATAL: {what}\nhelp: {cure}")))
     }
 
     /// `verify [REPO|PATTERN] [--peer P] [--deep]`

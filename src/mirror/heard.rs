@@ -276,4 +276,29 @@ mod tests {
         assert_eq!(r.at(52), in_step(32), "the master has been started again, and has not compared yet");
         assert_eq!(r.at(82), unconfirmed(32, Some(62)));
     }
+
+    #[test]
+    fn who_fetches_is_told_of_what_is_older_than_the_limit() {
+        let (repo, master) = (RepoName::new("a").expect("a name"), HostName::new("server1").expect("a name"));
+        let table = [
+            (in_step(59), None),
+            (in_step(1000), None), // nobody has said otherwise, and the master is heard
+            (behind(60, 9), None),
+            (behind(61, 1), Some("this copy of 'a' is 61 s behind its master server1")),
+            (behind(7200, 3), Some("this copy of 'a' is 2 h behind its master server1 (3 pushes)")),
+            (unconfirmed(60, None), None),
+            (unconfirmed(61, Some(60)), None),
+            (
+                unconfirmed(61, None),
+                Some("this copy of 'a' may be of any age; its master server1 has not been heard for 61 s"),
+            ),
+            (
+                unconfirmed(70, Some(90)),
+                Some("this copy of 'a' was in step 90 s ago; its master server1 has not been heard for 70 s"),
+            ),
+        ];
+        for (fresh, told) in table {
+            assert_eq!(fresh.notice(&repo, &master, seconds(60)).as_deref(), told, "{fresh:?}");
+        }
+    }
 }

@@ -53,6 +53,32 @@ pub struct Waited {
     pub met: bool,
     /// Every copy that was looked at.
     pub copies: Vec<(HostName, Arrival)>,
+    /// Copies that were not, because they are pushed by hand.
+    pub by_hand: Vec<HostName>,
+}
+
+impl Waited {
+    /// Why what was asked for can never be: there are no copies to wait for, or not so many. A sentence's end.
+    pub fn impossible(&self, repo: &RepoName, asked: &Where) -> Option<String> {
+        let there = self.copies.len();
+        let by_hand = self.by_hand.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ");
+        match asked {
+            Where::Count(n) if *n > there => {
+                let besides = match by_hand.as_str() {
+                    "" => String::new(),
+                    names => format!(", besides those that are pushed by hand: {names}"),
+                };
+                Some(format!("{n} copies are asked for, and '{repo}' has {there}{besides}"))
+            }
+            Where::All | Where::Count(_) if there == 0 && by_hand.is_empty() => {
+                Some(format!("nothing was waited for: '{repo}' has no copies"))
+            }
+            Where::All | Where::Count(_) if there == 0 => Some(format!(
+                "nothing was waited for: all copies of '{repo}' are pushed by hand; name the one to wait for: {by_hand}"
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// The repositories that somebody waits for.
@@ -77,20 +103,29 @@ impl Waits {
         self.bells().values().for_each(|bell| bell.send_replace(()));
     }
 
-    fn listen(&self, repo: &RepoName) -> Option<watch::Receiver<()>> {
+    fn listen<'a>(&'a self, repo: &'a RepoName) -> Option<Listener<'a>> {
         let mut bells = self.bells();
         if bells.values().map(watch::Sender::receiver_count).sum::<usize>() >= WAITS_MAX {
             return None;
         }
-        Some(bells.entry(repo.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
+        let bell = bells.entry(repo.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
+        Some(Listener { waits: self, repo, bell })
     }
+}
 
-    /// Whoever waited for it has gone.
-    fn leave(&self, repo: &RepoName, listener: watch::Receiver<()>) {
-        drop(listener);
-        let mut bells = self.bells();
-        if bells.get(repo).is_some_and(|bell| bell.receiver_count() == 0) {
-            bells.remove(repo);
+/// Who waits for a repository, until they are dropped.
+struct Listener<'a> {
+    waits: &'a Waits,
+    repo: &'a RepoName,
+    bell: watch::Receiver<()>,
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        let mut bells = self.waits.bells();
+        // This one still counts.
+        if bells.get(self.repo).is_some_and(|bell| bell.receiver_count() <= 1) {
+            bells.remove(self.repo);
         }
     }
 }
@@ -143,9 +178,9 @@ impl Inner {
         deadline: Duration,
     ) -> Result<Waited, MirrorError> {
         let called = Moment::now();
-        let targets = self.targets(repo, peers)?;
+        let (targets, by_hand) = self.targets(repo, peers)?;
         let only = self.wanted_ref(repo, want).await?;
-        let mut bell = self.waits.listen(repo).ok_or(MirrorError::Busy)?;
+        let mut listener = self.waits.listen(repo).ok_or(MirrorError::Busy)?;
         for (peer, manual) in &targets {
             let paused = self.pauses().of(repo, peer).is_some();
             if !manual && !paused {
@@ -154,29 +189,33 @@ impl Inner {
         }
         let end = tokio::time::Instant::now() + deadline;
         let waited = loop {
-            bell.borrow_and_update();
+            listener.bell.borrow_and_update();
             let (waited, decided) = self.look(repo, &targets, peers, only.as_ref(), &called);
             if decided {
                 break waited;
             }
-            if tokio::time::timeout_at(end, bell.changed()).await.is_err() {
+            if tokio::time::timeout_at(end, listener.bell.changed()).await.is_err() {
                 break self.look(repo, &targets, peers, only.as_ref(), &called).0;
             }
         };
-        self.waits.leave(repo, bell);
-        Ok(waited)
+        Ok(Waited { by_hand, ..waited })
     }
 
-    fn targets(&self, repo: &RepoName, peers: &Where) -> Result<Vec<(HostName, bool)>, MirrorError> {
+    /// The copies to look at, with whether they are pushed by hand; and those that are, and are left out.
+    #[expect(clippy::type_complexity, reason = "two lists, taken apart at once")]
+    fn targets(&self, repo: &RepoName, peers: &Where) -> Result<(Vec<(HostName, bool)>, Vec<HostName>), MirrorError> {
         let place = (self.world.locate)(repo);
         let Place::Here { .. } = place else { return Err(MirrorError::NotMaster(repo.clone())) };
         let copies = self.pairs(repo);
         match peers {
             Where::One(peer) => match copies.into_iter().find(|(name, _)| name == peer) {
-                Some(copy) => Ok(vec![copy]),
+                Some(copy) => Ok((vec![copy], Vec::new())),
                 None => Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() }),
             },
-            Where::All | Where::Count(_) => Ok(copies.into_iter().filter(|(_, manual)| !manual).collect()),
+            Where::All | Where::Count(_) => {
+                let (by_hand, automatic) = copies.into_iter().partition::<Vec<_>, _>(|(_, manual)| *manual);
+                Ok((automatic, by_hand.into_iter().map(|(name, _)| name).collect()))
+            }
         }
     }
 
@@ -232,11 +271,50 @@ impl Inner {
             Where::One(_) | Where::All => there == targets.len(),
             Where::Count(n) => there >= *n,
         };
+        // To have waited for nothing is no success.
+        let met = met && !targets.is_empty();
         // Where some wait for a person, as many as can get it are waited for; more than there are, never.
         let hopeless = possible == 0 || matches!(peers, Where::Count(n) if *n > targets.len());
-        (Waited { met, copies }, met || hopeless)
+        (Waited { met, copies, by_hand: Vec::new() }, met || hopeless)
     }
 }
 
 /// For [`Arrival::There`]: when an attempt began that brought everything, and when that was known.
 pub(super) type Arrived = (Moment, Instant);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_never_be_is_told() {
+        let (repo, name) = (RepoName::new("a").unwrap(), |name: &str| HostName::new(name).unwrap());
+        let told = |copies: &[&str], by_hand: &[&str], asked: &Where| {
+            let copies = copies.iter().map(|peer| (name(peer), Arrival::NotYet(State::Unknown))).collect();
+            let by_hand = by_hand.iter().map(|peer| name(peer)).collect();
+            Waited { met: false, copies, by_hand }.impossible(&repo, asked).unwrap_or_default()
+        };
+        for asked in [&Where::All, &Where::Count(0)] {
+            assert_eq!(told(&[], &[], asked), "nothing was waited for: 'a' has no copies");
+            assert!(told(&[], &["b", "c"], asked).ends_with("are pushed by hand; name the one to wait for: b c"));
+        }
+        assert_eq!(told(&["b"], &[], &Where::Count(5)), "5 copies are asked for, and 'a' has 1");
+        let besides = "2 copies are asked for, and 'a' has 1, besides those that are pushed by hand: c";
+        assert_eq!(told(&["b"], &["c"], &Where::Count(2)), besides);
+        for (asked, by_hand) in [(Where::All, "c"), (Where::Count(1), "c"), (Where::One(name("b")), "c")] {
+            assert_eq!(told(&["b"], &[by_hand], &asked), "", "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_who_has_gone_is_remembered() {
+        let (waits, repo) = (Waits::default(), RepoName::new("a").unwrap());
+        let (one, two) = (waits.listen(&repo).unwrap(), waits.listen(&repo).unwrap());
+        drop(one);
+        assert_eq!(waits.bells().len(), 1);
+        waits.ring(&repo);
+        assert!(two.bell.has_changed().unwrap());
+        drop(two);
+        assert!(waits.bells().is_empty());
+    }
+}

@@ -104,11 +104,11 @@ impl Transfer {
         let (mut waits, begun) = (Vec::new(), Instant::now());
         for at in at {
             let (mirror, repo) = (self.mirror.clone(), repo.clone());
-            let wanted = if let Where::Count(n) = at { Some(n) } else { None };
+            let asked = at.clone();
             let waiting = async move { (mirror.wait(&repo, &Want::Now, &at, timeout).await, begun.elapsed()) };
-            waits.push((wanted, tokio::spawn(waiting)));
+            waits.push((asked, tokio::spawn(waiting)));
         }
-        for (wanted, wait) in waits {
+        for (asked, wait) in waits {
             let (waited, took) = match wait.await {
                 Ok((Ok(waited), took)) => (waited, took),
                 Ok((Err(error), _)) => {
@@ -120,13 +120,12 @@ impl Transfer {
                     continue;
                 }
             };
-            if let Some(n) = wanted.filter(|n| *n > waited.copies.len()) {
-                let of = waited.copies.len();
-                text.push_str(&format!("warning: your push stands; {n} copies are asked for, and '{repo}' has {of}\n"));
+            if let Some(why) = waited.impossible(&repo, &asked) {
+                text.push_str(&format!("warning: your push stands; {why}\n"));
                 continue;
             }
             let after = if took < timeout { String::new() } else { format!(" after {}", in_words(timeout)) };
-            let Waited { met, copies } = waited;
+            let Waited { met, copies, .. } = waited;
             for (peer, arrival) in copies.into_iter().filter(|(peer, _)| !told.contains(peer)).collect::<Vec<_>>() {
                 let line = format!("{host} ==== ({repo}) ===> {peer}");
                 match arrival {
