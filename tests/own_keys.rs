@@ -76,6 +76,9 @@ fn what_may_not_be_added() {
     assert!(!taken.has("alice"), "{taken:#?}");
     add(&std::fs::read_to_string(node.public_key()).unwrap()).refused_by("in use already");
     add(&"x".repeat(100_000)).refused_by("more than 65536 bytes");
+    add(&format!("no-pty {}", new.key_line())).refused_by("only expiry-time and from").says("without the others");
+    add(&format!("from=\"10.0.0.1/8\" {}", new.key_line())).refused_by("'10.0.0.1/8' in from= is no address");
+    add(&format!("cert-authority {}", new.key_line())).refused_by("the key of a CA");
     bob.ssh_saying(&node, "keys add ../x", &new.key_line()).refused_by("give the key a name");
     bob.ssh_saying(&node, "keys add x --user carol", &new.key_line()).refused_by("for administrators");
     bob.ssh(&node, "keys list --user alice").refused_by("for administrators");
@@ -93,6 +96,67 @@ fn what_may_not_be_added() {
     assert_eq!(newest(&node, "%an"), "local");
     node.gitmesh(&["keys", "list"]).fails().says("--user NAME");
     alice.ssh_saying(&node, "keys add x --user server-x", &new.key_line()).refused_by("names a node");
+}
+
+#[test]
+fn a_key_opens_from_where_it_is_bound_to() {
+    let world = World::new();
+    let (node, bob) = node_with_bob(&world, "");
+    let (near, far) = (bob.with_another_key(KeyKind::Ed25519), bob.with_another_key(KeyKind::Ecdsa256));
+    let bound = |key: &Actor, from: &str| format!("from=\"{from}\" {}", key.key_line());
+    bob.ssh_saying(&node, "keys add near", &bound(&near, "127.0.0.0/8,!127.0.0.2")).succeeds();
+    bob.ssh_saying(&node, "keys add far", &bound(&far, "10.*,192.0.2.7")).succeeds();
+    let file = node.git("gitmesh-admin", &["show", "HEAD:keydir/bob@far.pub"]).succeeds().stdout;
+    assert!(file.starts_with("from=\"10.*,192.0.2.7\" ecdsa-sha2-nistp256 "), "{file}");
+    near.ssh(&node, "whoami").succeeds().says("user: bob");
+    let refused = far.ssh(&node, "whoami").refused_by("may not be used from 127.0.0.1");
+    refused.says(&far.fingerprint()).says("E0238");
+    assert!(node.log().contains("(bound to other addresses, of bob)"), "{}", node.log());
+    bob.ssh(&node, "keys list --json").succeeds().says(r#""from":"10.*,192.0.2.7""#);
+
+    // On a connection that is open when the binding comes.
+    let shared = near.shared_connection(&node);
+    shared.run(&["whoami"]).succeeds();
+    let file = format!("{}\n", bound(&near, "10.0.0.0/8"));
+    world.alice().configure(&node, |c| c.file("keydir/bob@near.pub", file)).succeeds();
+    shared.run(&["whoami"]).refused_by("may not be used from").says("E0238");
+    near.ssh(&node, "whoami").refused_by("E0238");
+    world.alice().ssh(&node, "audit search --kind auth").succeeds().says("bound to other addresses, of bob");
+}
+
+#[test]
+fn what_an_administrator_has_limited_stays_so() {
+    let world = World::new();
+    let (node, bob) = node_with_bob(&world, "");
+    let (alice, new, carol) = (world.alice(), bob.with_another_key(KeyKind::Ed25519), world.actor("carol"));
+    alice.ssh(&node, "keys expire bob.pub 30d --user bob").succeeds();
+    let add = |how: &str| bob.ssh_saying(&node, &format!("keys add new {how}"), &new.key_line());
+    bob.ssh(&node, "keys expire bob.pub never").refused_by("what it makes cannot last longer").says("E0239");
+    bob.ssh(&node, "keys expire bob.pub 31d").refused_by("E0239");
+    add("").refused_by("E0239").says("give it an end until then: 20");
+    add("--expires 31d").refused_by("E0239");
+    add("--expires 29d").succeeds();
+    bob.ssh(&node, "keys expire new 20d").succeeds();
+    bob.ssh(&node, "keys expire new 25d").succeeds().says("expires 20");
+    new.ssh(&node, "keys expire bob.pub 28d").succeeds();
+    new.ssh(&node, "keys expire new 28d").refused_by("E0239");
+    // Whoever may change the configuration may change this.
+    alice.ssh(&node, "keys expire bob.pub never --user bob").succeeds();
+    bob.ssh(&node, "keys expire new never").succeeds();
+
+    let bound = format!("from=\"127.0.0.1\" {}", carol.key_line());
+    alice.ssh_saying(&node, "keys add home --user carol", &bound).succeeds();
+    let second = carol.with_another_key(KeyKind::Ed25519);
+    let add = |text: &str| carol.ssh_saying(&node, "keys add second", text);
+    add(&second.key_line()).refused_by("must be bound likewise").says("from=\"127.0.0.1\"").says("E0239");
+    add(&format!("from=\"*\" {}", second.key_line())).refused_by("E0239");
+    add(&format!("from=\"127.0.0.1\" {}", second.key_line())).succeeds();
+
+    // With approvals, what nobody approves is an administrator's.
+    alice.configure(&node, |c| c.conf("repo gitmesh-admin\n    option keys.approve = yes\n")).succeeds();
+    bob.ssh(&node, "keys expire new 5d").succeeds();
+    bob.ssh(&node, "keys expire new 6d").refused_by("needs an administrator").says("E0239");
+    alice.ssh(&node, "keys expire new 6d --user bob").succeeds();
 }
 
 #[test]

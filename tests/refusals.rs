@@ -90,7 +90,8 @@ fn own_keys(world: &World, node: &Node, bob: &Actor, told: &mut Told) {
         world.alice().configure(node, |c| c.conf(&conf)).succeeds();
     };
     let (phone, old) = (bob.with_another_key(KeyKind::Ed25519), bob.with_another_key(KeyKind::Ecdsa256));
-    for (actor, word) in [(&phone, "PHONE"), (&old, "OLD")] {
+    let ends = bob.with_another_key(KeyKind::Rsa3072);
+    for (actor, word) in [(&phone, "PHONE"), (&old, "OLD"), (&ends, "ENDS")] {
         told.names.push((actor.fingerprint(), word));
     }
     let add = |text: &str| bob.ssh_saying(node, "keys add phone", text);
@@ -105,6 +106,12 @@ fn own_keys(world: &World, node: &Node, bob: &Actor, told: &mut Told) {
     bob.ssh_saying(node, "keys add old", &old_line).succeeds();
     bob.ssh(node, "keys expire old now").succeeds();
     told.note("a key that has expired", old.ssh(node, "info"));
+    let far = bob.with_another_key(KeyKind::Ecdsa384);
+    told.names.push((far.fingerprint(), "FAR"));
+    bob.ssh_saying(node, "keys add far", &format!("from=\"10.0.0.0/8\" {}", far.key_line())).succeeds();
+    told.note("a key from another address", far.ssh(node, "info"));
+    bob.ssh_saying(node, "keys add --expires 2099-01-01 ends", &ends.key_line()).succeeds();
+    told.note("a key that would outlast its maker", ends.ssh_saying(node, "keys add phone", &phone_line));
     option("option keys.types = ed25519");
     told.note("a key of another type", add(&world.actor("eve").with_another_key(KeyKind::Ecdsa521).key_line()));
     option("option keys.proof = yes");

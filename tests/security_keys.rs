@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
+use russh::client::KeyboardInteractiveAuthResponse;
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use sha2::{Digest as _, Sha256};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{PrivateKey, SigningKey};
 
-use crate::world::World;
+use crate::world::{KeyKind, World};
 
 const TYPE: &str = "sk-ssh-ed25519@openssh.com";
 /// Somebody has touched it (OpenSSH, PROTOCOL.u2f).
@@ -123,4 +125,43 @@ fn a_certificate_opens_nothing_that_its_key_does_not() {
     }
     bob.ssh(&node, "whoami").succeeds().says("user: bob");
     carol.ssh(&node, "whoami").refused_by("none of the keys");
+}
+
+/// A client that takes the server for whom it is.
+struct Trusting;
+
+impl russh::client::Handler for Trusting {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _key: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+}
+
+/// OpenSSH signs with SHA-1 for no server that can do better, so this takes another client.
+#[test]
+fn a_signature_with_sha_1_is_refused() {
+    let world = World::new();
+    let (node, bob) = (world.node("server1"), world.actor("bob").with_another_key(KeyKind::Rsa3072));
+    world.alice().ssh_saying(&node, "keys add rsa --user bob", &bob.key_line()).succeeds();
+    let key = russh::keys::load_secret_key(bob.public_key().with_extension(""), None).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let login = |hash: Option<HashAlg>| {
+        runtime.block_on(async {
+            let config = Arc::new(russh::client::Config::default());
+            let mut server = russh::client::connect(config, node.socket_address(), Trusting).await.unwrap();
+            let key = PrivateKeyWithHashAlg::new(Arc::new(key.clone()), hash);
+            if server.authenticate_publickey("git", key).await.unwrap().success() {
+                return "in".to_owned();
+            }
+            match server.authenticate_keyboard_interactive_start("git", None).await.unwrap() {
+                KeyboardInteractiveAuthResponse::InfoRequest { instructions, .. } => instructions,
+                other => format!("{other:?}"),
+            }
+        })
+    };
+    assert_eq!(login(Some(HashAlg::Sha256)), "in");
+    let refused = login(None);
+    assert!(refused.contains("with SHA-1, which is too weak") && refused.contains(&bob.fingerprint()), "{refused}");
+    assert!(node.log().contains("with SHA-1"), "{}", node.log());
 }

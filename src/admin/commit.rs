@@ -144,7 +144,7 @@ mod tests {
     fn a_change_lands_in_a_persons_name_and_is_in_force() {
         let node = Node::with("repo testing\n RW = bob");
         let (admin, realm) = admin(&node);
-        assert!(realm.identify(&crate::admin::testing::blob(2)).is_none());
+        assert!(realm.identify(&crate::admin::testing::blob(2), crate::admin::testing::HERE).is_none());
         let done = admin.commit("bob", |_| Ok::<_, ()>(file("keydir/new/bob.pub", &key_line(2)))).unwrap();
         assert_eq!(actor(&realm, 2).to_string(), "bob");
         assert!(done.plan.contains("bob") && done.applied.is_ok(), "{done:?}");
@@ -155,7 +155,7 @@ mod tests {
         );
         let gone = Change { files: [("keydir/new/bob.pub".to_owned(), None)].into(), message: "go".to_owned() };
         admin.commit("bob@corp.com", |_| Ok::<_, ()>(gone.clone())).unwrap();
-        assert!(realm.identify(&crate::admin::testing::blob(2)).is_none());
+        assert!(realm.identify(&crate::admin::testing::blob(2), crate::admin::testing::HERE).is_none());
         assert!(told(&node.store.admin_dir()).starts_with("bob@corp.com <bob@corp.com>"));
     }
 

@@ -96,6 +96,23 @@ impl Denial {
     /// A code under which no new key waits, or which this key may not use.
     pub const KEY_CODE: &str = "E0237";
 
+    /// A key that counts from other addresses alone.
+    pub const BOUND: &str = "E0238";
+    /// What an order would make lasts longer, or reaches further, than the key it is given with.
+    pub const OUTLASTS: &str = "E0239";
+
+    /// A login, or an order that a node carries, with a key that is bound to other addresses.
+    pub fn bound(key: &Fingerprint, from: impl fmt::Display) -> Self {
+        Self {
+            first: format!("FATAL: your key {key} may not be used from {from}"),
+            you: None,
+            rule: None,
+            help: "from=\"...\" in front of the key, in keydir/, says from where; use another key, or ask an administrator"
+                .to_owned(),
+            code: Self::BOUND,
+        }
+    }
+
     /// A login, or a new command on an open connection, with a key that has expired.
     pub fn expired(key: &Fingerprint, at: Stamp) -> Self {
         Self {

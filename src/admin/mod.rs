@@ -18,6 +18,7 @@ mod file_lock;
 mod fork;
 mod handle;
 mod here;
+mod identity;
 mod introduce;
 mod invitation;
 mod judge;

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use crate::cluster::{Masters, in_force};
 use crate::git::objects::Kind;
 use crate::model::time::Stamp;
-use crate::model::{Actor, Fingerprint, HostName, Oid, RefUpdate, RepoName, UserName};
+use crate::model::{Actor, HostName, Oid, RefUpdate, RepoName, UserName};
 use crate::peer::Peers;
+use crate::policy::Keyring;
 use crate::policy::grant::{Access, Grant};
 use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
-use crate::policy::{Keyring, OwnerName};
 use crate::repo::Ownership;
 
 use super::here::{mirror_refusal, refuse_here, you};
@@ -47,7 +47,7 @@ pub struct Live {
     /// What persons have ordered above the configuration; newer than the rest of this value may be.
     masters: Masters,
     pub(super) admin: RepoName,
-    nodes: HashMap<Vec<u8>, HostName>,
+    pub(super) nodes: HashMap<Vec<u8>, HostName>,
 }
 
 /// The parts of a [`Live`].
@@ -105,27 +105,6 @@ impl Live {
     /// The files of `keydir/`, by path from the top.
     pub fn key_files(&self) -> &BTreeMap<String, Vec<u8>> {
         &self.keys
-    }
-
-    fn identify(&self, blob: &[u8]) -> Option<Actor> {
-        if let Some(node) = self.nodes.get(blob) {
-            return Some(Actor::Node(node.clone()));
-        }
-        if let Some((name, key)) = self.emergency.owner(blob) {
-            // Whoever is known by the configuration too keeps that name, and with it all other rights.
-            let name = self.user_of(blob).map_or_else(|| name.clone(), |(user, _)| user);
-            return Some(Actor::User { name, key: key.clone() });
-        }
-        self.user_of(blob).map(|(name, key)| Actor::User { name, key })
-    }
-
-    fn user_of(&self, blob: &[u8]) -> Option<(UserName, Fingerprint)> {
-        let owner = self.keyring.owner(blob).filter(|owner| !owner.has_expired(now()))?;
-        match &owner.who {
-            OwnerName::User(user) => Some((user.clone(), owner.fingerprint.clone())),
-            // A peer by the configuration alone is in `nodes`; here it has been replaced by the machine's own files.
-            OwnerName::Node(_) => None,
-        }
     }
 
     /// What the rules call a repository.
@@ -223,7 +202,7 @@ pub(super) fn admin_repo() -> RepoName {
 /// The handle on the live policy; a clone is the same handle.
 #[derive(Clone)]
 pub struct Realm {
-    live: watch::Receiver<Arc<Live>>,
+    pub(super) live: watch::Receiver<Arc<Live>>,
     policies: watch::Receiver<Arc<Policy>>,
     peers: watch::Receiver<Peers>,
     changes: watch::Receiver<u64>,
@@ -282,34 +261,6 @@ impl Realm {
     /// The configuration in force.
     pub fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.borrow())
-    }
-
-    /// Whose key this is (`blob` as in RFC 4253, section 6.6), by one look-up. A key that is both a node's and a
-    /// user's is the node's.
-    pub fn identify(&self, blob: &[u8]) -> Option<Actor> {
-        self.live.borrow().identify(blob)
-    }
-
-    /// Whose key this was until it expired, and what its holder is told; none for every other key.
-    pub fn expired(&self, blob: &[u8]) -> Option<(UserName, Denial)> {
-        let live = self.live.borrow();
-        let owner = live.keyring.owner(blob).filter(|owner| owner.has_expired(now()))?;
-        match &owner.who {
-            OwnerName::User(user) if live.identify(blob).is_none() => {
-                Some((user.clone(), Denial::expired(&owner.fingerprint, owner.expires?)))
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether the actor is still known: a key that was proved when a connection began may have been removed since.
-    pub fn knows(&self, actor: &Actor) -> bool {
-        let live = self.live.borrow();
-        match actor {
-            Actor::User { name, key } => live.emergency.holds(key) || live.keyring.holds(name, key, now()),
-            Actor::Node(node) => live.peers.contains_key(node),
-            Actor::Local => true,
-        }
     }
 
     /// May the actor read or write the repository at all? Users and nodes by the rules, with ref `any`; a node gets
@@ -473,41 +424,7 @@ impl Realm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::testing::{Node, actor, blob, host, key_line, repo};
-    use crate::policy::parse_public_key;
-
-    #[test]
-    fn keys_are_people_or_nodes() {
-        let node = Node::with("repo testing\n RW = @all");
-        node.commit(&[("keydir/server-server3.pub", &key_line(3)), ("keydir/bob@laptop.pub", &key_line(4))]);
-        std::fs::write(node.data.peers().join("server2.pub"), key_line(4)).unwrap();
-        let (_activator, realm, _) = node.run();
-        let alice = actor(&realm, 1);
-        assert!(
-            matches!(alice, Actor::User { name, key } if name.as_str() == "alice" && key.as_str().starts_with("SHA256:"))
-        );
-        assert_eq!(actor(&realm, 3), Actor::Node(host("server3")));
-        assert_eq!(actor(&realm, 4), Actor::Node(host("server2")), "the node wins");
-        assert_eq!(realm.identify(&blob(5)), None);
-    }
-
-    #[test]
-    fn a_key_that_has_expired_is_nobodys() {
-        let node = Node::with("repo testing\n RW = @all");
-        let past = format!("expiry-time=\"20201201\" {}", key_line(2));
-        let later = format!("expiry-time=\"29991231Z\" {}", key_line(3));
-        let remote = format!("expiry-time=\"20201201\" {}", key_line(4));
-        node.commit(&[("keydir/bob.pub", &past), ("keydir/carol.pub", &later), ("keydir/server-server4.pub", &remote)]);
-        let (_activator, realm, _) = node.run();
-        assert_eq!((realm.identify(&blob(2)), realm.expired(&blob(3)), realm.expired(&blob(9))), (None, None, None));
-        let (user, denial) = realm.expired(&blob(2)).unwrap();
-        assert!(user.as_str() == "bob" && denial.first.contains("2020-12-01T00:00:00Z"), "{denial}");
-        assert_eq!(actor(&realm, 4), Actor::Node(host("server4")), "a node's key does not expire");
-        let carol = actor(&realm, 3);
-        assert!(realm.knows(&carol));
-        let key = parse_public_key(&key_line(2)).unwrap().fingerprint;
-        assert!(!realm.knows(&Actor::User { name: UserName::new("bob").unwrap(), key }));
-    }
+    use crate::admin::testing::{Node, actor, host, key_line, repo};
 
     #[test]
     fn missing_and_forbidden_read_the_same() {

@@ -95,7 +95,8 @@ impl Control {
         let Some(repo) = super::changed_repo(&words).and_then(|repo| repo_of_path(repo).ok()) else {
             return Reply::fail(2, "FATAL: only commands that change a repository are forwarded");
         };
-        if let Err(denial) = self.realm.believe(node, &actor, &repo) {
+        let believed = self.realm.believe(node, &actor, &repo);
+        if let Err(denial) = believed.and_then(|()| self.realm.refuse_from(&actor, &voucher.from)) {
             return Reply::fail(5, denial.to_string());
         }
         match self.cluster.locate_for(&repo, Some(&voucher.user)) {

@@ -12,8 +12,8 @@ use crate::admin::{ADMIN_REPO, CannotWait, Change, Committed, Denial, Waiting};
 use crate::model::time::{Stamp, rfc3339};
 use crate::model::{Actor, Fingerprint, UserName};
 use crate::policy::{
-    Edits, KeyProblem, NAMESPACE, PublicKey, SIGNATURE_BEGINS, UserKey, dated, is_key_name, key_type, new_key_file,
-    parse_public_key, user_keys, verify_proof, with_expiry, without,
+    AddressList, Edits, KeyProblem, NAMESPACE, Owner, PublicKey, SIGNATURE_BEGINS, UserKey, dated, is_key_name,
+    key_type, new_key_file, parse_public_key, user_keys, verify_proof, without,
 };
 
 /// A key and a signature, in bytes; an RSA key of 16,384 bits with its signature needs 8 KiB.
@@ -71,12 +71,12 @@ fn name_in(comment: &str) -> Option<&str> {
     is_key_name(machine).then_some(machine)
 }
 
-/// The line as it is kept: the end, the key, its comment, and nothing else that stood around it.
+/// The line as it is kept: the options that count, the key, its comment, and nothing else that stood around it.
 fn line_of(key: &PublicKey, user: &UserName, name: &str) -> String {
     let comment: String = key.comment.chars().take(COMMENT_MAX).collect();
     let comment = if comment.is_empty() { format!("{user}@{name}") } else { comment };
     let digits = data_encoding::BASE64.encode(&key.blob);
-    with_expiry(&format!("{} {digits} {comment}", key.algorithm), key.options.expires)
+    format!("{}{} {digits} {comment}", key.options.written(), key.algorithm)
 }
 
 /// With which key an order was given, for the commit's message.
@@ -123,7 +123,40 @@ impl Control {
         if rules.approve && own && !self.realm.may_administer(actor) {
             return self.wait_for_approval(actor, new).await;
         }
+        if let Err(refused) = self.within_own(actor, new.key.options.expires, Some(new.key.options.from.as_ref())) {
+            return refused;
+        }
         self.commit_key(actor, from, new, ordered_with(actor)).await
+    }
+
+    /// What a user makes with a key that ends must end with it, and what they make with one that is bound to addresses
+    /// must be bound likewise: else they would undo by themselves what an administrator has set. `from` is the binding
+    /// of a key that is to be added.
+    fn within_own(&self, actor: &Actor, end: Option<Stamp>, from: Option<Option<&AddressList>>) -> Result<(), Reply> {
+        let Actor::User { key, .. } = actor else { return Ok(()) };
+        if self.realm.may_administer(actor) {
+            return Ok(());
+        }
+        let live = self.realm.live();
+        let Some(Owner { expires, from: bound, .. }) = live.keyring.owner_of_fingerprint(key) else { return Ok(()) };
+        let refused = |first: String, cure: String| {
+            let help = format!("{cure}; or use a key that has no such limit, or ask an administrator");
+            Err(refusal(Denial::OUTLASTS, first, help))
+        };
+        if let Some(last) = *expires
+            && end.is_none_or(|end| end > last)
+        {
+            let last = rfc3339(last.moment());
+            let first = format!("your key {key} ends at {last}, and what it makes cannot last longer");
+            return refused(first, format!("give it an end until then: {last}"));
+        }
+        match (bound, from) {
+            (Some(bound), Some(from)) if from.is_none_or(|from| from.as_str() != bound.as_str()) => {
+                let first = format!("your key {key} is bound to addresses, and what it makes must be bound likewise");
+                refused(first, format!("put this in front of the new key: from=\"{}\"", bound.as_str()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The key that is to be added, if it is one that may be.
@@ -143,6 +176,10 @@ impl Control {
             };
             Reply::fail(1, format!("FATAL: nothing is added: {problem}{help}"))
         })?;
+        if key.options.others {
+            let text = "FATAL: nothing is added: of the options in front of a key only expiry-time and from have an effect here";
+            return Err(Reply::fail(2, format!("{text}\n  help: send the key without the others")));
+        }
         key.options.expires = end.or(key.options.expires);
         if key.options.expires.is_some_and(|end| end <= Stamp::new(SystemTime::now())) {
             return Err(Reply::fail(2, "FATAL: nothing is added: the key would have expired already"));
@@ -270,6 +307,9 @@ impl Control {
             Some(Err(refused)) => return refused,
             None => return Reply::fail(1, "FATAL: what waits cannot be read; add the key again"),
         };
+        if let Err(refused) = self.within_own(actor, new.key.options.expires, Some(new.key.options.from.as_ref())) {
+            return refused;
+        }
         let how = format!("asked with key {}, approved: {}", waiting.by, ordered_with(actor));
         let reply = self.commit_key(actor, from, new, how).await;
         if reply.code == 0
@@ -316,7 +356,11 @@ impl Control {
         let what = if matches!(order, Order::Remove { .. }) { "keys remove" } else { "keys expire" };
         let how = ordered_with(actor);
         let (sent, said) = std::sync::mpsc::channel();
+        let (me, by) = (self.clone(), actor.clone());
         let done = self.commit(actor, from, what, move |files| {
+            if let Order::Expire { key, end, .. } = &order {
+                me.may_move(&by, &user_keys(files, Some(&user)), &user, key, *end)?;
+            }
             let (text, change) = changed(files, &user, &order, &how, Stamp::new(SystemTime::now()))?;
             drop(sent.send(text));
             Ok(change)
@@ -325,6 +369,32 @@ impl Control {
             Ok(done) => self.told(actor, said.try_iter().last().unwrap_or_default(), &done),
             Err(reply) => reply,
         }
+    }
+
+    /// Whether the actor may give this end to the key that is meant. An earlier one is always theirs to give; with
+    /// `keys.approve` a later one is an administrator's, since nobody else looks at it.
+    fn may_move(
+        &self,
+        actor: &Actor,
+        keys: &[UserKey],
+        user: &UserName,
+        word: &str,
+        end: Option<Stamp>,
+    ) -> Result<(), Reply> {
+        let key = meant(keys, user, word)?;
+        let ends = keys.iter().filter(|one| one.key.fingerprint == key).map(|one| one.key.options.expires);
+        // No end at all is the latest.
+        let is_later = |before: Option<Stamp>| before.is_some_and(|before| end.is_none_or(|end| end > before));
+        if !ends.into_iter().any(is_later) {
+            return Ok(());
+        }
+        let own = matches!(actor, Actor::User { name, .. } if name == user);
+        if own && self.key_rules().approve && !self.realm.may_administer(actor) {
+            let first = format!("a later end of {key} needs an administrator here");
+            let help = format!("'option keys.approve' of {ADMIN_REPO} says so; or add another key: keys add");
+            return Err(refusal(Denial::OUTLASTS, first, help));
+        }
+        self.within_own(actor, end, None)
     }
 
     /// What a change did; administrators read the plan too, as after a push.

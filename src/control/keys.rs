@@ -14,7 +14,7 @@ use crate::audit::Record;
 use crate::model::setting::parse_duration;
 use crate::model::time::{Stamp, rfc3339};
 use crate::model::{Actor, RepoName, UserName};
-use crate::policy::{KeyRules, UserKey, key_type, user_keys};
+use crate::policy::{AddressList, KeyRules, UserKey, key_type, user_keys};
 
 /// So long the audit is searched for the last use of keys.
 const SEARCH: Duration = Duration::from_millis(200);
@@ -274,6 +274,7 @@ impl Listed<'_> {
                 "user": user.as_str(), "fingerprint": public.fingerprint.as_str(), "type": key_type(&public.algorithm),
                 "algorithm": public.algorithm, "bits": public.bits, "name": key.name(), "file": file, "line": line,
                 "comment": public.comment, "expires": public.options.expires.map(moment),
+                "from": public.options.from.as_ref().map(AddressList::as_str),
                 "expired": key.has_expired(self.now),
                 "last_used": self.used.get(public.fingerprint.as_str()).map(|at| whole_seconds(at)),
                 "this": self.is_this(key),

@@ -100,6 +100,7 @@ const CODES: &[(&str, &str)] = &[
     ("key-repeated", "W0141"),
     ("key-options-ignored", "W0142"),
     ("key-file-host-dotted", "W0143"),
+    ("key-from-name", "W0144"),
 ];
 
 impl Diagnostic {

@@ -69,6 +69,16 @@ pub enum KeyProblem {
         "line {line}: '{said}' is no moment for expiry-time; write expiry-time=\"20261201\" or \"202612011530\", in UTC"
     )]
     BadExpiry { line: u32, said: String },
+    #[error(
+        "line {line}: '{said}' in from= is no address, no network and no pattern of addresses; write from=\"192.0.2.7,10.0.0.0/8,2001:db8::/32\""
+    )]
+    BadFrom { line: u32, said: String },
+    #[error("line {line}: the option '{said}' in front of the key has no value; write it as {said}=\"...\"")]
+    NoValue { line: u32, said: String },
+    #[error(
+        "line {line}: 'cert-authority' makes this the key of a CA; put it into the file of [ssh] user_ca on each node instead"
+    )]
+    Authority { line: u32 },
     #[error("line {line}: this is no public key; it should look like: ssh-ed25519 AAAAC3... alice@laptop")]
     NoKey { line: u32 },
     #[error("line {line}: there is more than one key; give one here")]
@@ -93,6 +103,9 @@ impl KeyProblem {
             | Self::OtherAlgorithm { line, .. }
             | Self::UnknownAlgorithm { line, .. }
             | Self::BadExpiry { line, .. }
+            | Self::BadFrom { line, .. }
+            | Self::NoValue { line, .. }
+            | Self::Authority { line }
             | Self::NoKey { line }
             | Self::Several { line } => Some(*line),
         }

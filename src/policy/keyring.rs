@@ -1,7 +1,9 @@
 //! Whose key is this: the files below `keydir/` as a table by the key's bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
+use super::address_list::AddressList;
 use super::diagnostic::Diagnostic;
 use super::key::{self, KeyProblem};
 use crate::model::time::Stamp;
@@ -41,11 +43,18 @@ pub struct Owner {
     pub line: u32,
     /// From then on it is nobody's; for a person's key only.
     pub expires: Option<Stamp>,
+    /// From elsewhere it opens nothing; of nodes' keys too.
+    pub from: Option<AddressList>,
 }
 
 impl Owner {
     pub fn has_expired(&self, now: Stamp) -> bool {
         self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the key may be used from this address.
+    pub fn admits(&self, from: IpAddr) -> bool {
+        self.from.as_ref().is_none_or(|sources| sources.admit(from))
     }
 }
 
@@ -192,8 +201,12 @@ impl Keyring {
             let message = "a node's key does not expire; expiry-time has no effect".to_owned();
             remarks.push(at(Diagnostic::new("key-options-ignored", file.path, message)));
         } else if key.options.others {
-            let message = "these options in front of a key have no effect (expiry-time alone has)".to_owned();
+            let message = "of the options in front of a key only expiry-time and from have an effect".to_owned();
             remarks.push(at(Diagnostic::new("key-options-ignored", file.path, message)));
+        }
+        if let Some(name) = key.options.from.as_ref().and_then(AddressList::name) {
+            let message = format!("'{name}' in from= matches nobody: names are never looked up");
+            remarks.push(at(Diagnostic::new("key-from-name", file.path, message).help("write its address instead")));
         }
         if let Some(known) = self.owners.get(&key.blob) {
             let place = format!("{}:{}", known.file, known.line);
@@ -207,8 +220,8 @@ impl Keyring {
             return;
         }
         let (file, fingerprint) = (file.path.to_owned(), key.fingerprint);
-        let expires = key.options.expires.filter(|_| !node);
-        let owner = Owner { who: who.clone(), fingerprint, file, line, expires };
+        let (expires, from) = (key.options.expires.filter(|_| !node), key.options.from);
+        let owner = Owner { who: who.clone(), fingerprint, file, line, expires, from };
         self.owners.insert(key.blob, owner);
     }
 }
@@ -364,7 +377,12 @@ mod tests {
         let (_, remarks) = ring(&[("keydir/alice.pub", ED25519), ("keydir/alice@home.pub", ED25519)]);
         assert_eq!(classes(&remarks), ["key-repeated"]);
         let options = format!("from=\"10.0.0.1, x\",no-pty {ED25519}");
-        assert_eq!(classes(&ring(&[("keydir/alice.pub", &options)]).1), ["key-options-ignored"]);
+        let (bound, remarks) = ring(&[("keydir/alice.pub", &options)]);
+        assert_eq!(classes(&remarks), ["key-options-ignored", "key-from-name"]);
+        let owner = bound.owner(&parse_public_key(ED25519).unwrap().blob).unwrap();
+        assert!(owner.admits([10, 0, 0, 1].into()) && !owner.admits([10, 0, 0, 2].into()));
+        let mistaken = format!("from=\"10.0.0.1/8\" {ED25519}");
+        assert_eq!(classes(&ring(&[("keydir/alice.pub", &mistaken)]).1), ["key-invalid"]);
         let (_, remarks) = ring(&[("keydir/alice.pub", ED25519), ("keydir/alice@home.lan.pub", RSA)]);
         assert_eq!(classes(&remarks), ["key-file-host-dotted"]);
         let files = [("keydir/alice.pub", ED25519), ("keydir/x/bob.pub", ED25519)];

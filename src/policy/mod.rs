@@ -14,6 +14,7 @@
 //! A constraint to keep: `features` names every construct whose effect lies outside this room (hooks, virtual refs,
 //! wild repositories), so that a server can refuse a configuration it cannot carry out instead of ignoring it.
 
+mod address_list;
 mod compare;
 mod compile;
 mod decide;
@@ -51,6 +52,7 @@ mod virtual_ref;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use address_list::AddressList;
 pub use compare::{Comparison, Shift, compare};
 pub use compile::nearest;
 pub use decide::{Change, Decision, Facts, Outcome, Step, Walk};
@@ -66,6 +68,7 @@ pub use mirror::{How, Mirror, Mode};
 pub use outline::{Block, ByHand, Definition, Edit, Entry, Outline, can_name};
 pub use pattern::key_matches;
 pub use rules::{Op, Place, Policy, Target};
+
 pub use template::{TEMPLATE_CREATOR, Template};
 pub use user_keys::{Edits, UserKey, dated, is_key_name, new_key_file, user_keys, without};
 pub use virtual_ref::{Branch, Counted, Virtual};

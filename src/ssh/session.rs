@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use russh::keys::{HashAlg, PublicKeyBase64};
+use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyBase64};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Connection, VerifiedPublicKey,
 };
@@ -42,8 +42,8 @@ pub(super) struct Session {
     key: Vec<u8>,
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
     unknown: Vec<String>,
-    /// What the holder of a key that has expired is told.
-    expired: Option<Denial>,
+    /// What the holder of a key is told that has expired, or is bound to other addresses.
+    barred: Option<Denial>,
     wrong_login: Option<String>,
     /// The invitation whose key was proved, by somebody who is nobody yet.
     invited: Option<Invited>,
@@ -63,6 +63,8 @@ struct Opened {
     terminal: bool,
 }
 
+/// What is said of a key whose client would sign with SHA-1.
+const SHA1: &str = "(with SHA-1, which is too weak; a client of OpenSSH 7.2 or newer signs with rsa-sha2-256)";
 /// What a client that asks for a terminal is told beside its answer.
 const NO_TERMINAL: &str = "(there is no terminal and no shell here; 'help' lists the commands)\n";
 /// What a client that asks to forward something is told.
@@ -78,7 +80,7 @@ impl Session {
             actor: None,
             key: Vec::new(),
             unknown: Vec::new(),
-            expired: None,
+            barred: None,
             wrong_login: None,
             invited: None,
             connection: None,
@@ -97,8 +99,8 @@ impl Session {
                 "gitmesh on {name}: you have half of all connections here already; close some, then try again.\n"
             );
         }
-        if let Some(expired) = &self.expired {
-            return format!("gitmesh on {}: {expired}\n", node.name);
+        if let Some(barred) = &self.barred {
+            return format!("gitmesh on {}: {barred}\n", node.name);
         }
         let login = &node.user;
         let mut text = match &self.wrong_login {
@@ -119,6 +121,24 @@ impl Session {
             );
         }
         text
+    }
+
+    fn note_unknown(&mut self, key: String) {
+        if self.unknown.len() < 20 && !self.unknown.contains(&key) {
+            self.unknown.push(key);
+        }
+    }
+
+    /// Remembers a key that opens nothing, for the explanation and the log.
+    fn refuse_key(&mut self, key: &PublicKey) {
+        metrics::AUTH.of(&["publickey", "refused"]).add(1);
+        let mut told = format!("{} {}", key.algorithm(), key.fingerprint(HashAlg::Sha256));
+        if let Some((user, denial)) = self.shared.control.realm.barred(&key.public_key_bytes(), self.from.ip()) {
+            let why = if denial.code == Denial::EXPIRED { "expired" } else { "bound to other addresses" };
+            told.push_str(&format!(" ({why}, of {user})"));
+            self.barred = Some(denial);
+        }
+        self.note_unknown(told);
     }
 
     fn refuse_channel(&mut self, id: ChannelId, text: &str, connection: &mut Connection) -> Result<(), russh::Error> {
@@ -175,11 +195,12 @@ impl Session {
         }
         if !self.key.is_empty() {
             // The configuration may have changed since this connection began.
-            self.actor = self.shared.control.realm.identify(&self.key);
+            self.actor = self.shared.control.realm.identify(&self.key, self.from.ip());
             if self.actor.is_none() {
-                let text = match self.shared.control.realm.expired(&self.key) {
+                let text = match self.shared.control.realm.barred(&self.key, self.from.ip()) {
                     Some((user, denial)) => {
-                        tracing::info!(%user, from = %self.from, "refused: the key of this connection has expired");
+                        let (from, why) = (self.from, denial.code);
+                        tracing::info!(%user, %from, why, "refused: the key of this connection opens nothing any more");
                         denial.to_string()
                     }
                     None => {
@@ -377,20 +398,19 @@ impl Handler for Session {
             self.wrong_login = Some(login.chars().filter(|c| !c.is_control()).take(64).collect());
             return Ok(Auth::reject());
         }
+        // Signatures with SHA-1 are forged by those who can pay for it; OpenSSH takes none since 8.8 (RFC 8332).
+        if *offer.algorithm == (Algorithm::Rsa { hash: None }) {
+            metrics::AUTH.of(&["publickey", "refused"]).add(1);
+            let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
+            self.note_unknown(format!("ssh-rsa {fingerprint} {SHA1}"));
+            return Ok(Auth::reject());
+        }
         let blob = offer.public_key.public_key_bytes();
-        if self.shared.control.realm.identify(&blob).is_some() || self.shared.control.invited(&blob).is_some() {
+        let realm = &self.shared.control.realm;
+        if realm.identify(&blob, self.from.ip()).is_some() || self.shared.control.invited(&blob).is_some() {
             return Ok(Auth::Accept);
         }
-        metrics::AUTH.of(&["publickey", "refused"]).add(1);
-        let fingerprint = offer.public_key.fingerprint(HashAlg::Sha256);
-        let mut key = format!("{} {fingerprint}", offer.public_key.algorithm());
-        if let Some((user, denial)) = self.shared.control.realm.expired(&blob) {
-            key.push_str(&format!(" (expired, of {user})"));
-            self.expired = Some(denial);
-        }
-        if self.unknown.len() < 20 && !self.unknown.contains(&key) {
-            self.unknown.push(key);
-        }
+        self.refuse_key(offer.public_key);
         Ok(Auth::reject())
     }
 
@@ -399,7 +419,7 @@ impl Handler for Session {
             return Ok(Auth::reject());
         }
         self.key = key.public_key.public_key_bytes();
-        self.actor = self.shared.control.realm.identify(&self.key);
+        self.actor = self.shared.control.realm.identify(&self.key, self.from.ip());
         let Some(actor) = &self.actor else {
             let Some(invited) = self.shared.control.invited(&self.key) else { return Ok(Auth::reject()) };
             self.connection = self.shared.connected.enter("an invitation".to_owned(), INVITED);

@@ -130,6 +130,7 @@ impl Transfer {
     pub(super) fn admit_carried(&self, request: &Request) -> Result<(), Refusal> {
         let Some(via) = &request.via else { return Ok(()) };
         self.realm.believe(&via.node, &request.actor, &request.repo)?;
+        self.realm.refuse_from(&request.actor, &request.from)?;
         match self.cluster.locate(&request.repo) {
             Place::Here { epoch, .. } if epoch < via.epoch => {
                 // It knows of a promotion of which we do not.
