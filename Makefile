@@ -32,9 +32,10 @@ docs: deps ## docs/commands.md, from the sessions that the tests play
 fuzz: ## random input for every parser for a minute (FUZZ_SECONDS=N); installs cargo-fuzz and a nightly compiler
 	@scripts/fuzz
 
-soak: deps ## random pushes and faults on three nodes, then every promise is checked (SECONDS=3600 SEED=7)
+soak: deps ## random pushes and faults on three nodes, then every promise is checked; ends with one line of figures (SECONDS=3600 SEED=7)
 	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) cargo test --locked --test all -- soak --nocapture 2>&1 | \
-	  awk '/^soak|panicked|^ *"|test result|left over/; /test result: ok/ { well = 1 } END { exit !well }'
+	  awk '/promises broken$$/ { figures = $$0; next } /^soak|^not ack|panicked|^ *"|^error|left over/; /test result: ok. 1 passed/ { well = 1 } \
+	    END { print figures ? figures : "soak: it did not come to its figures"; exit !well }'
 
 deps:
 	@scripts/install-deps

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
+
 use crate::world::{Actor, Answer, Checkout, KeyKind, Node, Running, World, eventually};
 
 const RULES: &str = "\
@@ -272,7 +274,8 @@ fn every_refusal_of_a_change_of_masters() {
     }
     let alice = world.alice();
     let conf = "repo docs\n    RW+ = alice\n    - VREF/gate = @all\n    option mirror.master = server1\n    \
-                option mirror.copies = server2\n";
+                option mirror.copies = server2\nrepo carried\n    option mirror.redirectOK = all\n";
+    let conf = &conf.replacen("repo docs", "repo docs carried", 1);
     for node in [&two, &one] {
         alice.configure(node, |c| c.conf(conf)).succeeds();
     }
@@ -300,6 +303,26 @@ fn every_refusal_of_a_change_of_masters() {
     let line = "gitmesh-mirror-receive 'docs' version=1 epoch=1";
     told.note("a mirror push by a master of the past", world.node_actor(&two).ssh(&one, line));
     told.note("a mirror push by the master that was", world.node_actor(&one).ssh(&two, line));
+
+    // An order that a replica carries waits for no hand-over either.
+    for file in [&begun, &go] {
+        fs::remove_file(file).unwrap();
+    }
+    let slow = work.begin(&["push", "-q", &alice.url(&one, "carried"), "HEAD:slow"]);
+    eventually("the slow push to be looked into", || begun.exists());
+    let moving = Running::start(alice.ssh_command(&["git@server1", "mirror move carried --to server2"]));
+    eventually("the hand-over to begin", || alice.ssh(&one, "desc carried Mine").code != Some(0));
+    told.note("an order that a replica carries during a hand-over", alice.ssh(&two, "desc carried Mine"));
+    // And who is to be the master stands still: the old one goes on soon.
+    two.signal(Signal::STOP);
+    fs::write(&go, "").unwrap();
+    slow.end().succeeds();
+    let told_why = moving.end().refused_by("server1 stays the master of 'carried'");
+    two.signal(Signal::CONT);
+    let refused = told_why.stderr.split("pushes were refused for ").nth(1).unwrap();
+    let refused: u64 = refused.split(' ').next().unwrap().parse().unwrap();
+    assert!(refused < 20_000, "{told_why:#?}");
+    work.git(&["push", "-q", &alice.url(&one, "carried"), "HEAD:main"]).succeeds();
 
     // What is here of the other node's disk comes from a backup.
     two.stop();

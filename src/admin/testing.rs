@@ -139,8 +139,12 @@ impl Node {
             identity: blob(OWN_KEY),
             settings,
             guard_repositories: 10,
-            masters: Masters::open(crate::cluster::Files::all_in(&self.data.state()), crate::repo::write_whole)
-                .unwrap(),
+            masters: Masters::open(
+                &host("server1"),
+                crate::cluster::Files::all_in(&self.data.state()),
+                crate::repo::write_whole,
+            )
+            .unwrap(),
             store,
         }
     }

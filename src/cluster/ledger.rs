@@ -1,7 +1,8 @@
 //! What of the placement is on the data disk: promotions, those that have ended here, this disk's own identity, and those of the peers.
 //!
-//! Promises: a promotion is on the disk (synced, with its directory) before anybody acts upon it; all of one call cost
-//! one write; readers never wait for a write. Three small files of lines beside what persons have ordered, one beside the
+//! Promises: a promotion that makes this node the master is on the disk (synced, with its directory) before anybody acts
+//! upon it, or is nowhere; one that makes another node the master counts here at once, also when the disk takes nothing, and
+//! is written as soon as it does. All of one call cost one write; readers never wait for a write. Three small files of lines beside what persons have ordered, one beside the
 //! repositories that it vouches for, and the mark `restored` that a backup leaves (see [`crate::cluster::identity`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,11 +53,12 @@ impl<'a> Files<'a> {
 pub struct Masters(Arc<Inner>);
 
 struct Inner {
+    host: HostName,
     dir: PathBuf,
     repositories: PathBuf,
     write: Write,
-    /// Held while a file is written; readers look at `known` alone.
-    writing: Mutex<()>,
+    /// Held while a file is written; readers look at `known` alone. True: the file of promotions is not what is known.
+    writing: Mutex<bool>,
     known: RwLock<Known>,
     changed: watch::Sender<u64>,
 }
@@ -95,7 +97,7 @@ fn bad(path: &Path, why: impl std::fmt::Display) -> io::Error {
 impl Masters {
     /// Takes over what an earlier run left, and counts this start. A file that cannot be understood is an error: to
     /// forget a promotion may make two masters.
-    pub fn open(files: Files<'_>, write: Write) -> io::Result<Self> {
+    pub fn open(host: &HostName, files: Files<'_>, write: Write) -> io::Result<Self> {
         let Files { orders: dir, repositories, state } = files;
         let read_in = |dir: &Path, name: &str| match std::fs::read_to_string(dir.join(name)) {
             Ok(text) => Ok(Some(text)),
@@ -148,10 +150,11 @@ impl Masters {
             waiting: BTreeSet::new(),
         };
         let inner = Inner {
+            host: host.clone(),
             dir: dir.to_owned(),
             repositories: repositories.to_owned(),
             write,
-            writing: Mutex::default(),
+            writing: Mutex::new(false),
             known: RwLock::new(known),
             changed: watch::Sender::new(0),
         };
@@ -171,17 +174,48 @@ impl Masters {
         self.0.known().table
     }
 
-    /// Takes over promotions that are better than the known ones, durably, in one write, and returns the repositories
-    /// of which that is so.
+    /// Takes over promotions that are better than the known ones, in one write, and returns the repositories of which
+    /// that is so.
+    ///
+    /// # Errors
+    /// They cannot be written, and some would make this node a master: those do not count. The others do all the same,
+    /// since a node that goes on as master when it has heard of another is worse than one that forgets it in a restart
+    /// and is told once more.
     pub fn adopt(&self, heard: impl IntoIterator<Item = (RepoName, Promotion)>) -> io::Result<Vec<RepoName>> {
-        let _writing = self.0.writing();
-        let mut table = Table::clone(&self.0.known().table);
+        let mut unwritten = self.0.writing();
+        let before = self.0.known().table;
+        let mut table = Table::clone(&before);
         let news = table.merge(heard);
-        if !news.is_empty() {
-            (self.0.write)(&self.0.dir, MASTERS, &table.text())?;
-            self.0.change(|known| known.table = Arc::new(table));
+        if news.is_empty() {
+            return Ok(news);
         }
-        Ok(news)
+        let written = (self.0.write)(&self.0.dir, MASTERS, &table.text());
+        let Err(error) = written else {
+            *unwritten = false;
+            self.0.change(|known| known.table = Arc::new(table));
+            return Ok(news);
+        };
+        let others: Vec<_> = news.iter().filter_map(|repo| Some((repo.clone(), table.get(repo)?.clone()))).collect();
+        let others: Vec<_> = others.into_iter().filter(|(_, order)| order.master != self.0.host).collect();
+        let mut safe = Table::clone(&before);
+        let counts = safe.merge(others);
+        if !counts.is_empty() {
+            self.0.change(|known| known.table = Arc::new(safe));
+        }
+        // The failed write may have come as far as its name.
+        *unwritten = true;
+        self.0.write_table(&mut unwritten);
+        if counts.len() < news.len() {
+            return Err(error);
+        }
+        tracing::error!(%error, repos = counts.len(), "who masters what is known and cannot be written; it is tried again");
+        Ok(counts)
+    }
+
+    /// Writes down what a full disk did not take before.
+    pub fn catch_up(&self) {
+        let mut unwritten = self.0.writing();
+        self.0.write_table(&mut unwritten);
     }
 
     /// The promotions that the configuration here has ended, by repository.
@@ -241,9 +275,10 @@ impl Masters {
         };
         known.own = known.own.renamed(random_id(), remembered);
         known.doubt = Some(doubt.clone());
-        self.0.write_own(&known)?;
+        // A disk that cannot be written is doubted all the same; after a restart the peer says so again.
+        let written = self.0.write_own(&known);
         self.0.change(|k| (k.own, k.doubt) = (known.own, known.doubt));
-        Ok(Some(doubt))
+        written.map(|()| Some(doubt))
     }
 
     /// A person has decided that this disk is good.
@@ -324,8 +359,17 @@ impl Inner {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn writing(&self) -> MutexGuard<'_, ()> {
+    fn writing(&self) -> MutexGuard<'_, bool> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self, unwritten: &mut bool) {
+        if *unwritten {
+            match (self.write)(&self.dir, MASTERS, &self.known().table.text()) {
+                Ok(()) => *unwritten = false,
+                Err(error) => tracing::debug!(%error, "who masters what cannot be written yet"),
+            }
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Known)) {

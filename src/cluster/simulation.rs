@@ -103,7 +103,8 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
-        self.up[node] = Some(Masters::open(Files::all_in(&self.disk(node)), write).expect("its files are whole"));
+        self.up[node] =
+            Some(Masters::open(&name(node), Files::all_in(&self.disk(node)), write).expect("its files are whole"));
         // It asks whom it can reach before it takes pushes.
         for peer in (0..NODES).filter(|peer| *peer != node) {
             self.talk(node, peer);

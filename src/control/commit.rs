@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Control, Reply};
-use crate::admin::{ADMIN_REPO, Access, Change, Committed, Denial, NotCommitted};
+use crate::admin::{ADMIN_REPO, Access, Change, Committed, NotCommitted};
 use crate::audit::{Kind, Outcome, Record, RefChange};
 use crate::model::{Actor, RefUpdate, RepoName};
 
@@ -26,12 +26,11 @@ impl Control {
         mut edit: impl FnMut(&BTreeMap<String, Vec<u8>>) -> Result<Change, Reply> + Send + 'static,
     ) -> Result<Committed, Reply> {
         let repo = RepoName::new(ADMIN_REPO).expect("a constant, and a valid name");
+        self.settled(actor, &repo).await;
         if let Some(denial) = self.realm.refuse_here(actor, &repo, Access::Write) {
             return Err(Reply::denied(&denial));
         }
-        let Some(pass) = self.store.gates().pass(&repo) else {
-            return Err(Reply::fail(1, Denial::moving(&repo).to_string()));
-        };
+        let pass = self.pass(&repo)?;
         let (admin, person) = (self.admin.clone(), actor.to_string());
         let work = tokio::task::spawn_blocking(move || {
             let done = admin.commit(&person, &mut edit);

@@ -99,11 +99,20 @@ impl Control {
         if let Err(denial) = believed.and_then(|()| self.realm.refuse_from(&actor, &voucher.from)) {
             return Reply::fail(5, denial.to_string());
         }
+        self.settled(&actor, &repo).await;
         match self.cluster.locate_for(&repo, Some(&voucher.user)) {
             Place::Here { epoch, .. } if epoch >= voucher.epoch => {}
-            _ => {
-                let here = self.cluster.host();
-                return Reply::fail(1, format!("FATAL: {here} is no longer the master of '{repo}', as {node} knows"));
+            place => {
+                // One of the two has not heard yet of who the master is.
+                self.mirror.ask_masters(node);
+                let (here, code) = (self.cluster.host(), Denial::PAST);
+                let master = match place {
+                    Place::There { master, .. } => format!(", {master} is"),
+                    _ => String::new(),
+                };
+                let text = format!("FATAL: {here} is no longer the master of '{repo}'{master}; {node} carried this");
+                let help = "nothing has changed; the nodes tell each other, so try again in a few seconds";
+                return Reply::fail(1, format!("{text}\n  help: {help} [{code}]"));
             }
         }
         tracing::info!(user = %actor, %repo, command = words[0], from = voucher.from, by = %node, "a forwarded command");

@@ -19,12 +19,16 @@ use crate::model::{Actor, Epoch, HostName, RepoName};
 
 /// The exec line's first word by which a master asks a replica to be the master.
 pub(super) const TAKE: &str = "gitmesh-mirror-take";
+/// The exit status of a replica that cannot write the order down.
+const CANNOT_WRITE: u32 = 70;
 /// Before pushes are stopped, the copy may need as long as a first copy needs.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Pushes that have been judged end within milliseconds; one whose hooks take long is not waited for.
 const QUIET: Duration = Duration::from_secs(5);
-/// While pushes are refused, each step has so long.
-const STEP: Duration = Duration::from_secs(10);
+/// All that is done while pushes are refused has so long, the waiting for quiet included,
+const REFUSED: Duration = Duration::from_secs(8);
+/// and whether an order whose answer was lost was carried out is asked for so long.
+const PROBE: Duration = Duration::from_secs(2);
 
 impl Control {
     /// `move REPO --to NODE`
@@ -53,12 +57,20 @@ impl Control {
             return Err(Reply::fail(1, format!("FATAL: '{repo}' is being handed over already")));
         };
         let began = Instant::now();
+        let left = || REFUSED.saturating_sub(began.elapsed());
+        let unchanged = |what: &str, why: &dyn std::fmt::Display| {
+            let mut reply = unchanged(what, why);
+            reply.err.push_str(&format!("  pushes were refused for {} ms\n", began.elapsed().as_millis()));
+            reply
+        };
         if !closed.is_quiet_within(QUIET).await {
             return Err(unchanged("a push is still under way", &"try again when it has ended"));
         }
-        push(STEP).await.map_err(|error| unchanged("the last pushes cannot be brought there", &error))?;
-        let order =
-            self.ask_to_take(actor, &repo, &to).await.map_err(|why| unchanged("it was not taken over", &why))?;
+        push(left()).await.map_err(|error| unchanged("the last pushes cannot be brought there", &error))?;
+        let order = self
+            .ask_to_take(actor, &repo, &to, left())
+            .await
+            .map_err(|why| unchanged("it was not taken over", &why))?;
         let (masters, named) = (self.cluster.masters().clone(), repo.clone());
         let adopted = order.clone();
         let written = tokio::task::spawn_blocking(move || masters.adopt([(named, adopted)])).await;
@@ -73,7 +85,7 @@ impl Control {
             "{to} is the master of '{repo}' since now, epoch {}; pushes were refused for {refused} ms\n",
             order.epoch
         );
-        for (peer, told) in self.mirror.spread(others, STEP).await {
+        for (peer, told) in self.mirror.spread(others, PROBE).await {
             if let Err(error) = told {
                 text.push_str(&format!("{peer} does not know yet, and hears of it when it is back: {error}\n"));
             }
@@ -81,8 +93,14 @@ impl Control {
         Ok(Reply::done(text))
     }
 
-    /// Has the replica take over. The error says why this node is the master still.
-    async fn ask_to_take(&self, actor: &Actor, repo: &RepoName, to: &HostName) -> Result<Promotion, String> {
+    /// Has the replica take over, within `patience`. The error says why this node is the master still.
+    async fn ask_to_take(
+        &self,
+        actor: &Actor,
+        repo: &RepoName,
+        to: &HostName,
+        patience: Duration,
+    ) -> Result<Promotion, String> {
         let (me, name) = (self.clone(), repo.clone());
         let digest = tokio::task::spawn_blocking(move || me.mirror.digest(&name)).await;
         let digest = digest.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -93,25 +111,29 @@ impl Control {
             let pipe = self.links.run(to, &line).await.map_err(|error| error.to_string())?;
             Ok::<_, String>(forward::converse(pipe, tokio::io::empty()).await)
         };
-        let why = match timeout(STEP, asked).await {
+        let why = match timeout(patience, asked).await {
             Ok(Ok((out, finished))) if finished.failure.is_none() && finished.exit == Some(0) => {
                 match Table::parse(&out).ok().and_then(|table| table.get(repo).cloned()) {
                     Some(order) if order.master == *to && order.epoch == epoch => return Ok(order),
                     _ => format!("{to} answered something else than its order"),
                 }
             }
-            // It has looked, and has refused.
-            Ok(Ok((_, finished))) if finished.failure.is_none() && finished.exit.is_some() => {
+            // It has looked, and has refused. One whose disk failed does not know itself what is on it.
+            Ok(Ok((_, finished)))
+                if finished.failure.is_none() && finished.exit.is_some_and(|code| code != CANNOT_WRITE) =>
+            {
                 return Err(finished.stderr.trim().to_owned());
             }
             Ok(Ok((_, finished))) => {
-                finished.failure.map_or_else(|| "it hung up".to_owned(), |error| error.to_string())
+                let said = finished.stderr.trim();
+                let said = if said.is_empty() { "it hung up" } else { said }.to_owned();
+                finished.failure.map_or(said, |error| error.to_string())
             }
             Ok(Err(error)) => return Err(error),
-            Err(_) => format!("no answer within {} s", STEP.as_secs()),
+            Err(_) => format!("no answer within {} ms", patience.as_millis()),
         };
         // It may have been carried out, or may be yet.
-        let heard = self.mirror.spread([to.clone()].into(), STEP).await.remove(to);
+        let heard = self.mirror.spread([to.clone()].into(), PROBE).await.remove(to);
         if let Some(order) = self.cluster.masters().of(repo).filter(|order| order.master == *to && order.epoch == epoch)
         {
             return Ok(order);
@@ -169,7 +191,8 @@ impl Control {
         }
         let orders = self.cluster.promote_to(std::slice::from_ref(repo), epoch, by).map_err(|error| {
             tracing::error!(%error, %repo, "a hand-over cannot be written");
-            Reply::fail(70, format!("FATAL: the order cannot be written on {}: {error}", self.node.name))
+            let text = format!("FATAL: the order cannot be written on {}: {error}", self.node.name);
+            Reply::fail(CANNOT_WRITE.cast_signed(), text)
         })?;
         self.mirror.ordered(&orders);
         let mut table = Table::default();

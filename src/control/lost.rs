@@ -2,7 +2,7 @@
 //!
 //! To look at it, or to bring it back, takes no command of ours: git fetches an object by its id from whoever may read
 //! the repository (protocol version 2), and pushes it under a name. To let go of it is an order: the master passes it on,
-//! since the node that had it keeps it too; a node takes that from the master of its copy alone.
+//! since the node that had it keeps it too; a node takes that from the master of its copy alone, under its epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use super::orders::{Words, wrong};
 use super::status::Which;
 use super::{Control, Reply, forward, help, parse_repo};
 use crate::cluster::Place;
-use crate::model::{Actor, HostName, Oid, RefName, RepoName};
+use crate::model::{Actor, Epoch, HostName, Oid, RefName, RepoName};
 use crate::repo::Lost;
 
 /// The exec line's first word by which a master has its copies let go of what it has let go of; lines `OID NAME` follow.
@@ -218,7 +218,8 @@ impl Control {
     /// Has another node let go of the same. What it says, or why it could not be told.
     async fn have_dropped(&self, peer: &HostName, repo: &RepoName, list: &str) -> Result<String, String> {
         let asked = async {
-            let pipe = self.links.run(peer, &format!("{DROP} '{repo}' version=1")).await.map_err(|e| e.to_string())?;
+            let line = format!("{DROP} '{repo}' version=1 epoch={}", self.cluster.epoch(repo));
+            let pipe = self.links.run(peer, &line).await.map_err(|e| e.to_string())?;
             Ok::<_, String>(forward::converse(pipe, list.as_bytes()).await)
         };
         let (out, finished) =
@@ -240,8 +241,9 @@ impl Control {
         let Actor::Node(from) = actor else {
             return Reply::fail(5, "FATAL: this is told by the nodes of the mesh only");
         };
-        let &[repo, "version=1"] = words else {
-            return Reply::fail(2, format!("FATAL: {} knows {DROP} REPO version=1 only", self.node.name));
+        let epoch = words.get(2).and_then(|word| Epoch::parse(word.strip_prefix("epoch=")?));
+        let (&[repo, "version=1", _], Some(epoch)) = (words, epoch) else {
+            return Reply::fail(2, format!("FATAL: {} knows {DROP} REPO version=1 epoch=N only", self.node.name));
         };
         let repo = match parse_repo(repo) {
             Ok(repo) => repo,
@@ -256,7 +258,11 @@ impl Control {
         };
         let Some(unwanted) = parse(&list) else { return Reply::fail(2, "FATAL: the list is not one of references") };
         let from = from.to_string();
-        self.blocking(actor, move |c, _| c.let_go(&repo, &unwanted, &from)).await
+        self.blocking(actor, move |c, _| match c.promise(&repo, epoch) {
+            Ok(()) => c.let_go(&repo, &unwanted, &from),
+            Err(reply) => reply,
+        })
+        .await
     }
 
     /// Lets go of it here. Says what was here; nothing if it was not. Blocks.

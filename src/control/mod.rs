@@ -58,7 +58,7 @@ use crate::git::service::repo_of_path;
 use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, PAPERS, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
-use crate::repo::{Store, Task, Upkeep};
+use crate::repo::{Pass, Store, Task, Upkeep};
 pub use help::usage;
 pub use live::{Live, at_a_terminal};
 pub use promote::UNCONFIRMED;
@@ -164,8 +164,11 @@ impl Control {
         live: Live,
     ) -> Reply {
         let changed = changed_repo(words);
-        if let Some(repo) = changed.and_then(|repo| parse_repo(repo).ok()).filter(|r| self.store.gates().is_closed(r)) {
-            return Reply::fail(1, Denial::moving(&repo).to_string());
+        if let Some(repo) = changed.and_then(|repo| parse_repo(repo).ok()) {
+            self.settled(actor, &repo).await;
+            if self.store.gates().is_closed(&repo) {
+                return Reply::fail(1, Denial::moving(&repo).to_string());
+            }
         }
         match changed.and_then(|repo| self.carried_to(actor, repo, words)) {
             Some(to) => self.forward(actor, to, words, from, input).await,
@@ -173,8 +176,39 @@ impl Control {
         }
     }
 
+    /// Who was the master before this start may be one no more, and is told so in its first moments.
+    async fn settled(&self, actor: &Actor, repo: &RepoName) {
+        let asking = if let Actor::User { name, .. } = actor { Some(name) } else { None };
+        if !self.cluster.locate_for(repo, asking).replicas().is_empty() {
+            self.mirror.settled().await;
+        }
+    }
+
+    /// While this is held the repository is not handed over: who hands it over waits for it, as for a push.
+    fn pass(&self, repo: &RepoName) -> Result<Pass, Reply> {
+        self.store.gates().pass(repo).ok_or_else(|| Reply::fail(1, Denial::moving(repo).to_string()))
+    }
+
     /// Carries a command out on this node.
     async fn carry_out(
+        &self,
+        actor: &Actor,
+        words: &[&str],
+        from: &str,
+        input: impl AsyncRead + Unpin + Send,
+        live: &Live,
+    ) -> Reply {
+        // One that reads what somebody types passes when it has read it; one that waits for copies changes nothing.
+        let waits = reads_input(words) || matches!(words, ["request-push", ..] | ["mirror", ..]);
+        let passing = changed_repo(words).filter(|_| !waits).and_then(|repo| parse_repo(repo).ok());
+        let _pass = match passing.map(|repo| self.pass(&repo)).transpose() {
+            Ok(pass) => pass,
+            Err(reply) => return reply,
+        };
+        self.answer_here(actor, words, from, input, live).await
+    }
+
+    async fn answer_here(
         &self,
         actor: &Actor,
         words: &[&str],

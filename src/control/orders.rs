@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::status::Which;
 use super::{Control, Reply, help, parse_repo};
-use crate::admin::Access;
+use crate::admin::{Access, Denial};
 use crate::cluster::Place;
 use crate::mirror::{Arrival, Order, Scope, Verdict, Want, Where};
 use crate::model::setting::parse_duration;
 use crate::model::time::{in_brief, in_words, rfc3339};
-use crate::model::{Actor, HostName, RefName, RepoName};
+use crate::model::{Actor, Epoch, HostName, RefName, RepoName};
 use crate::policy::nearest;
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
@@ -175,7 +175,7 @@ impl Control {
             let here = &self.node.name;
             return Err(Reply::fail(1, format!("FATAL: {here} holds no copy of '{repo}' that a master could push to")));
         };
-        let line = format!("{REQUEST} version=1 '{repo}'");
+        let line = format!("{REQUEST} version=1 '{repo}' epoch={}", self.cluster.epoch(&repo));
         let unreachable = |error: &dyn std::fmt::Display| Reply::fail(7, format!("FATAL: {error}"));
         let pipe = self.links.run(&master, &line).await.map_err(|error| unreachable(&error))?;
         let finished = tokio::time::timeout(PATIENCE, super::forward::converse(pipe, tokio::io::empty())).await;
@@ -193,13 +193,23 @@ impl Control {
         let Actor::Node(peer) = actor else {
             return Reply::fail(5, "FATAL: this is asked by the nodes of the mesh only");
         };
-        let ["version=1", repo] = words else {
-            return Reply::fail(2, format!("FATAL: {} knows {REQUEST} version=1 REPO only", self.node.name));
+        let epoch = words.get(2).and_then(|word| Epoch::parse(word.strip_prefix("epoch=")?));
+        let (["version=1", repo, _], Some(epoch)) = (words, epoch) else {
+            return Reply::fail(2, format!("FATAL: {} knows {REQUEST} version=1 REPO epoch=N only", self.node.name));
         };
         let repo = match parse_repo(repo) {
             Ok(repo) => repo,
             Err(reply) => return reply,
         };
+        let known = self.cluster.epoch(&repo);
+        if known < epoch {
+            self.mirror.ask_masters(peer);
+            let (here, code) = (&self.node.name, Denial::PAST);
+            let text = format!(
+                "FATAL: epoch {known} of '{repo}' is over: {peer} has promised {epoch}; {here} is no longer its master [{code}]"
+            );
+            return Reply::fail(5, text);
+        }
         let place = self.cluster.locate(&repo);
         if place.replica(peer).is_none() {
             let name = &self.node.name;

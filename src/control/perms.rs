@@ -136,6 +136,10 @@ impl Control {
                     Ok(text) => text,
                     Err(why) => return Reply::fail(2, format!("FATAL: {why}; many names fit into a group")),
                 };
+                let _pass = match self.pass(&repo) {
+                    Ok(pass) => pass,
+                    Err(reply) => return reply,
+                };
                 self.blocking(actor, move |control, actor| {
                     if create
                         && !control.store.exists(&repo)

@@ -24,6 +24,10 @@ use crate::model::{Actor, HostName, RepoName};
 pub(super) const STANDING: &str = "gitmesh-mirror-standing";
 /// A node that lives answers within this time; the order is not to wait for long for the dead.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A replica that is asked how far it is asks its master for so long whether it lives.
+const PROBE: Duration = Duration::from_secs(1);
+/// In the fourth column of its answer: it does.
+const REACHED: &str = "reached";
 /// Told to whoever has not said --yes.
 pub const UNCONFIRMED: u8 = 3;
 /// Repositories that are told of one by one; of more, those that lack something or may lack something come first.
@@ -39,6 +43,17 @@ struct Finding {
     fresh: Freshness,
     /// The other replicas that differ from this one, and whether they are known to be further.
     others: Vec<(HostName, bool)>,
+    /// Other replicas that reach the master.
+    reached_by: Vec<HostName>,
+}
+
+/// How far another replica is.
+struct Standing {
+    digest: String,
+    /// How long ago it was in step, if that is known.
+    confirmed: Option<Duration>,
+    /// Its master has answered it just now.
+    reaches: bool,
 }
 
 impl Finding {
@@ -52,7 +67,7 @@ impl Finding {
     }
 
     fn told(&self) -> String {
-        let Self { repo, master, fresh, others } = self;
+        let Self { repo, master, fresh, others, .. } = self;
         let mut line = format!("{repo}\tmastered by {master}\there {fresh}");
         for (name, further) in others {
             let what = if *further { "IS FURTHER" } else { "differs, and nobody knows which is further" };
@@ -94,6 +109,16 @@ impl Control {
                 "{master} is alive; 'mirror move REPO --to {}' on it loses nothing and needs no promotion",
                 self.node.name
             ));
+        }
+        let reached = |finding: &Finding| {
+            let by =
+                finding.reached_by.first().filter(|_| !alive.contains(&finding.master) && !waits(&finding.master))?;
+            Some((by.clone(), finding.master.clone()))
+        };
+        if let Some((by, master)) = findings.iter().find_map(reached) {
+            let node = &self.node.name;
+            objections
+                .push(format!("{by} reaches {master}, so it is alive and takes pushes; {node} is cut off from it"));
         }
         if let Some(name) = findings.iter().flat_map(|f| &f.others).find_map(|(name, further)| further.then_some(name))
         {
@@ -188,6 +213,29 @@ impl Control {
     }
 
     async fn findings(&self, repos: Vec<RepoName>, alive: &BTreeSet<HostName>) -> Result<Vec<Finding>, Reply> {
+        let (me, living) = (self.clone(), alive.clone());
+        let looked = tokio::task::spawn_blocking(move || me.look_at_copies(repos, &living)).await;
+        let (findings, asked) = looked.map_err(|error| Reply::broken("the copies cannot be looked at", &error))??;
+        let mut tasks = JoinSet::new();
+        for (peer, repos) in asked {
+            let me = self.clone();
+            tasks.spawn(async move {
+                let told = timeout(PATIENCE, me.ask_standing(&peer, &repos)).await.unwrap_or_default();
+                (peer, told)
+            });
+        }
+        let (me, told) = (self.clone(), tasks.join_all().await);
+        let compared = tokio::task::spawn_blocking(move || me.compare(findings, &told)).await;
+        compared.map_err(|error| Reply::broken("the copies cannot be compared", &error))
+    }
+
+    /// What is here of each, and whom to ask about which. Blocks.
+    #[expect(clippy::type_complexity, reason = "two lists that are made in one go")]
+    fn look_at_copies(
+        &self,
+        repos: Vec<RepoName>,
+        alive: &BTreeSet<HostName>,
+    ) -> Result<(Vec<Finding>, BTreeMap<HostName, Vec<RepoName>>), Reply> {
         let mut findings = Vec::new();
         let mut asked: BTreeMap<HostName, Vec<RepoName>> = BTreeMap::new();
         for repo in repos {
@@ -208,19 +256,19 @@ impl Control {
                 asked.entry(other).or_default().push(repo.clone());
             }
             let fresh = self.mirror.freshness(&repo, &master);
-            findings.push(Finding { repo, master, fresh, others: Vec::new() });
+            findings.push(Finding { repo, master, fresh, others: Vec::new(), reached_by: Vec::new() });
         }
-        let mut tasks = JoinSet::new();
-        for (peer, repos) in asked {
-            let me = self.clone();
-            tasks.spawn(async move {
-                let told = timeout(PATIENCE, me.ask_standing(&peer, &repos)).await.unwrap_or_default();
-                (peer, told)
-            });
-        }
-        for (peer, told) in tasks.join_all().await {
+        Ok((findings, asked))
+    }
+
+    /// What others have told beside what is here. Blocks.
+    fn compare(&self, mut findings: Vec<Finding>, told: &[(HostName, BTreeMap<RepoName, Standing>)]) -> Vec<Finding> {
+        for (peer, told) in told {
             for finding in &mut findings {
-                let Some((digest, confirmed)) = told.get(&finding.repo) else { continue };
+                let Some(Standing { digest, confirmed, reaches }) = told.get(&finding.repo) else { continue };
+                if *reaches {
+                    finding.reached_by.push(peer.clone());
+                }
                 if self.store.digest(&finding.repo).is_ok_and(|ours| ours == *digest) {
                     continue;
                 }
@@ -233,7 +281,7 @@ impl Control {
                 finding.others.push((peer.clone(), further));
             }
         }
-        Ok(findings)
+        findings
     }
 
     fn told_before(&self, findings: &[Finding], alive: &BTreeSet<HostName>) -> String {
@@ -278,13 +326,8 @@ impl Control {
         text
     }
 
-    /// How far another replica is, by repository: its digest, and how long ago it was in step, if that is known. Nothing
-    /// of what it does not tell.
-    async fn ask_standing(
-        &self,
-        peer: &HostName,
-        repos: &[RepoName],
-    ) -> BTreeMap<RepoName, (String, Option<Duration>)> {
+    /// How far another replica is, by repository. Nothing of what it does not tell.
+    async fn ask_standing(&self, peer: &HostName, repos: &[RepoName]) -> BTreeMap<RepoName, Standing> {
         let Ok(mut pipe) = self.links.run(peer, &format!("{STANDING} version=1")).await else { return BTreeMap::new() };
         let list: String = repos.iter().map(|repo| format!("{repo}\n")).collect();
         let (reader, writer) = (&mut pipe.reader, &mut pipe.writer);
@@ -301,7 +344,8 @@ impl Control {
         let line = |line: &str| {
             let mut columns = line.split('\t');
             let (repo, digest) = (RepoName::new(columns.next()?).ok()?, columns.next()?.to_owned());
-            Some((repo, (digest, columns.next()?.parse().ok().map(Duration::from_secs))))
+            let confirmed = columns.next()?.parse().ok().map(Duration::from_millis);
+            Some((repo, Standing { digest, confirmed, reaches: columns.next() == Some(REACHED) }))
         };
         answer.lines().filter_map(line).collect()
     }
@@ -320,6 +364,12 @@ impl Control {
             _ => return Reply::fail(8, "FATAL: the list did not end"),
         }
         let peer = peer.clone();
+        let repos = || list.lines().filter_map(|name| RepoName::new(name).ok());
+        let masters = repos().filter_map(|repo| match self.cluster.locate(&repo) {
+            Place::There { master, .. } if master != peer => Some(master),
+            _ => None,
+        });
+        let reached = self.mirror.spread(masters.collect(), PROBE).await;
         let answer = move |c: &Self, _: &Actor| {
             let mut out = String::new();
             for repo in list.lines().filter_map(|name| RepoName::new(name).ok()) {
@@ -330,8 +380,9 @@ impl Control {
                 }
                 let Ok(digest) = c.store.digest(&repo) else { continue };
                 let confirmed = Finding::confirmed(&c.mirror.freshness(&repo, &master));
-                let confirmed = confirmed.map_or_else(|| "-".to_owned(), |ago| ago.as_secs().to_string());
-                writeln!(out, "{repo}\t{digest}\t{confirmed}").expect("a string takes all");
+                let confirmed = confirmed.map_or_else(|| "-".to_owned(), |ago| ago.as_millis().to_string());
+                let reached = if matches!(reached.get(&master), Some(Ok(()))) { REACHED } else { "-" };
+                writeln!(out, "{repo}\t{digest}\t{confirmed}\t{reached}").expect("a string takes all");
             }
             Reply::done(out)
         };

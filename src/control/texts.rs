@@ -86,6 +86,10 @@ impl Control {
             Ok(repo) => repo,
             Err(reply) => return reply,
         };
+        let _pass = match self.pass(&repo) {
+            Ok(pass) => pass,
+            Err(reply) => return reply,
+        };
         self.blocking(actor, move |control, actor| {
             let reply = changed(control.realm.set_text(actor, &repo, text, new.as_deref()));
             if reply.code == 0 {

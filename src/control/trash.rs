@@ -236,13 +236,7 @@ impl Control {
             return Ok(Reply::default());
         }
         self.realm.authorize_mirror(master, repo, None).map_err(|denial| denied(&denial))?;
-        self.refuse_past(repo, epoch)?;
-        let promised = repo::promise_epoch(&self.store.dir(repo), epoch);
-        match promised.map_err(|error| failed("its epoch cannot be written", repo, &error))? {
-            Ok(()) => {}
-            // Between the look and the promise.
-            Err(_) => return self.refuse_past(repo, epoch).map(|()| Reply::default()),
-        }
+        self.promise(repo, epoch)?;
         let moved = self.store.to_trash(repo, at, Why::Asked(master.as_str()));
         if moved.map_err(|error| failed("it cannot be moved to the trash", repo, &error))? {
             tracing::info!(%repo, %at, %master, "moved to the trash, as on its master");
@@ -253,7 +247,7 @@ impl Control {
 
     fn move_copy(&self, master: &HostName, old: &RepoName, new: &RepoName, epoch: Epoch) -> Result<Reply, Reply> {
         self.realm.authorize_mirror(master, new, None).map_err(|denial| denied(&denial))?;
-        self.refuse_past(old, epoch)?;
+        self.promise(old, epoch)?;
         let moved = self.store.follow_rename(old, new, master);
         if moved.map_err(|error| failed("it cannot be renamed", old, &error))? {
             tracing::info!(repo = %old, to = %new, %master, "renamed, as on its master");
@@ -261,6 +255,20 @@ impl Control {
         self.shown_again(old);
         self.shown_again(new);
         Ok(Reply::default())
+    }
+
+    /// Refuses an order of an epoch that is over; after this no lower one is taken. Blocks.
+    pub(super) fn promise(&self, repo: &RepoName, epoch: Epoch) -> Result<(), Reply> {
+        self.refuse_past(repo, epoch)?;
+        if !self.store.exists(repo) {
+            return Ok(());
+        }
+        let promised = repo::promise_epoch(&self.store.dir(repo), epoch);
+        match promised.map_err(|error| failed("its epoch cannot be written", repo, &error))? {
+            Ok(()) => Ok(()),
+            // Between the look and the promise.
+            Err(_) => self.refuse_past(repo, epoch),
+        }
     }
 
     /// An order of an epoch that is over.

@@ -60,6 +60,10 @@ impl Control {
                 Err(why) => return Reply::fail(2, format!("FATAL: {why}")),
             }
         }
+        let _pass = match repo.as_ref().map(|repo| self.pass(repo)).transpose() {
+            Ok(pass) => pass,
+            Err(reply) => return reply,
+        };
         self.blocking(actor, move |control, actor| control.switch_pushes(actor, repo.as_ref(), &order)).await
     }
 

@@ -81,7 +81,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     let admin_dir = store.dir(&RepoName::new(ADMIN_REPO)?);
     let programs = Programs::new(DataDir::new(data.clone()), admin_dir.clone(), config.hooks.from_admin_repo);
     let files = Files { orders: &orders, repositories: store.root(), state: &state };
-    let masters = Masters::open(files, repo::write_whole).context("cannot take over which nodes were promoted")?;
+    let masters = Masters::open(&config.node.name, files, repo::write_whole)
+        .context("cannot take over which nodes were promoted")?;
     let start = Start {
         data: DataDir::new(data.clone()),
         programs: programs.clone(),

@@ -22,7 +22,7 @@ use super::worker::{END_TIMEOUT, blocking_refs, local};
 use super::{Inner, Mirror, MirrorError, deliver};
 use crate::cluster::Place;
 use crate::model::{Epoch, HostName, RefName, RefUpdate, RepoName};
-use crate::repo::write_whole;
+use crate::repo::{promised_epoch, write_whole};
 
 /// The exec line's first word.
 pub const LOST: &str = "gitmesh-lost-receive";
@@ -130,7 +130,9 @@ impl Inner {
         if new.is_empty() {
             return Ok(true);
         }
-        let epoch: Epoch = self.world.masters.of(repo).map_or(Epoch::FIRST, |promotion| promotion.epoch);
+        let ordered = self.world.masters.of(repo).map_or(Epoch::FIRST, |promotion| promotion.epoch);
+        let promised = promised_epoch(&dir).map_err(|error| MirrorError::Local(error.to_string()))?;
+        let epoch = ordered.max(promised);
         let mut pipe = self.links.run(&master, &format!("{LOST} '{repo}' version=1 epoch={epoch}")).await?;
         let sent = send::create(&mut pipe.reader, &mut pipe.writer, &self.git, &dir, &new).await;
         let finished = timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?;

@@ -2,8 +2,8 @@
 //!
 //! `gitmesh-masters version=1 disk=DISK known=DISK` runs on a peer: its standard input is a table of promotions
 //! ([`crate::cluster::Table`]), its answer one line of the same words and the peer's table. Both sides take over what is
-//! better than what they know, durably, before they act upon it. It is asked at the start (before this node takes pushes,
-//! see [`Mirror::settled`]), when a link comes up, when heartbeats show that the tables differ, when a mirror push is
+//! better than what they know, durably, before they act upon it. It is asked at the start, and when this process has stood
+//! still for a while (before this node takes pushes, see [`Mirror::settled`]), when a link comes up, when heartbeats show that the tables differ, when a mirror push is
 //! refused here as that of a past master, and at once after an order.
 //!
 //! A peer is heard on repositories in which it has a part by the configuration here, and on no others.
@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
@@ -39,6 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(3);
 /// How often the disk's counter rises: a backup that is older than this is recognised when it is restored.
 const TICK: Duration = Duration::from_secs(60);
+/// How often a table that the disk did not take is written again.
+const REWRITE: Duration = Duration::from_secs(2);
+/// How often it is noted that this process runs, and what of a pause is too long to be one of a busy machine.
+const BEAT: Duration = Duration::from_millis(500);
+const STILL: Duration = Duration::from_secs(3);
 /// Words about one order in the log; the rest is counted.
 const NAMED: usize = 3;
 
@@ -47,6 +52,8 @@ pub(super) struct Talk {
     wanted: Mutex<BTreeSet<HostName>>,
     bell: Notify,
     settled: watch::Sender<bool>,
+    /// When this process was last seen to run, and how often it has stood still.
+    pulse: Mutex<(Instant, u64)>,
     /// The tables' digests after the last exchange with a peer: what it does not take over is not sent again and again.
     done: Mutex<BTreeMap<HostName, (String, String)>>,
     /// Copies that a push has made equal under this epoch. Of a node that was started anew it is not known; then what a
@@ -60,6 +67,7 @@ impl Talk {
             wanted: Mutex::default(),
             bell: Notify::new(),
             settled: watch::Sender::new(false),
+            pulse: Mutex::new((Instant::now(), 0)),
             done: Mutex::default(),
             equal: Mutex::default(),
         }
@@ -81,15 +89,30 @@ impl Talk {
         }
     }
 
+    /// Notes that this process runs. If it has stood still (SIGSTOP, a machine that sleeps), others may have decided
+    /// meanwhile, and are asked again before anything is taken. Returns how often that was so.
+    fn beat(&self) -> u64 {
+        let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        if pulse.0.elapsed() > STILL {
+            pulse.1 += 1;
+            self.settled.send_replace(false);
+            self.bell.notify_one();
+        }
+        pulse.0 = Instant::now();
+        pulse.1
+    }
+
     fn done(&self) -> MutexGuard<'_, BTreeMap<HostName, (String, String)>> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Mirror {
-    /// Waits until the peers that can be reached have told what they know of promotions, or for a few seconds after the
-    /// start: a master that was away learns so that it is one no more, before it takes a push.
+    /// Waits until the peers that can be reached have told what they know of promotions, or for a few seconds, after the
+    /// start and after this process has stood still: a master that was away learns so that it is one no more, before it
+    /// takes a push.
     pub async fn settled(&self) {
+        self.inner.talk.beat();
         let mut settled = self.inner.talk.settled.subscribe();
         // The sender lives as long as this handle; in any case nobody waits for longer.
         drop(timeout(SETTLING, settled.wait_for(|settled| *settled)).await);
@@ -235,6 +258,18 @@ impl Inner {
         ours != theirs && self.talk.done().get(peer) != Some(&(ours, theirs.to_owned()))
     }
 
+    /// Asks all peers, and those that do not answer at once a second time: their links may be old ones.
+    async fn settle(self: &Arc<Self>) {
+        let mut peers: BTreeSet<HostName> = self.links.peers().borrow().keys().cloned().collect();
+        for _ in 0..2 {
+            let asked = self.spread(peers, SETTLING).await;
+            let failed = asked.into_iter().filter_map(|(peer, told)| Some((peer, told.err()?)));
+            let failed = failed
+                .inspect(|(peer, error)| tracing::debug!(%peer, %error, "it could not be asked who masters what"));
+            peers = failed.map(|(peer, _)| peer).collect();
+        }
+    }
+
     async fn exchange(self: &Arc<Self>, peer: &HostName) -> Result<(), MirrorError> {
         let disk = self.world.masters.disk().id;
         self.exchange_once(peer).await?;
@@ -284,21 +319,23 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
     if let Some(why) = inner.world.masters.doubt() {
         tell_doubt(&why);
     }
-    let peers: BTreeSet<HostName> = inner.links.peers().borrow().keys().cloned().collect();
-    let asked = tokio::select! {
-        () = stop.cancelled() => return,
-        asked = inner.spread(peers, SETTLING) => asked,
-    };
-    for (peer, told) in asked {
-        if let Err(error) = told {
-            tracing::debug!(%peer, %error, "it could not be asked who masters what");
-        }
-    }
-    inner.talk.settled.send_replace(true);
+    let mut settling: JoinSet<u64> = JoinSet::new();
     let mut tasks: JoinSet<HostName> = JoinSet::new();
     let mut busy = BTreeSet::new();
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
+    let mut rewrites = tokio::time::interval(REWRITE);
+    rewrites.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
+        if !*inner.talk.settled.borrow() && settling.is_empty() {
+            let inner = inner.clone();
+            settling.spawn(async move {
+                let still = inner.talk.beat();
+                inner.settle().await;
+                still
+            });
+        }
         let wanted = std::mem::take(&mut *inner.talk.wanted());
         for peer in wanted {
             if !busy.insert(peer.clone()) {
@@ -318,12 +355,28 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
             });
         }
         tokio::select! {
-            () = stop.cancelled() => return tasks.shutdown().await,
+            () = stop.cancelled() => {
+                settling.shutdown().await;
+                return tasks.shutdown().await;
+            }
+            Some(ended) = settling.join_next() => match ended {
+                Ok(still) if still == inner.talk.beat() => drop(inner.talk.settled.send_replace(true)),
+                // It has stood still once more: what was heard before that is old.
+                Ok(_) => {}
+                Err(_) => propagate_panic(ended.map(drop)),
+            },
+            _ = beats.tick() => drop(inner.talk.beat()),
             () = inner.talk.bell.notified() => {}
             Some(ended) = tasks.join_next() => match ended {
                 Ok(peer) => drop(busy.remove(&peer)),
                 Err(_) => propagate_panic(ended),
             },
+            _ = rewrites.tick() => {
+                let masters = inner.world.masters.clone();
+                if tokio::task::spawn_blocking(move || masters.catch_up()).await.is_err() {
+                    tracing::error!("writing down who masters what panicked");
+                }
+            }
             _ = ticks.tick() => {
                 let masters = inner.world.masters.clone();
                 match tokio::task::spawn_blocking(move || masters.tick()).await {

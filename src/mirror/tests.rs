@@ -127,7 +127,12 @@ impl Mesh {
         let [root, listed, read] = [(); 3].map(|()| home.path().join("ours"));
         let world = World {
             partners: Box::new(|_| BTreeSet::new()),
-            masters: Masters::open(crate::cluster::Files::all_in(home.path()), crate::repo::write_whole).unwrap(),
+            masters: Masters::open(
+                &HostName::new("server1").unwrap(),
+                crate::cluster::Files::all_in(home.path()),
+                crate::repo::write_whole,
+            )
+            .unwrap(),
             review: Box::new(|| Ok(Vec::new())),
             node: HostName::new("server1").unwrap(),
             locate: Box::new(|_| Place::Here {

@@ -308,6 +308,10 @@ impl Transfer {
     ) -> Vec<Option<String>> {
         let (me, id, dir) = (self.clone(), entry.id().expose().to_owned(), repo.dir().to_owned());
         let (options, asked) = (options.to_vec(), updates.to_vec());
+        if !self.cluster.locate(&repo.name).replicas().is_empty() {
+            // This process may have stood still while the pack came.
+            client.meanwhile(self.mirror.settled()).await;
+        }
         let judging = tokio::task::spawn_blocking(move || me.judge(Some(&id), &dir, atomic, &options, &asked));
         let judged = client.meanwhile(judging).await;
         match judged.map_err(|error| self.internal(&error)).and_then(|verdicts| verdicts) {

@@ -11,7 +11,7 @@ use crate::world::{Actor, Answer, Node, Running, within};
 struct Known {
     /// The last acknowledged value; `None`: not there.
     last: Option<String>,
-    /// Acknowledged values before that one, at which a promoted replica may have been.
+    /// Values before that one, at which a promoted replica may have been.
     before: Vec<Option<String>>,
     /// Of pushes since then whose end is not known; creations stay, for one may be carried out after a deletion.
     maybe: Vec<Option<String>>,
@@ -49,7 +49,8 @@ impl Ledger {
             let known = self.own.entry((repo, name.clone())).or_default();
             if acknowledged {
                 known.before.push(std::mem::replace(&mut known.last, value.clone()));
-                known.maybe.retain(Option::is_some);
+                // A promoted replica may have carried out what an older master has not.
+                known.before.extend(known.maybe.extract_if(.., |maybe| maybe.is_none()));
             } else {
                 known.maybe.push(value.clone());
             }

@@ -1,8 +1,10 @@
 //! What goes wrong: links that are cut or slow, nodes that are killed, stopped and started; and what persons order
-//! meanwhile: repositories change hands, planned and after a death, descriptions and HEAD change.
+//! meanwhile: repositories change hands, planned, after a death, and while a master that nobody reaches goes on;
+//! descriptions, READMEs and HEAD change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -17,9 +19,10 @@ enum Cure {
     Hurry(usize),
     Start(usize),
     Continue(usize),
+    Rejoin(usize),
 }
 
-/// A node that was killed so that another is promoted stays away for so long, in milliseconds.
+/// A node that was killed, or cut off, so that another is promoted stays away for so long, in milliseconds.
 const DEATH: (u64, u64) = (2500, 6000);
 /// Orders end by then, once all is well.
 const ORDERED_WITHIN: Duration = Duration::from_secs(60);
@@ -34,12 +37,15 @@ pub struct Faults<'a> {
     /// Orders that have not ended, with what they are.
     orders: Vec<(&'static str, Running)>,
     promoted: BTreeSet<String>,
+    /// The node that was last known to master each repository.
+    masters: Vec<usize>,
 }
 
 impl<'a> Faults<'a> {
     pub fn new(admin: &'a Actor, nodes: &'a [Node; 3], links: &'a [Link], dice: Dice) -> Self {
         let (orders, promoted) = (Vec::new(), BTreeSet::new());
-        Self { admin, nodes, links, dice, open: Vec::new(), counts: BTreeMap::new(), orders, promoted }
+        let masters = (0..REPOS).map(|n| n % 3).collect();
+        Self { admin, nodes, links, dice, open: Vec::new(), counts: BTreeMap::new(), orders, promoted, masters }
     }
 
     /// One fault after the other until `end`; several may last at the same time.
@@ -57,7 +63,10 @@ impl<'a> Faults<'a> {
 
     fn strike(&mut self) {
         let (link, node) = (self.dice.below(self.links.len()), self.dice.below(3));
-        let well = !self.open.iter().any(|(_, cure)| matches!(cure, Cure::Start(n) | Cure::Continue(n) if *n == node));
+        let well = !self
+            .open
+            .iter()
+            .any(|(_, cure)| matches!(cure, Cure::Start(n) | Cure::Continue(n) | Cure::Rejoin(n) if *n == node));
         let (name, lasts, cure) = match self.dice.below(14) {
             0..=3 => {
                 self.links[link].cut();
@@ -84,17 +93,24 @@ impl<'a> Faults<'a> {
                 ("restarts", Duration::ZERO, Cure::Start(node))
             }
             10 => return self.order_settings(node),
-            // Of three nodes one is the master; the others refuse it.
             11 | 13 => {
-                let (at, to) = (repo(self.dice.below(REPOS)), self.nodes[self.dice.below(3)].name());
-                return self.order("moves", node, &format!("mirror move {at} --to {to}"));
+                let at = self.dice.below(REPOS);
+                let to = (self.masters[at] + 1 + self.dice.below(2)) % 3;
+                let words = format!("mirror move {} --to {}", repo(at), self.nodes[to].name());
+                return self.order("moves", self.masters[at], &words);
             }
             12 if well => {
-                self.nodes[node].kill9();
+                let dies = self.dice.below(2) == 0;
+                if dies {
+                    self.nodes[node].kill9();
+                } else {
+                    self.ways_of(node).for_each(Link::cut);
+                }
                 let heir = (node + 1 + self.dice.below(2)) % 3;
-                let dead = self.nodes[node].name();
-                self.order("promotions", heir, &format!("mirror promote --all-from {dead} --yes"));
-                ("deaths", self.dice.millis(DEATH.0, DEATH.1), Cure::Start(node))
+                let gone = self.nodes[node].name();
+                self.order("promotions", heir, &format!("mirror promote --all-from {gone} --yes"));
+                let (name, cure) = if dies { ("deaths", Cure::Start(node)) } else { ("cut off", Cure::Rejoin(node)) };
+                (name, self.dice.millis(DEATH.0, DEATH.1), cure)
             }
             _ => return,
         };
@@ -104,14 +120,29 @@ impl<'a> Faults<'a> {
 
     fn order_settings(&mut self, node: usize) {
         let (at, what) = (repo(self.dice.below(REPOS)), self.dice.below(1000));
-        match what % 2 {
-            0 => self.order("descriptions", node, &format!("desc {at} Number {what}")),
+        match what % 3 {
+            0 => self.say("readmes", node, &format!("readme {at} set"), &format!("<p>{what}</p>\n")),
+            1 => self.order("descriptions", node, &format!("desc {at} Number {what}")),
             _ => self.order(
                 "heads",
                 node,
-                &format!("symbolic-ref {at} HEAD refs/heads/client{}/b{}", what % 3, what % 5),
+                &format!("symbolic-ref {at} HEAD refs/heads/client{}/b{}", what % 7 % 3, what % 5),
             ),
         }
+    }
+
+    /// The links from and to a node; `mesh` makes them by the node that they start at.
+    fn ways_of(&self, node: usize) -> impl Iterator<Item = &'a Link> {
+        let ends = (0..3).flat_map(|from| (0..3).filter(move |to| *to != from).map(move |to| [from, to]));
+        self.links.iter().zip(ends).filter(move |(_, ends)| ends.contains(&node)).map(|(link, _)| link)
+    }
+
+    fn say(&mut self, what: &'static str, node: usize, words: &str, text: &str) {
+        let file = self.admin.dir().join("said");
+        fs::write(&file, text).expect("writable");
+        let mut command = self.admin.ssh_command(&[&format!("git@{}", self.nodes[node].name()), words]);
+        command.stdin(fs::File::open(file).expect("just written"));
+        self.orders.push((what, Running::start(command)));
     }
 
     fn order(&mut self, what: &'static str, node: usize, words: &str) {
@@ -132,6 +163,16 @@ impl<'a> Faults<'a> {
         if what == "promotions" {
             let names = answer.stdout.lines().filter(|line| line.contains("\tmastered by "));
             self.promoted.extend(names.filter_map(|line| line.split('\t').next()).map(str::to_owned));
+        }
+        // Whoever was asked names the master: it is, or it knows who is.
+        let said = answer.stdout.lines().chain(answer.stderr.lines());
+        for line in said {
+            let at = (0..REPOS).find(|n| line.contains(&repo(*n)));
+            let is = |words: [&str; 2], n: usize| line.contains(&words.join(self.nodes[n].name()));
+            let named = (0..3).find(|n| is(["its master is ", ";"], *n) || is(["", " is the master of"], *n));
+            if let (Some(at), Some(node)) = (at, named) {
+                self.masters[at] = node;
+            }
         }
         if answer.code == Some(0) {
             *self.counts.entry(what).or_default() += 1;
@@ -157,6 +198,7 @@ impl<'a> Faults<'a> {
                 Cure::Hurry(link) => self.links[link].delay(Duration::ZERO),
                 Cure::Start(node) => self.nodes[node].start(),
                 Cure::Continue(node) => self.nodes[node].signal(Signal::CONT),
+                Cure::Rejoin(node) => self.ways_of(node).for_each(Link::restore),
             }
         }
     }
@@ -165,6 +207,11 @@ impl<'a> Faults<'a> {
     pub fn heal(&mut self) {
         self.open.iter_mut().for_each(|(at, _)| *at = Instant::now());
         self.cure(Instant::now());
+    }
+
+    /// How many orders have made another node a master.
+    pub fn changed_hands(&self) -> usize {
+        ["moves", "promotions"].iter().filter_map(|what| self.counts.get(what)).sum()
     }
 
     pub fn count(&self) -> Count {

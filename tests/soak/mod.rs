@@ -1,8 +1,9 @@
 //! Three nodes, twenty repositories, git clients that push at random through any node, and faults at random; then
 //! everything heals, and every promise is looked after. `make soak SECONDS=3600 SEED=7` goes on for as long as one wants.
 //!
-//! Repositories change hands meanwhile. The promises: each acknowledged update is in the history, or was lost by the
-//! promotion of a dead master's replica and is named among what was; all copies are equal, with HEAD and what else travels;
+//! Repositories change hands meanwhile, from masters that are dead and from masters that are cut off and go on. The
+//! promises: each acknowledged update is in the history, or was lost by the promotion of a replica and is named among what
+//! was; all copies are equal, with HEAD and what else travels;
 //! git finds every repository sound; nothing is left locked or half received. The seed decides what is tried, not how
 //! the machine schedules it, so a seed that has found something finds it again often, not always.
 
@@ -22,7 +23,9 @@ use faults::Faults;
 const REPOS: usize = 20;
 const CLIENTS: u64 = 3;
 /// In the suite that everybody runs.
-const SECONDS: u64 = 20;
+const SECONDS: u64 = 60;
+/// A run of this many seconds in which no repository changed hands has tried nothing of that.
+const CHANGES_HANDS_WITHIN: u64 = 60;
 /// After the last fault everything must be equal by then.
 const HEALED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -94,7 +97,7 @@ fn promises_hold_under_fire() {
     let world = World::new();
     let (nodes, links) = mesh(&world);
     let over = AtomicBool::new(false);
-    let (ledgers, faults, promoted) = std::thread::scope(|scope| {
+    let (ledgers, faults, promoted, changed_hands) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| {
                 let mut client = Client::new(world.alice(), &nodes, n, Dice(seed ^ (n + 1) << 32));
@@ -108,7 +111,7 @@ fn promises_hold_under_fire() {
         faults.heal();
         let ledgers: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
         let promoted = faults.promoted().clone();
-        (ledgers, faults.count(), promoted)
+        (ledgers, faults.count(), promoted, faults.changed_hands())
     });
     let healing = Instant::now();
     let mut broken = Vec::new();
@@ -141,6 +144,11 @@ fn promises_hold_under_fire() {
             broken.push(format!("{repo} on {}: left over: {:?}", node.name(), left()));
         }
     }
+    let mut reasons = BTreeMap::new();
+    for (why, count) in ledgers.iter().flat_map(|ledger| &ledger.reasons) {
+        *reasons.entry(why).or_insert(0) += count;
+    }
+    eprintln!("not acknowledged: {reasons:#?}");
     let sum = |of: fn(&Ledger) -> usize| ledgers.iter().map(of).sum::<usize>();
     eprintln!(
         "soak: seed {seed}, {seconds} s, {} pushes ({} acknowledged, {} refused or lost), {faults}; equal after {:.1} s; {} promises broken",
@@ -150,13 +158,9 @@ fn promises_hold_under_fire() {
         healed.as_secs_f64(),
         broken.len()
     );
-    let mut reasons = BTreeMap::new();
-    for (why, count) in ledgers.iter().flat_map(|ledger| &ledger.reasons) {
-        *reasons.entry(why).or_insert(0) += count;
-    }
-    eprintln!("not acknowledged: {reasons:#?}");
     assert!(broken.is_empty(), "seed {seed}: {broken:#?}");
     assert!(sum(|l| l.acknowledged) > 0, "nothing was tried");
+    assert!(seconds < CHANGES_HANDS_WITHIN || changed_hands > 0, "seed {seed}: no repository changed hands");
 }
 
 /// The repositories that differ between the nodes.
@@ -164,8 +168,9 @@ fn unequal(nodes: &[Node; 3]) -> Vec<String> {
     let state = |node: &Node, repo: &str| {
         let mut refs = node.refs(repo);
         refs.retain(|name, _| !name.starts_with("refs/gitmesh/"));
-        let described = fs::read_to_string(node.repo_dir(repo).join("description")).unwrap_or_default();
-        (refs, node.head(repo), described)
+        let beside = ["description", "README.html", "gl-perms"]
+            .map(|file| fs::read_to_string(node.repo_dir(repo).join(file)).unwrap_or_default());
+        (refs, node.head(repo), beside)
     };
     let differs = |repo: &String| {
         let first = state(&nodes[0], repo);

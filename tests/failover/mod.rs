@@ -1,5 +1,9 @@
 //! Fail-over: a person makes a replica the master, and nothing that was acknowledged is lost without a name.
 
+mod guards;
+mod living;
+mod unwritten;
+
 use std::collections::BTreeMap;
 
 use std::fs;
@@ -89,7 +93,7 @@ fn push(actor: &Actor, node: &Node, work: &crate::world::Checkout, name: &str) -
 #[test]
 fn a_replica_of_a_dead_master_is_promoted_and_what_the_dead_had_is_kept() {
     let world = World::new();
-    let trio = Trio::new(&world, "");
+    let trio = Trio::new(&world, "    option writer-is-owner = 1\n");
     let alice = world.alice();
     let work = alice.clone_of(trio.one(), "testing");
     let base = push(alice, trio.one(), &work, "base");
@@ -115,9 +119,12 @@ fn a_replica_of_a_dead_master_is_promoted_and_what_the_dead_had_is_kept() {
     work.commit("not there", "x");
     work.git(&["push", &url(trio.three()), "HEAD:main"]).refused_by("push to server2").says("E0205");
 
-    // It comes back, and is told before it takes a push.
+    // It comes back, and is told before it takes an order or a push.
     trio.join_again();
     trio.one().start();
+    for order in ["desc testing Mine", "symbolic-ref testing HEAD refs/heads/other", "writable testing off x"] {
+        alice.ssh(trio.one(), order).refused_by("server2").says("E0205");
+    }
     work.git(&["push", &url(trio.one()), "HEAD:main"]).refused_by("push to server2").says("E0205");
     trio.all_have("testing", &next);
     for node in [trio.one(), trio.two()] {
@@ -277,7 +284,19 @@ fn what_is_kept_aside_is_seen_brought_back_and_let_go() {
     }
     // A peer that is not the master has no say.
     let as_three = world.node_actor(trio.three());
-    as_three.ssh(trio.two(), "gitmesh-lost-drop testing version=1").fails();
+    as_three
+        .ssh(trio.two(), "gitmesh-lost-drop testing version=1 epoch=9")
+        .fails()
+        .does_not_say("knows gitmesh-lost-drop");
+    // Nor has one of the past, and nobody is asked for a push by whom it is over.
+    let as_two = world.node_actor(trio.two());
+    let past = as_two.ssh(trio.one(), "gitmesh-lost-drop testing version=1 epoch=1").fails();
+    past.says("epoch 1 of 'testing' is over: 2 has been promised on server1").says("E0225");
+    as_two.ssh(trio.one(), "gitmesh-lost-drop testing version=1 epoch=5").succeeds();
+    let past = as_two.ssh(trio.one(), "gitmesh-lost-drop testing version=1 epoch=4").fails();
+    past.says("epoch 4 of 'testing' is over: 5 has been promised on server1").says("E0225");
+    let newer = as_three.ssh(trio.two(), "gitmesh-mirror-request version=1 testing epoch=7").fails();
+    newer.says("server3 has promised 7; server2 is no longer its master").says("E0225");
 }
 
 #[test]
