@@ -1,9 +1,10 @@
-//! `repo gc` and `repo fsck` by hand; when the node does it by itself is tested beside the code (`repo::maintenance`).
+//! `repo gc` and `repo fsck`, by hand and by the clock; whose turn comes when is tested beside the code
+//! (`repo::maintenance`).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::world::{Node, World, eventually};
+use crate::world::{Node, Running, World, eventually};
 
 const MIRRORED: &str = "\
 repo testing
@@ -118,4 +119,71 @@ fn a_damaged_master_hands_over_and_is_made_anew() {
     pair.one.gitmesh(&["repo", "fsck", "testing"]).succeeds();
     pair.one.is_sound("testing");
     eventually("the end of it", || events(&pair.one) == ["damaged", "sound"]);
+}
+
+#[test]
+fn a_node_packs_and_checks_by_itself() {
+    let world = World::new();
+    let node = world.prepare("server1");
+    node.set("gc_every", "\"1s\"");
+    node.set("fsck_every", "\"1s\"");
+    node.start();
+    let work = world.alice().clone_of(&node, "testing");
+    let packs = || {
+        let files = fs::read_dir(node.repo_dir("testing").join("objects/pack")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "pack")).count()
+    };
+    // Each push is a pack; with more than a dozen the repository is untidy.
+    for n in 0..14 {
+        work.commit("a", format!("{n}"));
+        work.push(&["HEAD:main"]).succeeds();
+    }
+    eventually("it to be packed", || packs() < 5);
+    node.is_sound("testing");
+    eventually("it to be checked", || {
+        world.alice().ssh(&node, "repo show testing --json").stdout.contains("\"checked\":\"2")
+    });
+    node.expect_errors();
+    corrupt(&node, "testing");
+    eventually("the damage to be found", || node.gitmesh(&["status"]).stdout.contains("testing is DAMAGED here"));
+}
+
+#[test]
+fn one_at_a_time_and_no_longer_than_somebody_waits() {
+    let world = World::new();
+    let node = world.prepare("server1");
+    // A git whose gc takes as long as a file is there.
+    let (held, hold, git) = (world.dir().join("held"), world.dir().join("hold"), world.dir().join("slow-git"));
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' gc '*) echo $GIT_DIR >> {}; while [ -e {} ]; do sleep 0.05; done;; esac\nexec git \"$@\"\n",
+        held.display(),
+        hold.display()
+    );
+    fs::write(&git, script).unwrap();
+    fs::set_permissions(&git, fs::Permissions::from_mode(0o755)).unwrap();
+    node.set("program", &format!("\"{}\"", git.display()));
+    node.start();
+    let alice = world.alice();
+    alice.configure(&node, |c| c.conf("repo docs/a docs/b\n    RW+ = alice\n")).succeeds();
+    fs::write(&hold, "").unwrap();
+    let begun = || fs::read_to_string(&held).unwrap_or_default();
+    let mut first = Running::start(alice.ssh_command(&["git@server1", "repo gc docs/a"]));
+    eventually("its gc", || begun().contains("docs/a.git"));
+    // A push is not in its way.
+    let work = alice.starts(&node, "docs/a");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    let said = world.dir().join("said");
+    let mut command = alice.ssh_command(&["git@server1", "repo gc ^docs/"]);
+    command.stdout(fs::File::create(&said).unwrap());
+    let mut second = command.spawn().unwrap();
+    let hears = |words: &str| fs::read_to_string(&said).unwrap().contains(words);
+    eventually("it to be told of the wait", || hears("docs/a: waits until the gc of docs/a is over\n"));
+    assert_eq!(begun().lines().count(), 1);
+    // Whoever asked has left, and git with them.
+    first.kill();
+    eventually("the second's turn", || begun().lines().count() == 2);
+    fs::remove_file(&hold).unwrap();
+    assert!(second.wait().unwrap().success());
+    assert!(hears("docs/a: done\ndocs/b: done\n"));
 }

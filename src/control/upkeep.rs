@@ -1,13 +1,16 @@
 //! `repo gc` and `repo fsck`: the maintenance of repositories by hand, for administrators, on the node that is asked.
 
-use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::status::Which;
-use super::{Control, Reply, help};
+use super::{Control, Live, Reply, help};
 use crate::model::{Actor, RepoName};
-use crate::repo::{Outcome, Task};
+use crate::repo::{Lenders, Outcome, Task};
+
+/// The longest wait until nothing else is maintained.
+const TURN: Duration = Duration::from_secs(1800);
 
 /// A repository of this node that git has found to be damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,10 +40,10 @@ impl Control {
         found.map(one).collect()
     }
 
-    /// `repo gc REPO|PATTERN`, `repo fsck REPO|PATTERN`. Fails with 1 when something is damaged or was not done.
-    pub(super) async fn maintain(&self, actor: &Actor, task: Task, which: &[&str]) -> Reply {
-        let word = if task == Task::Gc { "gc" } else { "fsck" };
-        let [pattern] = *which else { return help::wrong(&["repo", word]) };
+    /// `repo gc REPO|PATTERN`, `repo fsck REPO|PATTERN`. Fails with 1 when something is damaged or was not done. Each
+    /// repository is told of when it is done; when nobody listens any more, git is stopped.
+    pub(super) async fn maintain(&self, actor: &Actor, task: Task, which: &[&str], live: &Live) -> Reply {
+        let [pattern] = *which else { return help::wrong(&["repo", task.word()]) };
         if let Err(refused) = self.administers(actor, "the maintenance of repositories") {
             return refused;
         }
@@ -55,20 +58,40 @@ impl Control {
         if names.is_empty() {
             return Reply::fail(4, format!("FATAL: no repository on this node fits '{pattern}'"));
         }
-        let (mut out, mut bad) = (String::new(), false);
+        let upkeep = self.upkeep.clone();
+        let lenders = match task {
+            Task::Gc => tokio::task::spawn_blocking(move || upkeep.lenders()).await.unwrap_or_default(),
+            Task::Fsck => Lenders::default(),
+        };
+        let mut bad = false;
         for name in names {
-            let outcome = self.upkeep.maintain(&name, task).await;
+            let outcome = tokio::select! {
+                outcome = self.maintain_one(&name, task, &lenders, live) => outcome,
+                () = live.gone() => return Reply::fail(1, format!("{name}: stopped, for nobody waits for it")),
+            };
             bad |= outcome != Outcome::Done;
-            // A String takes every write.
-            let _ = match outcome {
-                Outcome::Done => writeln!(out, "{name}: done"),
+            let told = match outcome {
+                Outcome::Done => format!("{name}: done\n"),
                 Outcome::Damaged(said) => {
                     let (said, cure) = (said.replace('\n', "\n  "), self.mirror.cure_of_damage(&name));
-                    writeln!(out, "{name}: DAMAGED\n  {said}\n  help: {cure}")
+                    format!("{name}: DAMAGED\n  {said}\n  help: {cure}\n")
                 }
-                Outcome::Failed(why) => writeln!(out, "{name}: failed: {}", why.lines().next().unwrap_or_default()),
+                Outcome::Failed(why) => format!("{name}: failed: {}\n", why.lines().next().unwrap_or_default()),
             };
+            if !live.say(told).await {
+                return Reply::fail(1, "stopped, for nobody listens");
+            }
         }
-        Reply { out, err: String::new(), code: i32::from(bad) }
+        Reply { code: i32::from(bad), ..Reply::default() }
+    }
+
+    async fn maintain_one(&self, name: &RepoName, task: Task, lenders: &Lenders, live: &Live) -> Outcome {
+        if let Some((other, doing)) = self.upkeep.at_work() {
+            live.say(format!("{name}: waits until the {} of {other} is over\n", doing.word())).await;
+        }
+        match tokio::time::timeout(TURN, self.upkeep.turn(name, task)).await {
+            Ok(turn) => self.upkeep.maintain(turn, name, task, lenders).await,
+            Err(_) => Outcome::Failed("this node is busy with others; try again later".to_owned()),
+        }
     }
 }

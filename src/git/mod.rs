@@ -7,6 +7,7 @@ pub mod changes;
 mod config;
 pub mod etag;
 pub mod fork;
+pub mod fsck;
 pub mod odb;
 pub mod packed;
 pub mod packs;

@@ -17,6 +17,7 @@ use super::settle::Shown;
 use super::state::Moment;
 use super::worker::{END_TIMEOUT, digests, shown};
 use super::{Inner, Mirror, MirrorError, foreign};
+use crate::git::fsck;
 use crate::git::process::Git;
 use crate::model::{HostName, RepoName};
 use crate::peer::LinkError;
@@ -24,7 +25,9 @@ use crate::peer::LinkError;
 /// The exec line by which a master has its copy checked: `gitmesh-mirror-fsck version=1 'REPO'`. The answer is a line
 /// for each kind of damage, none if it is sound.
 const FSCK: &str = "gitmesh-mirror-fsck version=1";
-/// What is kept of git's words about a damaged repository, in bytes.
+/// What is read of git's own words, in bytes.
+const SAID_MAX: u64 = 1 << 20;
+/// What is kept of a peer's words about a damaged repository, in bytes.
 const DAMAGE_MAX: u64 = 4096;
 /// So many lines of it are told.
 const DAMAGE_LINES: usize = 10;
@@ -170,7 +173,7 @@ impl Inner {
     async fn fsck(&self, repo: &RepoName) -> Result<Vec<String>, MirrorError> {
         let dir = (self.world.dir)(repo).ok_or_else(|| MirrorError::NoRepository(repo.clone()))?;
         let limit = self.check_limit();
-        let checked = timeout(limit, fsck(&self.git, &dir)).await.map_err(|_| MirrorError::Timeout(limit))?;
+        let checked = timeout(limit, check_objects(&self.git, &dir)).await.map_err(|_| MirrorError::Timeout(limit))?;
         checked.map_err(|error| MirrorError::Local(format!("git fsck: {error}")))
     }
 
@@ -183,7 +186,9 @@ impl Inner {
         let mut pipe = self.links.run(peer, &format!("{FSCK} '{repo}'")).await?;
         // A little more than the peer gives itself, whose words say more than silence.
         let limit = self.check_limit().saturating_add(END_TIMEOUT);
-        let said = timeout(limit, capped(Some(&mut pipe.reader))).await.map_err(|_| MirrorError::Timeout(limit))?;
+        let said = timeout(limit, capped(Some(&mut pipe.reader), DAMAGE_MAX))
+            .await
+            .map_err(|_| MirrorError::Timeout(limit))?;
         let finished = timeout(END_TIMEOUT, pipe.finish()).await.map_err(|_| MirrorError::Timeout(END_TIMEOUT))?;
         check(peer, finished)?;
         let said = said.map_err(|error| LinkError::Closed { peer: peer.clone(), why: error.to_string() })?;
@@ -192,25 +197,25 @@ impl Inner {
 }
 
 /// Connectivity and every object's own soundness (git-fsck(1)). What is only unreachable is no damage.
-async fn fsck(git: &Git, dir: &Path) -> std::io::Result<Vec<String>> {
+async fn check_objects(git: &Git, dir: &Path) -> std::io::Result<Vec<String>> {
     let mut command = git.command(dir);
-    command.args(["fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs"]);
+    command.args(fsck::arguments());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (out, err) = tokio::join!(capped(stdout), capped(stderr));
+    let (out, err) = tokio::join!(capped(stdout, SAID_MAX), capped(stderr, SAID_MAX));
     let status = child.wait().await?;
-    let said = [err?, out?].concat();
-    match lines(&said) {
-        _ if status.success() => Ok(Vec::new()),
-        lines if lines.is_empty() => Ok(vec![format!("git fsck ended with {status}")]),
-        lines => Ok(lines),
-    }
+    let (out, err) = (out?, err?);
+    let whole = [&out, &err].iter().all(|said| (said.len() as u64) < SAID_MAX);
+    let said = String::from_utf8_lossy(&err).into_owned() + &String::from_utf8_lossy(&out);
+    // What was not read may be damage.
+    let found = fsck::damage(status, &said).or_else(|| (!whole && !status.success()).then_some(said));
+    Ok(found.map_or_else(Vec::new, |found| lines(found.as_bytes())))
 }
 
 /// The beginning is kept; the rest is read, so that git can go on to its end.
-async fn capped(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+async fn capped(from: Option<impl AsyncRead + Unpin>, most: u64) -> std::io::Result<Vec<u8>> {
     let (mut kept, Some(mut from)) = (Vec::new(), from) else { return Ok(Vec::new()) };
-    (&mut from).take(DAMAGE_MAX).read_to_end(&mut kept).await?;
+    (&mut from).take(most).read_to_end(&mut kept).await?;
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
     Ok(kept)
 }

@@ -3,7 +3,7 @@
 //! When is decided here, purely; what is done is git's: `git gc` packs, writes commit-graph and bitmaps, and removes what
 //! no reference has led to for two weeks; `git fsck` reads every object. Both give way to everything else on the
 //! machine, and neither is in the way of a push: git's own locks are held for moments, and what a push brings is younger
-//! than two weeks. A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
+//! than two weeks. Faults of old history are no damage ([`crate::git::fsck`]). A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
 //! has them open.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::store::Store;
 use crate::durable::write_whole;
+use crate::git::fsck;
 use crate::git::process::{Git, RunError};
 use crate::model::RepoName;
 use crate::model::setting::duration;
@@ -27,8 +28,9 @@ use crate::model::setting::duration;
 const DONE: &str = "gitmesh-maintained";
 /// Inside a repository that git has found to be damaged: what it said.
 pub(super) const DAMAGED: &str = "gitmesh-damaged";
-/// How often it is looked whose turn has come.
+/// How often it is looked whose turn has come, unless a span is shorter.
 const LOOKING: Duration = Duration::from_secs(600);
+const LOOKING_MIN: Duration = Duration::from_secs(1);
 /// One repository may take this long; the next try comes with its next turn.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// With fewer packs and fewer loose objects a repository is left as it is.
@@ -66,7 +68,7 @@ pub enum Task {
 }
 
 impl Task {
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Gc => "gc",
             Self::Fsck => "fsck",
@@ -118,7 +120,34 @@ pub struct Upkeep {
     settings: Arc<Mutex<Maintenance>>,
     /// One at a time on this node, by the timer and by hand.
     turn: Arc<Semaphore>,
+    /// Whose turn it is.
+    busy: Arc<Mutex<Option<(RepoName, Task)>>>,
     damages: Arc<Mutex<Damages>>,
+}
+
+/// The stores of objects here that others borrow from (gitrepository-layout(5), objects/info/alternates). Nothing here makes
+/// such a loan; it comes with what was imported. `None` where it cannot be told: then each may be one.
+#[derive(Debug, Clone, Default)]
+pub struct Lenders(Option<BTreeSet<PathBuf>>);
+
+impl Lenders {
+    fn have(&self, dir: &Path) -> bool {
+        let Some(lenders) = &self.0 else { return true };
+        // Where it cannot be told, nothing is removed.
+        dir.join("objects").canonicalize().map_or(true, |own| lenders.contains(&own))
+    }
+}
+
+/// The turn of one repository; the next begins when it is dropped.
+pub struct Turn {
+    busy: Arc<Mutex<Option<(RepoName, Task)>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// An index over the files that say what is damaged; they are the truth, and survive a restart.
@@ -132,11 +161,16 @@ struct Damages {
 impl Upkeep {
     pub fn new(store: Store, git: Git, settings: Maintenance) -> Self {
         let settings = Arc::new(Mutex::new(settings));
-        Self { store, git, settings, turn: Arc::new(Semaphore::new(1)), damages: Arc::default() }
+        let turn = Arc::new(Semaphore::new(1));
+        Self { store, git, settings, turn, busy: Arc::default(), damages: Arc::default() }
     }
 
     fn damages(&self) -> MutexGuard<'_, Damages> {
         self.damages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> Maintenance {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, settings: Maintenance) {
@@ -152,9 +186,11 @@ impl Upkeep {
             tracing::warn!(%error, "cannot list the repositories, to see which are damaged");
         }
         loop {
+            let Maintenance { gc_every, fsck_every, .. } = self.settings();
+            let pause = LOOKING.min(gc_every).min(fsck_every).max(LOOKING_MIN);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(LOOKING) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -174,11 +210,16 @@ impl Upkeep {
 
     async fn look(&self) -> io::Result<()> {
         let upkeep = self.clone();
-        let due = tokio::task::spawn_blocking(move || upkeep.due(SystemTime::now()));
-        match due.await.map_err(io::Error::other)? {
-            Ok(due) => {
+        let looked = tokio::task::spawn_blocking(move || {
+            let due = upkeep.due(SystemTime::now())?;
+            let lenders = if due.is_empty() { Lenders::default() } else { upkeep.lenders() };
+            Ok::<_, io::Error>((due, lenders))
+        });
+        match looked.await.map_err(io::Error::other)? {
+            Ok((due, lenders)) => {
                 for (name, task) in due {
-                    self.maintain(&name, task).await;
+                    let turn = self.turn(&name, task).await;
+                    self.maintain(turn, &name, task, &lenders).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot list the repositories for their maintenance"),
@@ -188,7 +229,7 @@ impl Upkeep {
 
     /// Whose turn has come; those that are tidy are done with it at once.
     fn due(&self, now: SystemTime) -> io::Result<Vec<(RepoName, Task)>> {
-        let settings = *self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings();
         let mut due = Vec::new();
         for name in self.store.list()? {
             let Some(dir) = self.store.open_as_daemon(&name) else { continue };
@@ -212,15 +253,26 @@ impl Upkeep {
         Ok(due)
     }
 
-    /// Repacks or checks one repository, now; waits for its turn.
-    pub async fn maintain(&self, name: &RepoName, task: Task) -> Outcome {
-        // The semaphore is never closed.
-        let Ok(_turn) = self.turn.acquire().await else { return Outcome::Failed("stopping".to_owned()) };
+    /// Waits until nothing else is maintained here.
+    pub async fn turn(&self, name: &RepoName, task: Task) -> Turn {
+        let permit = self.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.clone(), task));
+        Turn { busy: self.busy.clone(), _permit: permit }
+    }
+
+    /// What is maintained now.
+    pub fn at_work(&self) -> Option<(RepoName, Task)> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Repacks or checks one repository, now. Dropped before its end, it stops git.
+    pub async fn maintain(&self, _turn: Turn, name: &RepoName, task: Task, lenders: &Lenders) -> Outcome {
         let Some(dir) = self.store.open_as_daemon(name) else {
             return Outcome::Failed("there is no such repository".to_owned());
         };
+        let checking = fsck::arguments();
         let arguments: Vec<&str> = match task {
-            Task::Gc if self.is_borrowed_from(&dir) => {
+            Task::Gc if lenders.have(&dir) => {
                 vec!["-c", "gc.pruneExpire=never", "-c", "pack.threads=1", "gc", "--quiet"]
             }
             Task::Gc => vec![
@@ -237,17 +289,19 @@ impl Upkeep {
                 "gc",
                 "--quiet",
             ],
-            Task::Fsck => vec!["fsck", "--full", "--no-dangling", "--no-progress"],
+            Task::Fsck => checking.iter().map(String::as_str).collect(),
         };
         let outcome = match self.git.upkeep(&dir, &arguments, LIMIT).await {
             Ok(ran) if ran.status.success() => Outcome::Done,
             Ok(ran) => {
                 let said = String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
-                let said: String = said.trim().chars().take(SAID_MAX).collect();
-                // A repository that was deleted meanwhile is not damaged.
+                let short = |said: &str| said.trim().chars().take(SAID_MAX).collect::<String>();
                 match task {
-                    Task::Fsck if dir.join("HEAD").exists() => Outcome::Damaged(said),
-                    _ => Outcome::Failed(said),
+                    // A repository that was deleted meanwhile is not damaged.
+                    Task::Fsck if dir.join("HEAD").exists() => {
+                        fsck::damage(ran.status, &said).map_or(Outcome::Done, |damage| Outcome::Damaged(short(&damage)))
+                    }
+                    _ => Outcome::Failed(short(&said)),
                 }
             }
             Err(error @ (RunError::Start(_) | RunError::Slow | RunError::Loud)) => {
@@ -266,14 +320,13 @@ impl Upkeep {
         outcome
     }
 
-    /// Whether another repository's objects/info/alternates leads here (gitrepository-layout(5)).
-    fn is_borrowed_from(&self, dir: &Path) -> bool {
+    /// Reads a file of each repository. Blocks.
+    pub fn lenders(&self) -> Lenders {
         let lenders = self.store.list().map(|names| {
             let stores = names.iter().map(|name| self.store.dir(name).join("objects"));
-            stores.flat_map(|objects| lenders_of(&objects)).collect::<BTreeSet<_>>()
+            stores.flat_map(|objects| lenders_of(&objects)).collect()
         });
-        // Where that cannot be told, nothing is removed.
-        lenders.map_or(true, |lenders| dir.join("objects").canonicalize().map_or(true, |own| lenders.contains(&own)))
+        Lenders(lenders.ok())
     }
 
     /// When a repository was repacked last, and when it was checked last.
@@ -408,6 +461,11 @@ mod tests {
         (store, upkeep, at)
     }
 
+    async fn now(upkeep: &Upkeep, number: usize, task: Task) -> Outcome {
+        let turn = upkeep.turn(&name(number), task).await;
+        upkeep.maintain(turn, &name(number), task, &upkeep.lenders()).await
+    }
+
     #[tokio::test]
     async fn untidy_ones_are_packed_and_nothing_young_or_named_is_lost() {
         let tmp = tempfile::tempdir().unwrap();
@@ -430,7 +488,7 @@ mod tests {
         for n in 0..PACKS_MAX + 1 {
             fs::remove_file(dir.join(format!("objects/pack/tmp-{n}.pack"))).unwrap();
         }
-        assert_eq!(upkeep.maintain(&name(1), Task::Gc).await, Outcome::Done);
+        assert_eq!(now(&upkeep, 1, Task::Gc).await, Outcome::Done);
         let files: Vec<_> = fs::read_dir(dir.join("objects/pack")).unwrap().map(|e| e.unwrap().path()).collect();
         assert!(files.iter().any(|file| file.extension().is_some_and(|kind| kind == "bitmap")), "{files:?}");
         assert!(dir.join("objects/info/commit-graph").exists() || dir.join("objects/info/commit-graphs").exists());
@@ -447,14 +505,14 @@ mod tests {
         let files = [("a".to_owned(), b"text".to_vec())].into();
         let author = Author { name: "alice", email: "a@b" };
         let commit = objects::commit_files(&dir, "main", &files, author, "x", None).unwrap();
-        assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
+        assert_eq!(now(&upkeep, 1, Task::Fsck).await, Outcome::Done);
         let object = dir.join(format!("objects/{}/{}", &commit.as_str()[..2], &commit.as_str()[2..]));
         let aside = tmp.path().join("aside");
         fs::rename(&object, &aside).unwrap();
-        let outcome = upkeep.maintain(&name(1), Task::Fsck).await;
+        let outcome = now(&upkeep, 1, Task::Fsck).await;
         assert!(matches!(&outcome, Outcome::Damaged(said) if said.contains(commit.as_str())), "{outcome:?}");
         assert!(upkeep.damage(&name(1)).unwrap().contains(commit.as_str()));
-        upkeep.maintain(&name(1), Task::Fsck).await;
+        now(&upkeep, 1, Task::Fsck).await;
         let news = upkeep.news_of_damage();
         assert!(
             matches!(&news[..], [(repo, Some(said))] if *repo == name(1) && said.contains(commit.as_str())),
@@ -462,26 +520,85 @@ mod tests {
         );
         assert_eq!((upkeep.news_of_damage(), upkeep.damaged().len()), (vec![], 1));
         fs::rename(&aside, &object).unwrap();
-        assert_eq!(upkeep.maintain(&name(1), Task::Fsck).await, Outcome::Done);
+        assert_eq!(now(&upkeep, 1, Task::Fsck).await, Outcome::Done);
         assert_eq!((upkeep.damage(&name(1)), upkeep.damaged()), (None, vec![]));
         assert_eq!((upkeep.news_of_damage(), upkeep.news_of_damage()), (vec![(name(1), None)], vec![]));
         fs::rename(&object, &aside).unwrap();
-        upkeep.maintain(&name(1), Task::Fsck).await;
+        now(&upkeep, 1, Task::Fsck).await;
         fs::rename(&aside, &object).unwrap();
-        upkeep.maintain(&name(1), Task::Fsck).await;
+        now(&upkeep, 1, Task::Fsck).await;
         let news = upkeep.news_of_damage();
         assert!(matches!(&news[..], [(_, Some(_)), (_, None)]), "mended before anybody was told: {news:?}");
-        assert!(matches!(upkeep.maintain(&name(2), Task::Gc).await, Outcome::Failed(_)));
+        assert!(matches!(now(&upkeep, 2, Task::Gc).await, Outcome::Failed(_)));
     }
 
     #[test]
     fn who_lends_objects_is_seen() {
         let tmp = tempfile::tempdir().unwrap();
         let (store, upkeep, dir) = repository(tmp.path());
-        assert!(!upkeep.is_borrowed_from(&dir));
+        assert!(!upkeep.lenders().have(&dir));
         store.create(&name(2)).unwrap();
         let objects = store.dir(&name(2)).join("objects");
         fs::write(objects.join("info/alternates"), "../../r1.git/objects\n").unwrap();
-        assert!(upkeep.is_borrowed_from(&dir) && !upkeep.is_borrowed_from(&store.dir(&name(2))));
+        let lenders = upkeep.lenders();
+        assert!(lenders.have(&dir) && !lenders.have(&store.dir(&name(2))));
+        assert!(Lenders::default().have(&dir), "where nobody has looked, each may be one");
+    }
+
+    #[tokio::test]
+    async fn whose_turn_has_come_is_maintained_and_the_others_are_not() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (store, upkeep, tidy) = repository(tmp.path());
+        let made = |number| {
+            store.create(&name(number)).unwrap();
+            store.dir(&name(number))
+        };
+        let (untidy, lender, borrower, damaged) = (made(2), made(3), made(4), made(5));
+        fs::write(borrower.join("objects/info/alternates"), "../../r3.git/objects\n").unwrap();
+        fs::write(damaged.join(DAMAGED), "missing blob\n").unwrap();
+        let begin = SystemTime::now();
+        assert_eq!(upkeep.due(begin).unwrap(), [], "all were made just now");
+        assert_eq!(upkeep.damaged().len(), 1);
+        // Two objects that no reference leads to, older than what git keeps.
+        let author = Author { name: "alice", email: "a@b" };
+        let lost = [&untidy, &lender].map(|dir| {
+            let files = [("a".to_owned(), b"text".to_vec())].into();
+            let lost = objects::commit_files(dir, "refs/heads/gone", &files, author, "x", None).unwrap();
+            fs::remove_file(dir.join("refs/heads/gone")).unwrap();
+            let file = dir.join(format!("objects/{}/{}", &lost.as_str()[..2], &lost.as_str()[2..]));
+            fs::File::open(file).unwrap().set_modified(begin - DAY * 30).unwrap();
+            for n in 0..PACKS_MAX + 1 {
+                let files = [("a".to_owned(), format!("{n}").into_bytes())].into();
+                objects::commit_files(dir, &format!("refs/heads/b{n}"), &files, author, "x", None).unwrap();
+                let mut git = std::process::Command::new("git");
+                assert!(git.arg("--git-dir").arg(dir).args(["repack", "-q"]).status().unwrap().success());
+            }
+            lost
+        });
+        let later = begin + DAY;
+        // A check is due once in a month, in some of them on this very day.
+        let due = |now| {
+            let due = upkeep.due(now).unwrap();
+            due.into_iter().filter(|(_, task)| *task == Task::Gc).map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(due(later), [name(2), name(3)]);
+        assert!(last_done(&tidy, Task::Gc).is_some(), "one that is tidy is done with");
+        assert!(last_done(&untidy, Task::Gc).is_none());
+        assert_eq!(due(later), [name(2), name(3)], "nobody has done it yet");
+        remember(&name(2), &untidy, Task::Gc, later);
+        assert_eq!(due(later), [name(3)]);
+        let month = upkeep.due(begin + DAY * 31).unwrap();
+        assert_eq!(month.iter().filter(|(_, task)| *task == Task::Fsck).count(), 5, "{month:?}");
+
+        // By the clock, as the node does it.
+        for dir in [&untidy, &lender] {
+            remember(&name(1), dir, Task::Gc, begin - DAY * 2);
+        }
+        upkeep.look().await.unwrap();
+        let done = |dir: &Path| last_done(dir, Task::Gc).is_some_and(|at| at + DAY > begin);
+        assert!(done(&untidy) && done(&lender));
+        assert_eq!(crate::git::odb::present(&untidy, &lost[..1]).unwrap().len(), 0, "removed, as its time had come");
+        assert_eq!(crate::git::odb::present(&lender, &lost[1..]).unwrap().len(), 1, "somebody may have borrowed it");
+        assert_eq!(upkeep.at_work(), None);
     }
 }

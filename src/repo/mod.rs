@@ -30,7 +30,7 @@ pub use gate::{Closed, Gates, Pass};
 pub use gone::{Gone, Tombstone};
 pub use locks::{find_stale_locks, remove_stale_locks, remove_stale_locks_of};
 pub use lost::{Lost, keep_lost, mark_lost};
-pub use maintenance::{Maintenance, Outcome, Task, Upkeep};
+pub use maintenance::{Lenders, Maintenance, Outcome, Task, Upkeep};
 pub use metadata::{Metadata, WRITTEN_KEYS};
 pub use ownership::{Ownership, ROLES_MAX};
 pub use papers::{MOTD, Papers, README, WRITES_OFF};
