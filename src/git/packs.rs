@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
-use super::process::Serving;
+use super::process::{SILENT, Serving};
 
 /// A second request within this time makes the pack worth keeping.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -185,7 +185,8 @@ impl Filling {
         let copy = async {
             let (mut buffer, mut size) = (vec![0; CHUNK], 0);
             loop {
-                let n = stdout.read(&mut buffer).await?;
+                let read = tokio::time::timeout(SILENT, stdout.read(&mut buffer)).await;
+                let n = read.map_err(|_| io::Error::other("git has said nothing for too long"))??;
                 if n == 0 {
                     return Ok(size);
                 }
@@ -200,8 +201,17 @@ impl Filling {
                 self.sender.send_replace(Grown::Part(size));
             }
         };
-        let (complaint, size) = tokio::join!(complaint, copy);
-        let (size, status) = (size?, git.child.wait().await?);
+        let mut copy = std::pin::pin!(copy);
+        let mut complaint = std::pin::pin!(complaint);
+        // A copy that fails does not wait for what git has still to say.
+        let (complaint, size) = tokio::select! {
+            size = &mut copy => {
+                let size = size?;
+                (complaint.await, size)
+            }
+            complaint = &mut complaint => (complaint, copy.await?),
+        };
+        let status = git.child.wait().await?;
         if status.success() {
             Ok(size)
         } else {

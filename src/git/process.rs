@@ -19,6 +19,10 @@ pub const MIN_VERSION: (u32, u32) = (2, 39);
 /// Bytes of a pack between git and us; the largest pipe that Linux gives everybody (fcntl(2), F_SETPIPE_SZ).
 const PACK_PIPE: usize = 1 << 20;
 
+/// A git that neither takes nor says anything for so long is stuck. Counting and compressing what a very large repository
+/// holds may be silent for many minutes.
+pub const SILENT: Duration = Duration::from_secs(3600);
+
 /// Where programs are looked for, by us and by the hooks' interpreters.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::listing::{Item, list};
+use super::relay::Movement;
 use super::request::{Input, Output, Streams};
 use super::sending::Sending;
 use super::turns::Turn;
@@ -23,7 +24,7 @@ use super::{Refusal, Request, Transfer, exit_code};
 use crate::git::odb;
 use crate::git::packs::{Key, Pack, Use};
 use crate::git::pktline::{self, Packet, PktError, Reader};
-use crate::git::process::Serving;
+use crate::git::process::{SILENT, Serving};
 use crate::git::protocol::{self, Advertisement, Asked, Clone, LsRefs, Version};
 use crate::git::refs::Snapshot;
 use crate::git::service::Service;
@@ -283,6 +284,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             unreachable!("all three streams are piped");
         };
         let (input, output, errors) = (&mut self.input, &mut self.output, &mut self.errors);
+        let movement = Movement::new(SILENT);
         let to_git = async {
             // A git that has ended needs no more of the request; what it said tells why.
             let mut listens = stdin.write_all(asked).await.is_ok();
@@ -294,6 +296,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 ended = flush && more == More::ToFlush;
                 if flush || more == More::ToEnd || packets.len() >= CHUNK {
                     listens = stdin.write_all(&packets).await.is_ok();
+                    movement.seen(&packets);
                     packets.clear();
                 }
             }
@@ -318,16 +321,24 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                     sending = Sending::new(preparing.take().map(Arc::new));
                 }
                 sending.write(output, &buffer[..n]).await?;
+                movement.seen(&buffer[..n]);
             }
         };
         let messages = async { tokio::io::copy(&mut stderr, errors).await.map(drop).map_err(Stop::from) };
-        if more == More::ToEnd {
-            tokio::select! {
-                asked = to_git => asked?,
-                said = async { tokio::try_join!(from_git, messages) } => drop(said?),
+        let both = async {
+            if more == More::ToEnd {
+                tokio::select! {
+                    asked = to_git => asked?,
+                    said = async { tokio::try_join!(from_git, messages) } => drop(said?),
+                }
+            } else {
+                tokio::try_join!(to_git, from_git, messages)?;
             }
-        } else {
-            tokio::try_join!(to_git, from_git, messages)?;
+            Ok::<_, Stop>(())
+        };
+        tokio::select! {
+            both = both => both?,
+            () = movement.ended() => return Err(Stop::Client("nothing has moved for too long".to_owned())),
         }
         Ok(exit_code(git.child.wait().await?))
     }
@@ -421,6 +432,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         let (mut pack, mut words, mut out) = (vec![0; CHUNK], vec![0; 4096], Vec::with_capacity(CHUNK + 64));
         let (mut packing, mut talking) = (true, true);
         let mut said = String::new();
+        let mut heard = Instant::now();
         while packing || talking {
             out.clear();
             tokio::select! {
@@ -442,6 +454,12 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                     }
                 },
                 () = tokio::time::sleep(KEEP_ALIVE) => out.extend_from_slice(KEEP_ALIVE_PACKET),
+            }
+            if out != KEEP_ALIVE_PACKET {
+                heard = Instant::now();
+            } else if heard.elapsed() > SILENT {
+                let why = "git pack-objects has said nothing for too long".to_owned();
+                return Ok(if preparing.is_some() { Sent::Nothing(why) } else { Sent::Part(why) });
             }
             if !out.is_empty() {
                 sending.write(&mut self.output, &out).await?;
