@@ -22,7 +22,7 @@ use crate::transfer::Transfer;
 
 /// A caller sends its request at once; anything slower is stuck.
 const REQUEST: Duration = Duration::from_secs(30);
-/// A hook that waits for copies is told so often that it is not forgotten.
+/// A hook that waits for a verdict or for copies is told so often that it is not forgotten.
 const ALIVE: Duration = Duration::from_secs(20);
 /// After a push has landed its hook is answered within this time, which is half of what the hook waits.
 const ANSWERED_AFTER: Duration = Duration::from_secs(60);
@@ -145,7 +145,15 @@ impl Door {
                     let updates = unpack(&push)?;
                     transfer.judge(push.id.as_deref(), Path::new(&push.dir), push.atomic, &push.options, &updates)
                 });
-                match verdicts.await {
+                let mut verdicts = std::pin::pin!(verdicts);
+                // A site's own programs may take their time; the hook is not to take it for silence.
+                let verdicts = loop {
+                    tokio::select! {
+                        verdicts = &mut verdicts => break verdicts,
+                        () = tokio::time::sleep(ALIVE) => send(&mut to, &Answer::Out(String::new())).await?,
+                    }
+                };
+                match verdicts {
                     Ok(v) => send(&mut to, &Answer::Verdicts { refused: v.refused, text: v.text }).await,
                     Err(why) => refuse(&mut to, why).await,
                 }

@@ -211,7 +211,7 @@ fn a_hung_peer_is_cut_off_by_the_timeout_and_delays_nobody() {
         world.alice().configure(node, |c| c.conf(&conf)).succeeds();
     }
     pair.one.stop();
-    pair.one.set("timeout", "\"3s\"");
+    pair.one.set("mirror.timeout", "\"3s\"");
     pair.one.set("retry_max", "\"1s\"");
     pair.one.start();
     let work = world.alice().clone_of(&pair.one, "one");

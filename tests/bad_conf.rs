@@ -256,6 +256,17 @@ fn a_hook_without_its_program() {
 }
 
 #[test]
+fn a_hook_that_is_never_run() {
+    let (world, node) = stage();
+    let conf = |text: &str| refused(&world, &node, |c| c.conf(text));
+    let told = conf("repo testing\n    RW = alice\n    option hook.pre-recieve = lint\n");
+    assert!(told.contains("error[E0129]: no program is run for a hook 'pre-recieve'"), "{told}");
+    assert!(told.contains("did you mean 'hook.pre-receive'?") && told.contains("conf/gitmesh.conf:6"), "{told}");
+    let told = conf("repo testing\n    RW = alice\n    option hook.post-merge.01 = lint\n");
+    assert!(told.contains("'post-merge'") && told.contains("pre-receive, update, post-receive, post-update"), "{told}");
+}
+
+#[test]
 fn the_last_administrator_stays() {
     let (world, node) = stage();
     let nobody = |conf: &str| refused(&world, &node, |c| c.whole_conf(conf));

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::world::{Actor, Answer, Checkout, Node, World};
+use crate::world::{Actor, Answer, Checkout, Node, World, eventually};
 
 /// One node with alice as its administrator, and bob, whose pushes from `work` are looked into.
 struct Stage {
@@ -200,7 +200,7 @@ fn programs_of_the_machine() {
     stage.configure(rules, &[]).refused_by("chmod +x");
     let script = "#!/bin/sh\n\
         echo \"args: $*\"\n\
-        echo \"env: $GL_USER $GL_REPO $GL_OPTION_COLOUR ${HOME-none}\" >&2\n\
+        echo \"env: $GL_USER $GL_REPO $GL_OPTION_COLOUR $HOME\" >&2\n\
         case $(git log -1 --format=%s $3) in\n\
         bad) echo \"$7 not today\";;\n\
         broken) exit 7;;\n\
@@ -212,7 +212,7 @@ fn programs_of_the_machine() {
     stage.commit("good");
     stage
         .accepted("main")
-        .says("env: bob testing blue none")
+        .says(&format!("env: bob testing blue {}", stage.node.data().display()))
         .says(&format!("args: refs/heads/main {}", "0".repeat(40)))
         .says("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
         .says(" W VREF/gate/no/way no way");
@@ -258,6 +258,91 @@ fn hooks_are_told_who_and_where() {
     for line in ["GL_USER=bob", "GL_REPO=testing", "GL_TID=", "GL_OPTION_A_1=x y", &base] {
         assert!(answer.remote_lines().lines().any(|said| said.starts_with(line)), "no {line}: {answer:#?}");
     }
+    fs::remove_file(stage.node.data().join("hooks/pre-receive")).unwrap();
+
+    // Programs of one repository, at each hook; README.md has the same list.
+    let tell = stage.node.data().join("local/hooks/repo-specific/tell");
+    program(&tell, "#!/bin/sh\nenv | grep -E '^(GL|GITMESH|HOME|GIT_PUSH_OPTION)' | sed \"s|^|$1:|\"\n");
+    for hook in ["pre-receive", "update", "post-receive"] {
+        stage.configure(&format!(" RW+ = bob\n option hook.{hook} = tell\n"), &[]).succeeds();
+        stage.commit(hook);
+        let told = stage.push("-o one -o two=2 main").succeeds().remote_lines();
+        let home = format!("HOME={}", stage.node.data().display());
+        let key = format!("GITMESH_KEY={}", stage.bob.fingerprint());
+        let of_push = ["GIT_PUSH_OPTION_COUNT=2", "GIT_PUSH_OPTION_0=one", "GIT_PUSH_OPTION_1=two=2"];
+        let ours = ["GITMESH_USER=bob", "GITMESH_REPO=testing", "GITMESH_NODE=server1", "GITMESH_MASTER=server1"];
+        let rest = ["GL_USER=bob", "GITMESH_FROM=127.0.0.1:", "GITMESH_SESSION=", &home, &key];
+        for line in of_push.iter().chain(&ours).chain(&rest) {
+            let place = if hook == "update" { "refs/heads/main:" } else { ":" };
+            assert!(
+                told.lines().any(|said| said.starts_with(&format!("{place}{line}"))),
+                "{hook} has no {line}: {told}"
+            );
+        }
+        assert!(!told.contains("GITMESH_PUSH="), "the push's secret is nobody's: {told}");
+        let readme = include_str!("../README.md");
+        for name in told.lines().filter_map(|line| line.split_once(':')?.1.split_once('=')).map(|(name, _)| name) {
+            let listed = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            assert!(readme.contains(&format!("`{listed}")), "README.md does not list {name}");
+        }
+    }
+}
+
+#[test]
+fn the_update_hook_is_asked_about_each_reference() {
+    let stage = Stage::new(" RW+ = bob\n");
+    let hooks = stage.node.data().join("local/hooks/repo-specific");
+    program(&hooks.join("early"), "#!/bin/sh\necho early $1\n");
+    program(&hooks.join("gate"), "#!/bin/sh\necho \"asked: $*\"\ncase $1 in refs/heads/frozen*) exit 1;; esac\n");
+    stage.configure(" RW+ = bob\n option hook.update = early gate\n", &[]).succeeds();
+    stage.commit("one");
+    let (zero, one) = ("0".repeat(40), stage.work.oid("HEAD"));
+    let told = stage.refused("main main:frozen", "! [remote rejected] main -> frozen (the update hook 'gate' failed");
+    told.says(&format!("asked: refs/heads/main {zero} {one}"))
+        .says(&format!("asked: refs/heads/frozen {zero} {one}"))
+        .says("early refs/heads/main")
+        .says("* [new branch]");
+    let refs = stage.node.refs("testing");
+    assert!(refs.contains_key("refs/heads/main") && !refs.contains_key("refs/heads/frozen"), "{refs:?}");
+    stage.commit("two");
+    let two = stage.work.oid("HEAD");
+    stage
+        .refused("--atomic main main:frozen", "the update hook 'gate' failed")
+        .says(&format!("refs/heads/main {one} {two}"));
+    assert_eq!(stage.node.oid("testing", "refs/heads/main"), Some(one.clone()), "all of an atomic push or nothing");
+    // By path, past every door.
+    let path = stage.node.repo_dir("testing").display().to_string();
+    stage.work.git(&["push", &path, "HEAD:frozen2"]).refused_by("the update hook 'gate' failed");
+    // What the rules refuse it is not asked about.
+    stage.configure(" - main = bob\n RW+ = bob\n option hook.update = gate\n", &[]).succeeds();
+    stage.refused("main main:other", "E0203").says("asked: refs/heads/other").does_not_say("asked: refs/heads/main");
+    stage.accepted(":other").says(&format!("asked: refs/heads/other {two} {zero}"));
+}
+
+#[test]
+fn hooks_have_a_time_that_the_machine_sets() {
+    let stage = Stage::new(" RW+ = bob\n");
+    let hooks = stage.node.data().join("local/hooks/repo-specific");
+    program(&hooks.join("slow"), "#!/bin/sh\necho begun\nexec sleep 1000\n");
+    program(&hooks.join("patient"), "#!/bin/sh\nsleep 2\necho deployed\n");
+    // A running node takes the new settings over.
+    stage.node.set("hooks.timeout", "\"1s\"");
+    eventually("the settings", || stage.node.log().contains("the new settings are in force"));
+    stage
+        .configure(" RW+ = bob\n option hook.pre-receive = slow\n option hook.post-receive = patient\n", &[])
+        .succeeds();
+    stage.commit("one");
+    let cure = "the program 'slow' did not end in time: one has 1s, and all of a hook 3s; an administrator of server1 can \
+                change [hooks] timeout in gitmesh.toml";
+    stage.refused("main", "the pre-receive hook failed").says(cure).does_not_say("deployed");
+    stage.configure(" RW+ = bob\n option hook.post-receive = patient\n", &[]).succeeds();
+    stage.accepted("main").says("remote: deployed");
+    stage.node.set("hooks.post_receive_timeout", "\"1s\"");
+    let twice = || stage.node.log().matches("the new settings are in force").count() == 2;
+    eventually("the settings", twice);
+    stage.commit("two");
+    let told = stage.accepted("main").says("warning: your push stands, but the post-receive hook failed");
+    told.says("'patient' did not end in time").says("[hooks] post_receive_timeout").does_not_say("deployed");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! The `[access]` and `[hooks]` tables of `gitmesh.toml`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::model::setting::duration;
 
 /// What gitolite's rc file says about the access language.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -60,10 +63,23 @@ pub enum Sugar {
     KeysubdirsAsGroups,
 }
 
-/// The `[hooks]` table: whose programs this machine runs.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+/// The `[hooks]` table: whose programs this machine runs, and how long.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HooksConfig {
     /// Programs of the admin repository's `local/` may run here: whoever may push there then may run anything here.
     pub from_admin_repo: bool,
+    /// One program that a push waits for to be judged: of a virtual ref, of the hooks pre-receive and update.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// One program after a push has landed: of the hooks post-receive and post-update.
+    #[serde(deserialize_with = "duration")]
+    pub post_receive_timeout: Duration,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        let (timeout, post_receive_timeout) = (Duration::from_secs(20), Duration::from_secs(600));
+        Self { from_admin_repo: false, timeout, post_receive_timeout }
+    }
 }

@@ -64,6 +64,11 @@ impl Programs {
         Self { data, admin_dir, from_admin_repo, writing: Arc::default() }
     }
 
+    /// The home of all programs: the data directory, which is that of gitolite's user where that was taken over in place.
+    pub fn home(&self) -> &Path {
+        self.data.path()
+    }
+
     fn on_machine(&self, purpose: Purpose, name: &str) -> PathBuf {
         self.data.path().join(purpose.folder()).join(name)
     }

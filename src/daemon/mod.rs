@@ -124,6 +124,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     });
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
+    let (hook_limits, limited) = watch::channel(config.hooks.clone());
     let transfer = Transfer {
         realm: realm.clone(),
         admin: admin.clone(),
@@ -143,6 +144,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         turns: Turns::new(config.git.packs_at_once()),
         socket: socket_path.display().to_string().into(),
         hooks: data.join("hooks").display().to_string().into(),
+        hook_limits: limited,
     };
     let (trash_keep, kept) = watch::channel(config.maintenance.trash_keep);
     let (doors, house) = (CancellationToken::new(), CancellationToken::new());
@@ -197,8 +199,19 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
     tracing::info!(node = %config.node.name, listen = addresses.join(" "), data = %data.display(), "ready");
 
     let making = admin.making().clone();
-    let mut running =
-        Running { config, file, data, admin, door: handle, mirror, auto_create, trash_keep, upkeep, level };
+    let mut running = Running {
+        config,
+        file,
+        data,
+        admin,
+        door: handle,
+        mirror,
+        auto_create,
+        hook_limits,
+        trash_keep,
+        upkeep,
+        level,
+    };
     let ended = watch(&mut running, &mut causes, &reload, &mut top, &mut rest).await;
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: no new sessions; running ones are given {} s", DRAIN.as_secs());

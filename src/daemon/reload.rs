@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::sync::{Notify, watch};
 
 use super::install::write_if_changed;
-use crate::admin::{Admin, AutoCreate};
+use crate::admin::{Admin, AutoCreate, HooksConfig};
 use crate::config::Config;
 use crate::git::process::settings_text;
 use crate::mirror::Mirror;
@@ -26,6 +26,7 @@ pub(super) struct Running {
     pub door: ssh::Handle,
     pub mirror: Mirror,
     pub auto_create: watch::Sender<AutoCreate>,
+    pub hook_limits: watch::Sender<HooksConfig>,
     pub trash_keep: watch::Sender<Duration>,
     pub upkeep: Upkeep,
     pub level: observe::Level,
@@ -79,6 +80,7 @@ impl Running {
         keep(new.git.max_packs != old.git.max_packs, "git.max_packs");
         keep(new.log.format != old.log.format, "log.format");
         keep(new.audit != old.audit, "audit");
+        keep(new.hooks.from_admin_repo != old.hooks.from_admin_repo, "hooks.from_admin_repo");
         new.node.name = old.node.name.clone();
         new.node.data.clone_from(&old.node.data);
         new.admin_socket = old.admin_socket.clone();
@@ -87,6 +89,7 @@ impl Running {
         new.git.max_packs = old.git.max_packs;
         new.log.format = old.log.format;
         new.audit = old.audit.clone();
+        new.hooks.from_admin_repo = old.hooks.from_admin_repo;
 
         // What can fail comes first.
         if new.log.level != old.log.level {
@@ -97,6 +100,7 @@ impl Running {
         self.mirror.set_config(new.mirror);
         self.mirror.set_notify(new.notify.clone());
         self.auto_create.send_replace(new.access.create);
+        self.hook_limits.send_replace(new.hooks.clone());
         self.upkeep.set(new.maintenance);
         self.trash_keep.send_if_modified(|keep| std::mem::replace(keep, new.maintenance.trash_keep) != *keep);
         self.admin.set(new.reached_at(), new.settings(), new.mirror.guard_repositories);

@@ -15,7 +15,7 @@ pub const SOCKET_ENV: &str = "GITMESH_SOCKET";
 /// The unguessable id of a push that came through one of the daemon's doors.
 pub const PUSH_ENV: &str = "GITMESH_PUSH";
 
-/// Judging a push of many references compiles, reads ancestry and may wait for a busy disk.
+/// The daemon says sooner than this that it is at work; judging a push may take longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the hook `name` as git calls it and returns its exit code.
@@ -91,6 +91,11 @@ fn proc_receive(input: &mut impl Read, output: &mut impl Write) -> io::Result<()
         let mut verdicts = Err(io::Error::other("the gitmesh daemon gave no verdict"));
         knock(&socket, Ask::Judge(push(updates, has("atomic"), options)?), Some(PATIENCE), |answer| {
             verdicts = match answer {
+                // It is being judged.
+                Answer::Out(text) => {
+                    eprint!("{text}");
+                    return false;
+                }
                 Answer::Verdicts { refused, text } if refused.len() == names.len() => {
                     eprint!("{text}");
                     Ok(refused)

@@ -58,7 +58,8 @@ pub enum Answer {
     /// To `Judge`: for each update, in order, `None` to let git go on or the reason for refusing it. `text` goes to the
     /// pusher's terminal.
     Verdicts { refused: Vec<Option<String>>, text: String },
-    /// Output of a command, and what `Landed` tells: text for standard output, in any number of pieces up to `Exit`.
+    /// Output of a command, and what `Landed` tells: text for standard output, in any number of pieces up to `Exit`. Before
+    /// `Verdicts`, a sign of life.
     Out(String),
     /// Output of a command for standard error.
     Err(String),

@@ -85,8 +85,13 @@ const OTHER: &str = r#"program="other""#;
 /// git's processes at work.
 pub static PROCESSES: Gauge = Gauge::new();
 /// Judging a push (git's proc-receive), and a site's own hooks.
-pub static HOOK: Family<Histogram, 4> =
-    Family::new([r#"hook="proc-receive""#, r#"hook="pre-receive""#, r#"hook="post-receive""#, r#"hook="post-update""#]);
+pub static HOOK: Family<Histogram, 5> = Family::new([
+    r#"hook="proc-receive""#,
+    r#"hook="pre-receive""#,
+    r#"hook="update""#,
+    r#"hook="post-receive""#,
+    r#"hook="post-update""#,
+]);
 /// References that pushes asked to move.
 pub static PUSH_REFS: Family<Counter, 2> = Family::new([r#"result="landed""#, r#"result="refused""#]);
 

@@ -63,6 +63,7 @@ const CODES: &[(&str, &str)] = &[
     ("repo-ends-slash", "E0125"),
     ("bad-target", "E0126"),
     ("bad-key-option", "E0127"),
+    ("unknown-hook", "E0129"),
     ("key-file-name", "E0141"),
     ("key-file-empty", "E0142"),
     ("key-invalid", "E0143"),

@@ -84,6 +84,9 @@ const OPTIONS: &[&str] = &[
     "allow-host",
 ];
 
+/// The hooks of git's that programs of a repository's own are run for (githooks(5)): `option hook.NAME`, `hook.NAME.01`.
+pub const HOOKS: [&str; 4] = ["pre-receive", "update", "post-receive", "post-update"];
+
 impl Builder<'_, '_> {
     pub(super) fn lint_group(&mut self, line: &Line, name: Word<'_>, members: &[Word<'_>]) {
         if name.text == "@all" {
@@ -173,6 +176,15 @@ impl Builder<'_, '_> {
             let message = format!("a delegated part may not set '{}'", config.key_word.text);
             let remark = self.remark("subconf-option", line, Some(config.key_word), message);
             remark.help = Some("put this line into the main configuration".into());
+            return false;
+        }
+        // A gate that nobody closes is worse than none.
+        let named = name.and_then(|name| name.strip_prefix("hook.")).map(|rest| rest.split('.').next().unwrap_or(rest));
+        if let Some(hook) = named.filter(|hook| !HOOKS.contains(hook)) {
+            let message = format!("no program is run for a hook '{hook}'");
+            let near = nearest(hook, HOOKS.into_iter()).map(|near| format!("did you mean 'hook.{near}'? "));
+            let help = format!("{}the hooks are {}", near.unwrap_or_default(), HOOKS.join(", "));
+            self.remark("unknown-hook", line, Some(config.key_word), message).help = Some(help);
             return false;
         }
         if let Some((message, cure)) = name.and_then(|name| super::key_rules::problem(name, config.value)) {

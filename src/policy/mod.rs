@@ -64,6 +64,7 @@ pub use key_options::{KeyOptions, with_expiry};
 pub use key_proof::{NAMESPACE, NoProof, SIGNATURE_BEGINS, verify_proof};
 pub use key_rules::{KeyRules, KeyType, key_type};
 pub use keyring::{KeyFile, Keyring, Owner, OwnerName};
+pub use lint::HOOKS;
 pub use mirror::{How, Mirror, Mode};
 pub use outline::{Block, ByHand, Definition, Edit, Entry, Outline, can_name};
 pub use pattern::key_matches;

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, Programs, Realm};
+use crate::admin::{ADMIN_REPO, Access, Admin, AutoCreate, CreateError, Denial, HooksConfig, Programs, Realm};
 use crate::audit::Audit;
 use crate::cluster::identity::Verdict;
 use crate::cluster::{Cluster, Place};
@@ -79,6 +79,8 @@ pub struct Transfer {
     pub socket: Arc<str>,
     /// The directory of our hooks.
     pub hooks: Arc<str>,
+    /// How long a site's own programs may run.
+    pub hook_limits: watch::Receiver<HooksConfig>,
 }
 
 /// A refusal: the text for the client, in whole lines.
@@ -480,7 +482,7 @@ impl Transfer {
         // Our hooks judge every push, whatever a repository that was copied here says in its own configuration.
         let hooks = format!("core.hooksPath={}", self.hooks);
         let mut settings = vec![hooks.as_str(), "receive.procReceiveRefs=refs"];
-        let told = entry.told().map_or_else(Vec::new, |told| self.environment(&told));
+        let told = entry.told(&[]).map_or_else(Vec::new, |told| self.environment(&told));
         env.extend(told.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         // A master may delete whatever it has deleted itself, and its replicas take it as it is.
         if request.mirror.is_some() {

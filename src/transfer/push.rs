@@ -21,7 +21,7 @@ use super::program::Told;
 use super::replicas::{self, Patience};
 use super::{Request, Transfer};
 
-/// Looking into a push may take so long, programs included; git's hook waits a little longer for the verdict.
+/// Looking into a push may take so long; a site's own programs have limits of their own ([`super::program`]).
 const LOOKING: Duration = Duration::from_secs(90);
 /// Lines for the pusher's terminal; ten refusals say it as well as ten thousand.
 const LINES_MAX: usize = 40;
@@ -38,6 +38,8 @@ pub struct Pushes(Arc<Mutex<HashMap<PushId, InFlight>>>);
 pub(super) struct InFlight {
     pub(super) actor: Actor,
     pub(super) repo: RepoName,
+    /// Where it comes from: an address, or `local`.
+    from: String,
     /// A master sends its state: nothing is judged by rules and nothing is mirrored on.
     mirror: bool,
     /// Of a master's push, the mastership that it was made under.
@@ -60,8 +62,10 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    fn told(&self) -> Told {
-        Told { actor: self.actor.clone(), repo: self.repo.clone(), session: self.session, mirror: self.mirror }
+    /// `options` are the push's own.
+    fn told(&self, options: &[String]) -> Told {
+        let Self { actor, repo, from, session, mirror, .. } = self.clone();
+        Told { actor, repo, from, session, mirror, options: options.to_vec() }
     }
 }
 
@@ -77,8 +81,8 @@ impl Entry {
     }
 
     /// What hooks are told about this push.
-    pub(super) fn told(&self) -> Option<Told> {
-        self.table.lock().get(&self.id).map(InFlight::told)
+    pub(super) fn told(&self, options: &[String]) -> Option<Told> {
+        self.table.lock().get(&self.id).map(|push| push.told(options))
     }
 
     /// Nothing of it was refused by our own judgement.
@@ -111,6 +115,7 @@ impl Pushes {
         let push = InFlight {
             actor,
             repo,
+            from: request.from.clone(),
             mirror,
             epoch,
             via,
@@ -183,6 +188,7 @@ impl Transfer {
             return Ok(InFlight {
                 actor: Actor::Local,
                 repo,
+                from: "local".to_owned(),
                 mirror: false,
                 epoch: None,
                 via: None,
@@ -275,9 +281,10 @@ impl Transfer {
                 ..Verdicts::default()
             }
         } else {
-            self.judge_by_rules(push, dir, updates)?
+            self.judge_by_rules(push, dir, options, updates)?
         };
-        if !push.mirror {
+        // Of options that mean nothing to us, a hook may know the meaning.
+        if !push.mirror && !self.has_hooks(&push.repo) {
             verdicts.text.push_str(&replicas::read(options).2);
         }
         if push.repo.as_str() == ADMIN_REPO && !push.mirror {
@@ -291,7 +298,7 @@ impl Transfer {
             }
         }
         if !push.mirror {
-            self.ask_hooks(push, dir, updates, &mut verdicts);
+            self.ask_hooks(&push.told(options), dir, updates, &mut verdicts);
         }
         if let (Some(via), true) = (&push.via, verdicts.refused.iter().any(Option::is_some)) {
             verdicts.text.push_str(&self.whose_rule(&push.repo, via));
@@ -335,17 +342,25 @@ impl Transfer {
         }
     }
 
-    /// The repository's own pre-receive programs see what the rules let through, and refuse all of it or nothing.
-    fn ask_hooks(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate], verdicts: &mut Verdicts) {
+    /// The repository's own pre-receive programs see what the rules let through, and refuse all of it or nothing; its
+    /// update programs are asked about each reference by itself.
+    fn ask_hooks(&self, told: &Told, dir: &Path, updates: &[RefUpdate], verdicts: &mut Verdicts) {
         let passed = updates.iter().zip(&verdicts.refused).filter(|(_, verdict)| verdict.is_none());
         let passed: Vec<RefUpdate> = passed.map(|(update, _)| update.clone()).collect();
         if passed.is_empty() {
             return;
         }
-        if let Err(why) = self.run_hooks(&push.told(), dir, "pre-receive", &passed, &mut verdicts.text) {
+        let pre_receive = self.hook(told, "pre-receive");
+        if let Err(why) = self.run_hook(&pre_receive, dir, &passed, &mut verdicts.text) {
             for verdict in verdicts.refused.iter_mut().filter(|verdict| verdict.is_none()) {
                 *verdict = Some(why.clone());
             }
+            return;
+        }
+        let hook = self.hook(told, "update");
+        let Verdicts { refused, text, .. } = verdicts;
+        for (update, verdict) in updates.iter().zip(refused).filter(|(_, verdict)| verdict.is_none()) {
+            *verdict = self.run_hook(&hook, dir, std::slice::from_ref(update), text).err();
         }
     }
 
@@ -390,14 +405,21 @@ impl Transfer {
         Ok(text)
     }
 
-    fn judge_by_rules(&self, push: &InFlight, dir: &Path, updates: &[RefUpdate]) -> Result<Verdicts, String> {
+    fn judge_by_rules(
+        &self,
+        push: &InFlight,
+        dir: &Path,
+        options: &[String],
+        updates: &[RefUpdate],
+    ) -> Result<Verdicts, String> {
         let kinds = objects::kinds(dir, updates).map_err(|error| {
             tracing::warn!(%error, repo = %push.repo, "cannot read the objects of a push");
             "the pushed objects cannot be read; push again".to_owned()
         })?;
         let asked: Vec<_> = updates.iter().cloned().zip(kinds).collect();
-        let until = Instant::now() + LOOKING;
-        let (changes, told) = (Changes::new(dir, updates, until), push.told());
+        let now = Instant::now();
+        let (changes, told) = (Changes::new(dir, updates, now + LOOKING), push.told(options));
+        let until = now + LOOKING.max(self.all_programs());
         let said = RefCell::new(String::new());
         let program = |call: &ProgramCall| self.run_program(&told, dir, until, call, &mut said.borrow_mut());
         let look = Look { changes: &changes, program: &program };
@@ -439,7 +461,7 @@ impl Transfer {
         options: &[String],
         updates: &[RefUpdate],
     ) -> Result<(String, Option<Patience>), String> {
-        let push = self.whose(id, dir).or_else(|why| {
+        let mut push = self.whose(id, dir).or_else(|why| {
             // The daemon was restarted after it had let the push through. Nothing is decided here any more, and what
             // follows reads what is on the disk, so no secret is needed for it.
             let unknown = self.whose(None, dir).map_err(|_| why)?;
@@ -463,8 +485,12 @@ impl Transfer {
         if !push.mirror {
             self.mirror.mark(&push.repo);
         }
+        // Its references have moved; what a site does then, which may take long, is in nobody's way.
+        self.pushes.change(id, |push| push.pass = None);
+        push.pass = None;
+        let told = push.told(options);
         for hook in ["post-receive", "post-update"] {
-            if let Err(why) = self.run_hooks(&push.told(), dir, hook, updates, &mut text) {
+            if let Err(why) = self.run_hook(&self.hook(&told, hook), dir, updates, &mut text) {
                 text.push_str(&format!("warning: your push stands, but {why}\n"));
             }
         }

@@ -106,13 +106,16 @@ impl Node {
         self.repo_dir(repo).join("HEAD").exists()
     }
 
-    /// Changes `gitmesh.toml`: the line of `key`, which is in the file that `init` wrote, becomes `key = value`.
+    /// Changes `gitmesh.toml`: the line of `key`, which is in the file that `init` wrote, becomes `key = value`. A key that
+    /// several tables have is written `TABLE.KEY`.
     pub fn set(&self, key: &str, value: &str) {
         let path = self.data().join("gitmesh.toml");
         let text = fs::read_to_string(&path).expect("written by init");
-        let line = text.lines().find(|l| l.split('=').next().is_some_and(|k| k.trim() == key));
+        let (table, key) = key.split_once('.').map_or((String::new(), key), |(table, key)| (format!("[{table}]"), key));
+        let (before, after) = text.split_at(text.find(&table).unwrap_or_else(|| panic!("no {table} in {text}")));
+        let line = after.lines().find(|l| l.split('=').next().is_some_and(|k| k.trim() == key));
         let line = line.unwrap_or_else(|| panic!("no {key} in {text}"));
-        fs::write(&path, text.replacen(line, &format!("{key} = {value}"), 1)).expect("writable");
+        fs::write(&path, before.to_owned() + &after.replacen(line, &format!("{key} = {value}"), 1)).expect("writable");
     }
 
     /// Starts the daemon and waits until it answers as an SSH server.

@@ -9,7 +9,7 @@ use super::{Import, Step, moved_rules};
 use crate::admin::{ADMIN_REPO, Address};
 use crate::cli::shell_word;
 use crate::model::{HostName, RepoName};
-use crate::policy::PublicKey;
+use crate::policy::{HOOKS, PublicKey};
 
 /// Names that are shown of a list.
 const NAMED_MAX: usize = 5;
@@ -175,12 +175,15 @@ impl Report {
             if !run.is_empty() {
                 self.line("programs", format!("{} (local/VREF, local/hooks/repo-specific)", run.join(", ")));
             }
-            let common = named("hooks/common");
-            if !common.is_empty() {
+            let (run, never): (Vec<_>, Vec<_>) = named("hooks/common").into_iter().partition(|hook| is_hook(hook));
+            if !run.is_empty() {
                 self.person(format!(
                     "hooks of all repositories do not run here ({}): name them with 'option hook.*' under 'repo @all'",
-                    common.join(", ")
+                    run.join(", ")
                 ));
+            }
+            if !never.is_empty() {
+                self.person(format!("hooks of all repositories that have no counterpart here: {}", never.join(", ")));
             }
             for folder in ["commands", "triggers", "syntactic-sugar", "lib"] {
                 let found = named(folder);
@@ -194,10 +197,14 @@ impl Report {
             hooks.iter().for_each(|hook| by_hook.entry(hook).or_default().push(repo.as_str()));
         }
         for (hook, repos) in by_hook {
+            let repos = some(repos.into_iter());
+            if !is_hook(hook) {
+                self.person(format!("hooks/{hook} of {repos} has no counterpart here"));
+                continue;
+            }
             self.person(format!(
-                "hooks/{hook} of {} does not run here: put it into local/hooks/repo-specific/ of the data directory and \
-                 name it with 'option hook.{hook}'",
-                some(repos.into_iter())
+                "hooks/{hook} of {repos} does not run here: put it into local/hooks/repo-specific/ of the data directory and \
+                 name it with 'option hook.{hook}'"
             ));
         }
     }
@@ -253,6 +260,11 @@ impl Report {
         }
         out
     }
+}
+
+/// Whether 'option hook.NAME' runs programs for it.
+fn is_hook(name: &str) -> bool {
+    HOOKS.contains(&name)
 }
 
 fn some<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
