@@ -139,7 +139,7 @@ fn a_node_packs_and_checks_by_itself() {
         work.push(&["HEAD:main"]).succeeds();
     }
     eventually("it to be packed", || packs() < 5);
-    node.is_sound("testing");
+    world.alice().try_clone(&world.alice().url(&node, "testing"), "again").succeeds();
     eventually("it to be checked", || {
         world.alice().ssh(&node, "repo show testing --json").stdout.contains("\"checked\":\"2")
     });
