@@ -14,7 +14,7 @@ use serde::de::Deserializer;
 use crate::admin::{self, Address, Sugar};
 use crate::model::HostName;
 use crate::model::setting::parsed;
-use crate::policy::Settings;
+use crate::policy::{Authorities, Settings};
 use crate::ssh::{self, Listen};
 use crate::{audit, git, mirror, observe, repo, socket};
 
@@ -51,6 +51,9 @@ pub struct Config {
     pub log: observe::Config,
     #[serde(default)]
     pub audit: audit::Config,
+    /// What the file of `ssh.user_ca` held when this was read.
+    #[serde(skip)]
+    pub authorities: Authorities,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -115,6 +118,7 @@ impl Config {
             admin_socket: socket::Config::default(),
             log: observe::Config::default(),
             audit: audit::Config::default(),
+            authorities: Authorities::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl Config {
         let owner_role = (!owner_role.is_empty()).then_some(owner_role);
         let mut settings =
             Settings { config_keys, roles, owner_role, safe_config, unsafe_values, ..Settings::recommended() };
+        settings.authorities = self.authorities.clone();
         settings.enable.extend(self.access.enable.iter().map(|sugar| match sugar {
             Sugar::ContinuationLines => "continuation-lines".to_owned(),
             Sugar::Macros => "macros".to_owned(),
@@ -163,6 +168,12 @@ impl Config {
         let data = config.data(path);
         config.node.data = Some(data.clone());
         config.admin_socket.path = data.join(&config.admin_socket.path);
+        config.authorities = config.read_authorities(&data).map_err(|(key, message)| {
+            let (line, column) = key_place(&text, "ssh", key);
+            let help = "it holds the public keys of CAs, one a line, as in the .pub file of ssh-keygen".to_owned();
+            let help = (key == "user_ca").then_some(help);
+            ConfigError::Wrong { path: path.to_owned(), line, column, message, help }
+        })?;
         if config.admin_socket.path.as_os_str().len() > SOCKET_PATH_MAX {
             let (line, column) = key_place(&text, "admin_socket", "path");
             let message = format!(
@@ -179,6 +190,21 @@ impl Config {
             });
         }
         Ok(config)
+    }
+
+    /// The CAs of `ssh.user_ca`; the error names the key that is wrong.
+    fn read_authorities(&self, data: &Path) -> Result<Authorities, (&'static str, String)> {
+        let ssh::Config { user_ca, user_ca_revoked, .. } = &self.ssh;
+        // What is revoked is checked without a file too.
+        Authorities::read(b"", user_ca_revoked).map_err(|why| ("user_ca_revoked", why))?;
+        if user_ca.is_empty() {
+            return Ok(Authorities::default());
+        }
+        let file = data.join(user_ca);
+        let wrong = |why: String| ("user_ca", format!("{}: {why}", file.display()));
+        let text = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
+        let found = Authorities::read(&text, user_ca_revoked).map_err(wrong)?;
+        if found.is_empty() { Err(wrong("there is no key in it".to_owned())) } else { Ok(found) }
     }
 
     /// The data directory: `[node] data`, else the directory of the file at `path`.
@@ -386,7 +412,7 @@ mod tests {
         ];
         insta::assert_snapshot!(texts.map(refused).join("\n"), @r#"
         gitmesh.toml:5:3: unknown key 'listne' in [ssh]
-        help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys
+        help: did you mean 'listen'? known keys in [ssh]: listen, user, max_connections, max_sessions, max_sessions_per_user, auth_timeout, idle_timeout, explain_unknown_keys, user_ca, user_ca_revoked
         gitmesh.toml:3:2: unknown key 'shs' at the top of the file
         help: did you mean 'ssh'? known sections at the top of the file: node, ssh, git, access, hooks, mirror, notify, maintenance, admin_socket, log, audit
         gitmesh.toml:1:1: unknown key 'colour' at the top of the file

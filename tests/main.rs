@@ -21,6 +21,7 @@ mod admin;
 mod ask;
 mod bad_conf;
 mod bad_keys;
+mod certificates;
 mod check;
 mod commands;
 mod damage;

@@ -156,6 +156,17 @@ fn every_refusal_of_every_door() {
     let port = (format!("-p {} ", node.port()), "-p PORT ");
     let mut told = Told { text: String::new(), names: names.into_iter().chain([data, port]).collect() };
 
+    let (eve, ca) = (world.actor("eve-certified"), world.actor("ca"));
+    told.names.push((ca.fingerprint(), "CA"));
+    let mut sign = std::process::Command::new("ssh-keygen");
+    sign.args(["-q", "-I", "id", "-n", "eve,bob", "-s"]).arg(ca.public_key().with_extension("")).arg(eve.public_key());
+    assert!(sign.status().unwrap().success());
+    fs::write(node.data().join("ca.pub"), ca.key_line()).unwrap();
+    node.set("user_ca", "\"ca.pub\"");
+    eventually("the CA to be known", || eve.ssh(&node, "info").has("E0230"));
+    told.note("a certificate for several people", eve.ssh(&node, "info"));
+    node.set("user_ca", "\"\"");
+    eventually("the CA to go", || !eve.ssh(&node, "info").has("E0230"));
     told.note("an unknown key", mallory.ssh(&node, "info"));
     told.note("no key at all", mallory.ssh_with(&["-o", "PubkeyAuthentication=no", "git@server1"]));
     told.note("another login name", alice.ssh_with(&["alice@server1", "info"]));

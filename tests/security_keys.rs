@@ -110,7 +110,7 @@ fn a_security_key_logs_in() {
     world.alice().ssh(&node, "keys list --user bob").succeeds().says("\tsk-ed25519\t256\tkeydir/bob@token.pub");
 }
 
-/// There is no `user_ca` yet: a certificate opens nothing, and stands in nobody's way.
+/// Without `user_ca` a certificate opens nothing, and stands in nobody's way.
 #[test]
 fn a_certificate_opens_nothing_that_its_key_does_not() {
     let world = World::new();
@@ -128,7 +128,7 @@ fn a_certificate_opens_nothing_that_its_key_does_not() {
 }
 
 /// A client that takes the server for whom it is.
-struct Trusting;
+pub struct Trusting;
 
 impl russh::client::Handler for Trusting {
     type Error = russh::Error;

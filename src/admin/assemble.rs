@@ -36,6 +36,7 @@ pub(super) fn live(
     let generation = objects::commit_count(&start.store.admin_dir(), &commit, counted.as_ref()).unwrap_or(0);
     let (node, address, peers) = (start.node.clone(), start.address.clone(), known.peers);
     let config_keys = start.settings.config_keys.clone();
+    let authorities = start.settings.authorities.clone();
     let policy = Arc::new(policy);
     let parts = Parts {
         masters: start.masters.clone(),
@@ -50,6 +51,7 @@ pub(super) fn live(
         admin_alias,
         keys,
         config_keys,
+        authorities,
     };
     Ok((Arc::new(Live::new(parts)), known.problems))
 }

@@ -252,7 +252,7 @@ fn compile(
         if clash == Severity::Warning && matches!(mode, Some(crate::policy::Mode::Copy { .. })) {
             found[start..].iter_mut().for_each(|remark| remark.severity = Severity::Warning);
         }
-        lint::lint(&policy, &keyring, files, main, found);
+        lint::lint(&policy, &keyring, !settings.authorities.is_empty(), files, main, found);
     }
     copies::copies(&policy, &keyring, around, main, found);
     Some(Made { policy, keyring, admin_alias })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::model::time::{Stamp, rfc3339};
 use crate::model::{Fingerprint, HostName, RepoName};
-use crate::policy::Place;
+use crate::policy::{CertificateProblem, Place};
 
 /// Why an actor may not do something. `Display` gives plain ASCII lines for an `ERR` packet or for `remote:`: what
 /// happened in gitolite's words, who is asking, the rule (only for those who may read the admin repository), the
@@ -80,6 +80,8 @@ impl Denial {
     /// A push or an order of a master of the past.
     pub const PAST: &str = "E0225";
 
+    /// A certificate that opens nothing, or nothing any more.
+    pub const CERTIFICATE: &str = "E0230";
     /// A key that its user or an administrator has given an end.
     pub const EXPIRED: &str = "E0231";
 
@@ -100,6 +102,17 @@ impl Denial {
     pub const BOUND: &str = "E0238";
     /// What an order would make lasts longer, or reaches further, than the key it is given with.
     pub const OUTLASTS: &str = "E0239";
+
+    /// A login, or a new command on an open connection, with a certificate that does not count.
+    pub fn certificate(problem: &CertificateProblem) -> Self {
+        Self {
+            first: format!("FATAL: your certificate opens nothing: {problem}"),
+            you: None,
+            rule: None,
+            help: problem.cure().to_owned(),
+            code: Self::CERTIFICATE,
+        }
+    }
 
     /// A login, or an order that a node carries, with a key that is bound to other addresses.
     pub fn bound(key: &Fingerprint, from: impl fmt::Display) -> Self {

@@ -10,7 +10,8 @@ use super::realm::Live;
 
 pub(super) fn you(actor: &Actor) -> String {
     match actor {
-        Actor::User { name, key } => format!("{name} ({key})"),
+        Actor::User { name, key, by: None } => format!("{name} ({key})"),
+        Actor::User { name, key, by: Some(by) } => format!("{name} ({key}, certificate {by})"),
         Actor::Node(node) => format!("node {node}"),
         Actor::Local => "the machine itself".to_owned(),
     }

@@ -1,9 +1,12 @@
 //! Who is this: the keys of one configuration in force, from where and until when they count.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use crate::model::{Actor, Fingerprint, UserName};
-use crate::policy::{Owner, OwnerName};
+use ssh_key::Certificate;
+
+use crate::model::{Actor, Certified, Fingerprint, UserName};
+use crate::policy::{CertificateProblem, Owner, OwnerName};
 
 use super::Denial;
 use super::realm::{Live, Realm, now};
@@ -18,9 +21,37 @@ impl Live {
         if let Some((name, key)) = self.emergency.owner(blob) {
             // Whoever is known by the configuration too keeps that name, and with it all other rights.
             let name = self.user_of(blob).map_or_else(|| name.clone(), |(user, _)| user);
-            return Some(Actor::User { name, key: key.clone() });
+            return Some(Actor::User { name, key: key.clone(), by: None });
         }
-        self.user_of(blob).filter(|_| !bound).map(|(name, key)| Actor::User { name, key })
+        self.user_of(blob).filter(|_| !bound).map(|(name, key)| Actor::User { name, key, by: None })
+    }
+
+    /// Whom a certificate makes its holder. What `keydir/` says of its key counts all the same: an old certificate does
+    /// not undo that a key has expired, or is bound to addresses.
+    fn certify(&self, certificate: &Certificate, login: &str, from: IpAddr) -> Result<Actor, Denial> {
+        let judged = self.authorities.judge(certificate, login, from, now());
+        let (blob, key, certified) = judged.map_err(|problem| Denial::certificate(&problem))?;
+        let is_own = |owner: &Owner| matches!(&owner.who, OwnerName::User(user) if *user == certified.user);
+        match self.keyring.owner(&blob) {
+            Some(owner) if is_own(owner) => {
+                if let Some(at) = owner.expires.filter(|at| *at <= now()) {
+                    return Err(Denial::expired(&key, at));
+                }
+                if !owner.admits(from) {
+                    return Err(Denial::bound(&key, from));
+                }
+            }
+            None if !self.nodes.contains_key(&blob) && self.emergency.owner(&blob).is_none() => {}
+            _ => return Err(Denial::certificate(&CertificateProblem::KeyOfAnother)),
+        }
+        Ok(Actor::User { name: certified.user.clone(), key, by: Some(Arc::new(certified)) })
+    }
+
+    /// Whether a user is still who they were when they logged in.
+    fn knows_user(&self, name: &UserName, key: &Fingerprint, by: Option<&Certified>) -> bool {
+        let known = self.emergency.holds(key) || self.keyring.holds(name, key, now());
+        let Some(by) = by.filter(|_| !known) else { return known };
+        by.user == *name && self.authorities.vouch(by, key, now()) && self.keyring.owner_of_fingerprint(key).is_none()
     }
 
     /// Whose key it is by the configuration, wherever it comes from.
@@ -39,6 +70,16 @@ impl Realm {
     /// that is both a node's and a user's is the node's.
     pub fn identify(&self, blob: &[u8], from: IpAddr) -> Option<Actor> {
         self.live.borrow().identify(blob, from)
+    }
+
+    /// Whether certificates can open anything here.
+    pub fn takes_certificates(&self) -> bool {
+        !self.live.borrow().authorities.is_empty()
+    }
+
+    /// Whom a certificate makes its holder, who has proved to hold its key and logs in as `login` from an address.
+    pub fn certify(&self, certificate: &Certificate, login: &str, from: IpAddr) -> Result<Actor, Denial> {
+        self.live.borrow().certify(certificate, login, from)
     }
 
     /// Whose key this is although it opens nothing from there, or nothing any more, and what its holder is told; none
@@ -69,7 +110,7 @@ impl Realm {
     pub fn knows(&self, actor: &Actor) -> bool {
         let live = self.live.borrow();
         match actor {
-            Actor::User { name, key } => live.emergency.holds(key) || live.keyring.holds(name, key, now()),
+            Actor::User { name, key, by } => live.knows_user(name, key, by.as_deref()),
             Actor::Node(node) => live.peers.contains_key(node),
             Actor::Local => true,
         }
@@ -90,7 +131,7 @@ mod tests {
         let (_activator, realm, _) = node.run();
         let alice = actor(&realm, 1);
         assert!(
-            matches!(alice, Actor::User { name, key } if name.as_str() == "alice" && key.as_str().starts_with("SHA256:"))
+            matches!(alice, Actor::User { name, key, .. } if name.as_str() == "alice" && key.as_str().starts_with("SHA256:"))
         );
         assert_eq!(actor(&realm, 3), Actor::Node(host("server3")));
         assert_eq!(actor(&realm, 4), Actor::Node(host("server2")), "the node wins");
@@ -136,6 +177,6 @@ mod tests {
         let carol = actor(&realm, 3);
         assert!(realm.knows(&carol));
         let key = parse_public_key(&key_line(2)).unwrap().fingerprint;
-        assert!(!realm.knows(&Actor::User { name: UserName::new("bob").unwrap(), key }));
+        assert!(!realm.knows(&Actor::User { name: UserName::new("bob").unwrap(), key, by: None }));
     }
 }

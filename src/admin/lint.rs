@@ -9,13 +9,21 @@ use super::tree::Files;
 /// Names listed in one remark.
 const NAMES_SHOWN: usize = 5;
 
-/// Users in rules who have no key and so can never log in, and repositories that nobody can read.
-pub(super) fn lint(policy: &Policy, keyring: &Keyring, files: &Files, main: &str, found: &mut Remarks) {
+/// Users in rules who have no key and so can never log in (unless a CA vouches for users here), and repositories that
+/// nobody can read.
+pub(super) fn lint(
+    policy: &Policy,
+    keyring: &Keyring,
+    certified: bool,
+    files: &Files,
+    main: &str,
+    found: &mut Remarks,
+) {
     let known: std::collections::BTreeSet<&str> = keyring.users().into_iter().map(UserName::as_str).collect();
     // `server-NAME` is how rules call a node.
     let node = |name: &str| name.strip_prefix("server-").is_some_and(|node| HostName::new(node).is_ok());
     let keyless: Vec<&str> = policy.people().into_iter().filter(|name| !known.contains(name) && !node(name)).collect();
-    if let Some(first) = keyless.first() {
+    if let Some(first) = keyless.first().filter(|_| !certified) {
         let message = format!("{} no key: {}", counted(keyless.len(), "user has", "users have"), names(&keyless));
         let help = format!("add keydir/{first}.pub, or take the name out of the rules and groups");
         at(files, main, first, found, "W0304", "user-without-key", message, &help);

@@ -15,8 +15,8 @@ use crate::git::objects::Kind;
 use crate::model::time::Stamp;
 use crate::model::{Actor, HostName, Oid, RefUpdate, RepoName, UserName};
 use crate::peer::Peers;
-use crate::policy::Keyring;
 use crate::policy::grant::{Access, Grant};
+use crate::policy::{Authorities, Keyring};
 use crate::policy::{Decision, Facts, Mirror, Mode, Op, Policy, Target};
 use crate::repo::Ownership;
 
@@ -44,6 +44,8 @@ pub struct Live {
     pub(super) admin_alias: Option<RepoName>,
     /// Regular expressions of the git config keys that may be set here.
     pub(super) config_keys: Vec<String>,
+    /// CAs by whose certificates users are known.
+    pub authorities: Authorities,
     /// What persons have ordered above the configuration; newer than the rest of this value may be.
     masters: Masters,
     pub(super) admin: RepoName,
@@ -63,6 +65,7 @@ pub(super) struct Parts {
     pub admin_alias: Option<RepoName>,
     pub keys: BTreeMap<String, Vec<u8>>,
     pub config_keys: Vec<String>,
+    pub authorities: Authorities,
     pub masters: Masters,
 }
 
@@ -80,6 +83,7 @@ impl Live {
             admin_alias,
             keys,
             config_keys,
+            authorities,
             masters,
         } = parts;
         let nodes = peers.values().map(|peer| (peer.key.clone(), peer.name.clone())).collect();
@@ -96,6 +100,7 @@ impl Live {
             keys,
             admin_alias,
             config_keys,
+            authorities,
             masters,
             admin,
             nodes,

@@ -56,7 +56,7 @@ impl Realm {
 
     /// Why the user is not known here, as the cure.
     fn unknown(&self, live: &Live, node: &HostName, actor: &Actor) -> Option<String> {
-        let Actor::User { name, key } = actor else { return Some("only users' orders are carried".to_owned()) };
+        let Actor::User { name, key, by } = actor else { return Some("only users' orders are carried".to_owned()) };
         let here = &live.node;
         match live.keyring.owner_of_fingerprint(key) {
             Some(owner) if owner.has_expired(now()) => {
@@ -66,6 +66,14 @@ impl Realm {
             Some(_) => {
                 Some(format!("on {here} the key {key} belongs to somebody else; make both configurations agree"))
             }
+            // A certificate counts by this node's own CAs, and its key need be in no keydir.
+            None if by.is_some() => match by {
+                Some(by) if live.authorities.vouch(by, key, now()) => None,
+                _ => Some(format!(
+                    "the certificate does not count on {here}: an administrator of {here} puts the key of its CA into the \
+                     file of [ssh] user_ca, or it has expired or been revoked"
+                )),
+            },
             // A key that was removed must not live on with a node that has not heard of it.
             None if shares_configuration(live, node) => Some(format!(
                 "its configuration, which {node} shares, does not hold the key {key}; ask an administrator"
@@ -135,6 +143,7 @@ repo elsewhere
         let user = |name: &str, key: &str| Actor::User {
             name: UserName::new(name).unwrap(),
             key: Fingerprint::parse(key).unwrap(),
+            by: None,
         };
         let unknown = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         let shared = "repo gitmesh-admin\n option mirror.master = server1\n option mirror.copies = server2 server3\n";

@@ -257,7 +257,7 @@ impl Realm {
 
     /// The patterns that the actor has a right on, each once, in the order of `info`: whether to read, write and create.
     pub fn pattern_rights(&self, actor: &Actor) -> Vec<(String, [bool; 3])> {
-        let Actor::User { name, key } = actor else { return Vec::new() };
+        let Actor::User { name, key, .. } = actor else { return Vec::new() };
         let live = self.live();
         if live.emergency.holds(key) {
             return Vec::new();

@@ -69,6 +69,9 @@ pub struct Record {
     /// The key's fingerprint.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
+    /// The certificate that the key counts by: what its CA calls it, its serial number, the fingerprint of the CA.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
     /// The node that came by itself, or that carried a user's session here.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub node: String,
@@ -109,7 +112,10 @@ impl Record {
     pub fn of(kind: Kind, actor: &Actor, from: &str) -> Self {
         let mut record = Self { from: from.to_owned(), ..Self::new(kind) };
         match actor {
-            Actor::User { name, key } => (record.user, record.key) = (name.to_string(), key.to_string()),
+            Actor::User { name, key, by } => {
+                (record.user, record.key) = (name.to_string(), key.to_string());
+                record.certificate = by.as_ref().map(ToString::to_string).unwrap_or_default();
+            }
             Actor::Node(node) => record.node = node.to_string(),
             Actor::Local => record.user = "local".to_owned(),
         }

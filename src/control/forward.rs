@@ -50,9 +50,11 @@ impl Control {
         from: &str,
         input: impl AsyncRead + Unpin + Send,
     ) -> Reply {
-        let Actor::User { name, key } = actor else { return Reply::fail(5, "FATAL: only users' orders are carried") };
+        let Actor::User { name, key, by } = actor else {
+            return Reply::fail(5, "FATAL: only users' orders are carried");
+        };
         let epoch = self.cluster.epoch(&repo);
-        let voucher = Voucher { user: name.clone(), key: key.clone(), from: from.to_owned(), epoch };
+        let voucher = Voucher { user: name.clone(), key: key.clone(), by: by.clone(), from: from.to_owned(), epoch };
         let quoted: String = words.iter().map(|word| format!(" '{}'", to_word(word))).collect();
         let line = format!("gitmesh-forward command {voucher} --{quoted}");
         if line.len() > MAX_LINE {

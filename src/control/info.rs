@@ -97,6 +97,9 @@ struct Report<'a> {
     git_version: &'a str,
     node: &'a str,
     version: &'static str,
+    /// Of whoever came with one: as in `whoami --json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<serde_json::Value>,
     repos: BTreeMap<&'a str, Entry<'a>>,
 }
 
@@ -154,7 +157,11 @@ impl Control {
         if options.json {
             return Reply::done(self.report(actor, &patterns, &rows));
         }
-        let mut out = format!("{}\n", self.greeting(actor));
+        let mut out = self.greeting(actor);
+        if let Actor::User { key, by: Some(by), .. } = actor {
+            out.push_str(&format!("key {key}, certificate {by}\n"));
+        }
+        out.push('\n');
         for (name, rights) in patterns {
             let field = |(may, letter)| if may { letter } else { "  " };
             let fields: String = rights.into_iter().zip([" R", " W", " C"]).map(field).collect();
@@ -191,6 +198,7 @@ impl Control {
             git_version: &node.git_version,
             node: node.name.as_str(),
             version,
+            certificate: super::certificate_of(actor),
             repos,
         };
         serde_json::to_string_pretty(&report).expect("texts and numbers can always be written") + "\n"

@@ -82,7 +82,8 @@ fn line_of(key: &PublicKey, user: &UserName, name: &str) -> String {
 /// With which key an order was given, for the commit's message.
 fn ordered_with(actor: &Actor) -> String {
     match actor {
-        Actor::User { key, .. } => format!("ordered with key {key}"),
+        Actor::User { key, by: None, .. } => format!("ordered with key {key}"),
+        Actor::User { key, by: Some(by), .. } => format!("ordered with key {key}, certificate {by}"),
         _ => "ordered on the machine".to_owned(),
     }
 }
@@ -133,9 +134,14 @@ impl Control {
     /// must be bound likewise: else they would undo by themselves what an administrator has set. `from` is the binding
     /// of a key that is to be added.
     fn within_own(&self, actor: &Actor, end: Option<Stamp>, from: Option<Option<&AddressList>>) -> Result<(), Reply> {
-        let Actor::User { key, .. } = actor else { return Ok(()) };
+        let Actor::User { key, by, .. } = actor else { return Ok(()) };
         if self.realm.may_administer(actor) {
             return Ok(());
+        }
+        if by.is_some() {
+            let first = "a certificate ends, and what it makes in keydir/ would not".to_owned();
+            let help = "use a key that is in keydir/, or ask an administrator".to_owned();
+            return Err(refusal(Denial::OUTLASTS, first, help));
         }
         let live = self.realm.live();
         let Some(Owner { expires, from: bound, .. }) = live.keyring.owner_of_fingerprint(key) else { return Ok(()) };
@@ -279,7 +285,8 @@ impl Control {
         let knows = |one: &Waiting| {
             let own = match actor {
                 // With a key of their own: an administrator's 'sudo' comes with the administrator's.
-                Actor::User { name, .. } => name.as_str() == one.user && self.realm.knows(actor),
+                // A certificate is no second key of theirs: whoever has one can have another key signed.
+                Actor::User { name, by, .. } => name.as_str() == one.user && by.is_none() && self.realm.knows(actor),
                 _ => false,
             };
             own || *actor == Actor::Local || self.realm.may_administer(actor)

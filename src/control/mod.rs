@@ -319,19 +319,23 @@ impl Control {
     fn whoami(&self, actor: &Actor, from: &str, json: bool) -> Reply {
         if json {
             let (user, key, node) = match actor {
-                Actor::User { name, key } => (Some(name.as_str()), Some(key.as_str()), None),
+                Actor::User { name, key, .. } => (Some(name.as_str()), Some(key.as_str()), None),
                 Actor::Node(name) => (None, None, Some(name.as_str())),
                 Actor::Local => (Some("local"), None, None),
             };
-            let told = serde_json::json!({
+            let mut told = serde_json::json!({
                 "schema": "gitmesh.whoami/1", "user": user, "key": key, "node": node,
                 "administrator": self.realm.may_administer(actor), "from": from,
                 "server": self.node.name.as_str(), "server_key": self.node.key.as_str(),
             });
+            if let Some(certificate) = certificate_of(actor) {
+                told["certificate"] = certificate;
+            }
             return Reply::done(format!("{told}\n"));
         }
         let mut out = match actor {
-            Actor::User { name, key } => format!("user: {name}\nkey: {key}\n"),
+            Actor::User { name, key, by: None } => format!("user: {name}\nkey: {key}\n"),
+            Actor::User { name, key, by: Some(by) } => format!("user: {name}\nkey: {key}\ncertificate: {by}\n"),
             Actor::Node(name) => format!("node: {name}\n"),
             Actor::Local => "user: local (this machine)\n".to_owned(),
         };
@@ -341,6 +345,15 @@ impl Control {
         out.push_str(&format!("from: {from}\nserver: {} ({})\n", self.node.name, self.node.key));
         Reply::done(out)
     }
+}
+
+/// The certificate by which somebody is known, for programs; `until` is null for one without an end.
+fn certificate_of(actor: &Actor) -> Option<serde_json::Value> {
+    let Actor::User { key, by: Some(by), .. } = actor else { return None };
+    let until = (by.until < u64::MAX).then_some(by.until);
+    Some(serde_json::json!({
+        "key": key.as_str(), "id": by.id, "serial": by.serial, "ca": by.ca.as_str(), "until": until,
+    }))
 }
 
 /// The repository that a command changes. Such a command is carried out on that repository's master, so each new one

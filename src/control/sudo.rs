@@ -27,12 +27,12 @@ impl Control {
             Ok(name) => name,
             Err(error) => return Reply::fail(2, format!("FATAL: '{user}' is no user: {error}")),
         };
-        let key = match actor {
-            Actor::User { key, .. } => key.clone(),
-            _ => self.node.key.clone(),
+        let (key, by) = match actor {
+            Actor::User { key, by, .. } => (key.clone(), by.clone()),
+            _ => (self.node.key.clone(), None),
         };
         tracing::info!(user = %actor, r#as = %name, command = command[0], "sudo");
-        let other = Actor::User { name, key };
+        let other = Actor::User { name, key, by };
         if let Some(refusal) = self.switched_off(&other, command) {
             return refusal;
         }

@@ -1,6 +1,7 @@
 //! Who is calling.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::{HostName, UserName};
 
@@ -31,11 +32,31 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+/// By whose word a key counts: an OpenSSH user certificate (OpenSSH, PROTOCOL.certkeys) that was found to be good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certified {
+    /// Its principal.
+    pub user: UserName,
+    /// The key of the CA that signed it.
+    pub ca: Fingerprint,
+    pub serial: u64,
+    /// What the CA calls it, free text in printable ASCII.
+    pub id: String,
+    /// From then on it is over, in seconds since 1970; the largest number means never.
+    pub until: u64,
+}
+
+impl fmt::Display for Certified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" (serial {}) by CA {}", self.id.replace('"', "'"), self.serial, self.ca)
+    }
+}
+
 /// Who a door has authenticated. What they may do is decided elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
-    /// A person or a program whose key is in `keydir/`.
-    User { name: UserName, key: Fingerprint },
+    /// A person or a program whose key is in `keydir/`, or counts by a certificate.
+    User { name: UserName, key: Fingerprint, by: Option<Arc<Certified>> },
     /// Another node of the mesh, proved by its identity key.
     Node(HostName),
     /// The machine's root or the daemon's own user, past SSH; the trust boundary is the machine itself.

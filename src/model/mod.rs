@@ -12,7 +12,7 @@ mod target;
 pub mod time;
 mod voucher;
 
-pub use actor::{Actor, Fingerprint, PushId};
+pub use actor::{Actor, Certified, Fingerprint, PushId};
 pub use git::{Epoch, Oid, RefName, RefUpdate};
 pub use name::{ADMIN_REPO, HostName, NameError, RepoName, UserName};
 pub use target::{RefFilter, Target, TargetUrl, Upstream};

@@ -29,6 +29,15 @@ impl Stamp {
         Self(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
     }
 
+    /// Seconds since 1970.
+    pub fn of_seconds(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let (date, time) = text.split_once('_')?;
         let number = |text: &str| text.parse::<u64>().ok();

@@ -1,8 +1,9 @@
 //! A node's word for one of its users, as it travels with what the node carries to a master.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::{Actor, Epoch, Fingerprint, UserName};
+use super::{Actor, Certified, Epoch, Fingerprint, UserName};
 
 /// The version of the exec lines that begin with `gitmesh-forward`.
 const VERSION: &str = "1";
@@ -15,6 +16,8 @@ pub struct Voucher {
     pub user: UserName,
     /// The key that was proved to that node.
     pub key: Fingerprint,
+    /// The certificate that it counts by.
+    pub by: Option<Arc<Certified>>,
     /// Where they connect from, for logs.
     pub from: String,
     /// The highest mastership that the node has promised for the repository.
@@ -23,7 +26,7 @@ pub struct Voucher {
 
 impl Voucher {
     pub fn actor(&self) -> Actor {
-        Actor::User { name: self.user.clone(), key: self.key.clone() }
+        Actor::User { name: self.user.clone(), key: self.key.clone(), by: self.by.clone() }
     }
 
     /// Reads the words that `Display` writes; unknown ones are of a later version and change nothing. The error is for
@@ -44,7 +47,14 @@ impl Voucher {
         let key = value("key").and_then(Fingerprint::parse).ok_or("what was forwarded names no key")?;
         let from = value("from").filter(|from| is_plain(from)).ok_or("what was forwarded names no address")?.to_owned();
         let epoch = value("epoch").and_then(Epoch::parse).ok_or("what was forwarded names no epoch")?;
-        Ok(Self { user, key, from, epoch })
+        let by = value("ca").map(|ca| {
+            let number = |key| value(key).and_then(|number| number.parse::<u64>().ok());
+            let (ca, serial, until) = (Fingerprint::parse(ca)?, number("serial")?, number("until")?);
+            let id = value("id").filter(|id| is_plain(id)).unwrap_or_default().to_owned();
+            Some(Arc::new(Certified { user: user.clone(), ca, serial, id, until }))
+        });
+        let by = by.map(|by| by.ok_or("what was forwarded tells of no whole certificate")).transpose()?;
+        Ok(Self { user, key, by, from, epoch })
     }
 }
 
@@ -54,8 +64,12 @@ fn is_plain(from: &str) -> bool {
 
 impl fmt::Display for Voucher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, key, from, epoch } = self;
-        write!(f, "version={VERSION} user={user} key={key} from={from} epoch={epoch}")
+        let Self { user, key, by, from, epoch } = self;
+        write!(f, "version={VERSION} user={user} key={key} from={from} epoch={epoch}")?;
+        // A node that does not know these words refuses a key that it does not hold.
+        let Some(Certified { ca, serial, id, until, .. }) = by.as_deref() else { return Ok(()) };
+        write!(f, " ca={ca} serial={serial} until={until}")?;
+        if is_plain(id) { write!(f, " id={id}") } else { Ok(()) }
     }
 }
 
@@ -70,6 +84,19 @@ mod tests {
         let voucher = Voucher::parse(&words(&format!("{line} later=x"))).expect("a voucher");
         assert_eq!(voucher.to_string(), line);
         assert_eq!(voucher.actor().to_string(), "bob@x");
+        let ca = "ca=SHA256:zbv/nU7iZdO0fB0DalMI70dP6/yFD8sctXvvW4+OokY serial=7 until=9";
+        for certified in [format!("{line} {ca}"), format!("{line} {ca} id=laptop")] {
+            let voucher = Voucher::parse(&words(&certified)).expect("a voucher");
+            assert_eq!(voucher.to_string(), certified);
+            let by = voucher.by.expect("a certificate");
+            assert_eq!((by.user.as_str(), by.serial, by.until), ("bob@x", 7, 9));
+        }
+        for (from, to) in
+            [("ca=SHA256:", "ca=MD5:"), ("until=9", ""), ("until=9", "until=x"), ("serial=7", "serial=-1")]
+        {
+            let bad = format!("{line} {}", ca.replace(from, to));
+            assert!(Voucher::parse(&words(&bad)).is_err(), "{bad}");
+        }
         for (from, to) in [
             ("version=1", "version=2"),
             ("version=1", ""),

@@ -10,7 +10,7 @@ use crate::model::Fingerprint;
 /// Longest key line in bytes; an RSA key of 16,384 bits needs 2,800.
 const LINE_BYTES_MAX: usize = 16 << 10;
 /// RSA keys shorter than this can be broken.
-const RSA_BITS_MIN: u32 = 2048;
+pub(super) const RSA_BITS_MIN: u32 = 2048;
 
 /// A public key that may be used to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]

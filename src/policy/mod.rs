@@ -15,6 +15,7 @@
 //! wild repositories), so that a server can refuse a configuration it cannot carry out instead of ignoring it.
 
 mod address_list;
+mod certificate;
 mod compare;
 mod compile;
 mod decide;
@@ -53,6 +54,7 @@ mod virtual_ref;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use address_list::AddressList;
+pub use certificate::{Authorities, CertificateProblem};
 pub use compare::{Comparison, Shift, compare};
 pub use compile::nearest;
 pub use decide::{Change, Decision, Facts, Outcome, Step, Walk};
@@ -107,6 +109,8 @@ pub struct Settings {
     pub enable: BTreeSet<String>,
     /// Paths below `keydir/`, for `keysubdirs-as-groups`.
     pub key_files: Vec<String>,
+    /// CAs by whose certificates users are known who have no key in `keydir/`; no rule is about them.
+    pub authorities: Authorities,
 }
 
 impl Default for Settings {
@@ -120,6 +124,7 @@ impl Default for Settings {
             unsafe_values: "`~#$&()|;<>".to_owned(),
             enable: BTreeSet::new(),
             key_files: Vec::new(),
+            authorities: Authorities::default(),
         }
     }
 }

@@ -21,6 +21,10 @@ pub struct Config {
     #[serde(deserialize_with = "duration")]
     pub idle_timeout: Duration,
     pub explain_unknown_keys: bool,
+    /// A file with the public keys of CAs, relative to the data directory; empty for none.
+    pub user_ca: String,
+    /// Fingerprints of keys and serial numbers of certificates.
+    pub user_ca_revoked: Vec<String>,
 }
 
 impl Default for Config {
@@ -34,6 +38,8 @@ impl Default for Config {
             auth_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(600),
             explain_unknown_keys: true,
+            user_ca: String::new(),
+            user_ca_revoked: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod alive;
 mod command;
 mod config;
 mod hello;
+mod login;
 mod places;
 mod quickack;
 mod session;

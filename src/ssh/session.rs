@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyBase64};
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKeyBase64};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Connection, VerifiedPublicKey,
 };
@@ -32,24 +32,26 @@ const CHANNELS: usize = 64;
 const INVITED: usize = 16;
 
 pub(super) struct Session {
-    shared: Arc<Shared>,
-    from: SocketAddr,
-    seat: Arc<Seat>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) from: SocketAddr,
+    pub(super) seat: Arc<Seat>,
     /// Cancelled when the connection has ended.
     gone: CancellationToken,
-    actor: Option<Actor>,
+    pub(super) actor: Option<Actor>,
     /// The key that was proved (RFC 4253, section 6.6); who owns it is asked again for each session.
-    key: Vec<u8>,
+    pub(super) key: Vec<u8>,
+    /// The certificate instead, if that was proved; whether it counts is asked again for each session too.
+    pub(super) certificate: Option<Certificate>,
     /// Fingerprints of the keys that were offered and are not known, for the explanation.
-    unknown: Vec<String>,
+    pub(super) unknown: Vec<String>,
     /// What the holder of a key is told that has expired, or is bound to other addresses.
-    barred: Option<Denial>,
-    wrong_login: Option<String>,
+    pub(super) barred: Option<Denial>,
+    pub(super) wrong_login: Option<String>,
     /// The invitation whose key was proved, by somebody who is nobody yet.
     invited: Option<Invited>,
     /// This user's place among the connections; one user leaves half of them to others.
-    connection: Option<Member>,
-    crowded: bool,
+    pub(super) connection: Option<Member>,
+    pub(super) crowded: bool,
     channels: HashMap<ChannelId, Opened>,
     /// Channels whose task may still be running.
     at_work: HashMap<ChannelId, CancellationToken>,
@@ -79,6 +81,7 @@ impl Session {
             gone,
             actor: None,
             key: Vec::new(),
+            certificate: None,
             unknown: Vec::new(),
             barred: None,
             wrong_login: None,
@@ -88,57 +91,6 @@ impl Session {
             channels: HashMap::new(),
             at_work: HashMap::new(),
         }
-    }
-
-    /// What an unknown key is told (RFC 4256, section 3.2: an instruction without a prompt).
-    fn explanation(&self) -> String {
-        let node = &self.shared.control.node;
-        if self.crowded {
-            let name = &node.name;
-            return format!(
-                "gitmesh on {name}: you have half of all connections here already; close some, then try again.\n"
-            );
-        }
-        if let Some(barred) = &self.barred {
-            return format!("gitmesh on {}: {barred}\n", node.name);
-        }
-        let login = &node.user;
-        let mut text = match &self.wrong_login {
-            Some(wrong) => {
-                format!("gitmesh on {}: log in as '{login}', not as '{wrong}': ssh {login}@{}\n", node.name, node.name)
-            }
-            None => format!("gitmesh on {}: none of the keys that your client offered is known here.\n", node.name),
-        };
-        for key in &self.unknown {
-            text.push_str(&format!("  offered: {key}\n"));
-        }
-        if self.wrong_login.is_none() {
-            if self.unknown.is_empty() {
-                text.push_str("  offered: no key at all; is your key in ~/.ssh or in your agent (ssh-add -l)?\n");
-            }
-            text.push_str(
-                "Send the .pub file of your key to an administrator, who puts it into keydir/ of gitmesh-admin.\n",
-            );
-        }
-        text
-    }
-
-    fn note_unknown(&mut self, key: String) {
-        if self.unknown.len() < 20 && !self.unknown.contains(&key) {
-            self.unknown.push(key);
-        }
-    }
-
-    /// Remembers a key that opens nothing, for the explanation and the log.
-    fn refuse_key(&mut self, key: &PublicKey) {
-        metrics::AUTH.of(&["publickey", "refused"]).add(1);
-        let mut told = format!("{} {}", key.algorithm(), key.fingerprint(HashAlg::Sha256));
-        if let Some((user, denial)) = self.shared.control.realm.barred(&key.public_key_bytes(), self.from.ip()) {
-            let why = if denial.code == Denial::EXPIRED { "expired" } else { "bound to other addresses" };
-            told.push_str(&format!(" ({why}, of {user})"));
-            self.barred = Some(denial);
-        }
-        self.note_unknown(told);
     }
 
     fn refuse_channel(&mut self, id: ChannelId, text: &str, connection: &mut Connection) -> Result<(), russh::Error> {
@@ -193,23 +145,8 @@ impl Session {
         if let Some(invited) = self.invited.clone() {
             return self.introduce(id, invited, order, connection);
         }
-        if !self.key.is_empty() {
-            // The configuration may have changed since this connection began.
-            self.actor = self.shared.control.realm.identify(&self.key, self.from.ip());
-            if self.actor.is_none() {
-                let text = match self.shared.control.realm.barred(&self.key, self.from.ip()) {
-                    Some((user, denial)) => {
-                        let (from, why) = (self.from, denial.code);
-                        tracing::info!(%user, %from, why, "refused: the key of this connection opens nothing any more");
-                        denial.to_string()
-                    }
-                    None => {
-                        "FATAL: the key of this connection is not known here any more; ask an administrator".to_owned()
-                    }
-                };
-                self.refuse_channel(id, &text, connection)?;
-                return Ok(());
-            }
+        if let Err(text) = self.still_known() {
+            return self.refuse_channel(id, &text, connection);
         }
         let (Some(Opened { channel, protocol, terminal }), Some(actor)) =
             (self.channels.remove(&id), self.actor.clone())
@@ -407,7 +344,9 @@ impl Handler for Session {
         }
         let blob = offer.public_key.public_key_bytes();
         let realm = &self.shared.control.realm;
-        if realm.identify(&blob, self.from.ip()).is_some() || self.shared.control.invited(&blob).is_some() {
+        let known = realm.identify(&blob, self.from.ip()).is_some() || self.shared.control.invited(&blob).is_some();
+        // Here a certificate looks like its key; which of both it is, is told once it has signed.
+        if known || realm.takes_certificates() {
             return Ok(Auth::Accept);
         }
         self.refuse_key(offer.public_key);
@@ -418,10 +357,14 @@ impl Handler for Session {
         if login != self.shared.settings().config.user {
             return Ok(Auth::reject());
         }
+        self.certificate = None;
         self.key = key.public_key.public_key_bytes();
         self.actor = self.shared.control.realm.identify(&self.key, self.from.ip());
         let Some(actor) = &self.actor else {
-            let Some(invited) = self.shared.control.invited(&self.key) else { return Ok(Auth::reject()) };
+            let Some(invited) = self.shared.control.invited(&self.key) else {
+                self.refuse_key(key.public_key);
+                return Ok(Auth::reject());
+            };
             self.connection = self.shared.connected.enter("an invitation".to_owned(), INVITED);
             if self.connection.is_none() {
                 return Ok(Auth::reject());
@@ -431,21 +374,25 @@ impl Handler for Session {
             self.seat.authenticated();
             return Ok(Auth::Accept);
         };
-        match actor {
-            Actor::User { name, .. } => {
-                let most = (self.shared.settings().config.max_connections / 2).max(1);
-                self.connection = self.shared.connected.enter(name.to_string(), most);
-                if self.connection.is_none() {
-                    self.crowded = true;
-                    return Ok(Auth::reject());
-                }
-            }
-            Actor::Node(node) => self.shared.control.node_seen(node),
-            Actor::Local => {}
+        let actor = actor.clone();
+        Ok(self.admit(actor))
+    }
+
+    async fn auth_openssh_certificate(&mut self, login: &str, signed: &Certificate) -> Result<Auth, russh::Error> {
+        if login != self.shared.settings().config.user {
+            return Ok(Auth::reject());
         }
-        self.seat.authenticated();
-        tracing::debug!(user = %actor, from = %self.from, "authenticated");
-        Ok(Auth::Accept)
+        match self.shared.control.realm.certify(signed, login, self.from.ip()) {
+            Ok(actor) => {
+                self.key.clear();
+                self.certificate = Some(signed.clone());
+                Ok(self.admit(actor))
+            }
+            Err(denial) => {
+                self.refuse_certificate(signed, denial);
+                Ok(Auth::reject())
+            }
+        }
     }
 
     async fn auth_keyboard_interactive<'a>(

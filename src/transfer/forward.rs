@@ -74,11 +74,11 @@ impl Transfer {
         master: &HostName,
         streams: &mut Streams<R, W, E>,
     ) -> Result<u32, Refusal> {
-        let Request { actor: Actor::User { name, key }, repo, service, from, protocol, .. } = request else {
+        let Request { actor: Actor::User { name, key, by }, repo, service, from, protocol, .. } = request else {
             return Err("only users' pushes are carried to a master".into());
         };
         let epoch = self.cluster.epoch(repo);
-        let voucher = Voucher { user: name.clone(), key: key.clone(), from: from.clone(), epoch };
+        let voucher = Voucher { user: name.clone(), key: key.clone(), by: by.clone(), from: from.clone(), epoch };
         let line = format!("gitmesh-forward {service} '{repo}' {voucher}");
         let env: Vec<(&str, &str)> = protocol.iter().map(|p| ("GIT_PROTOCOL", p.as_str())).collect();
         let pipe = self.links.run_with_env(master, &line, &env).await;
