@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
@@ -101,26 +102,57 @@ impl Files {
     }
 
     /// Gives each whole line that holds `needle`, newer ones first, until `each` has enough.
-    pub fn each_back(&self, needle: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> io::Result<()> {
+    pub fn each_back(&self, needle: &str, each: impl FnMut(&str) -> ControlFlow<()>) -> io::Result<()> {
+        self.look_back(needle, None, each).map(drop)
+    }
+
+    /// As [`Files::each_back`], but no file is begun after `until`, and nothing is given after it: the files may hold
+    /// many GiB, and what is asked for need not be in them. The moment of the oldest line that was looked at, if older
+    /// ones were not. The newest file is looked at in any case.
+    pub fn each_back_until(
+        &self,
+        needle: &str,
+        until: Instant,
+        each: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> io::Result<Option<String>> {
+        self.look_back(needle, Some(until), each)
+    }
+
+    fn look_back(
+        &self,
+        needle: &str,
+        until: Option<Instant>,
+        mut each: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> io::Result<Option<String>> {
+        let is_over = || until.is_some_and(|until| Instant::now() >= until);
         let finder = memchr::memmem::FinderRev::new(needle.as_bytes());
+        let mut oldest: Option<String> = None;
         for (_, path) in self.list()?.iter().rev() {
+            if oldest.is_some() && is_over() {
+                return Ok(oldest);
+            }
             let Some(mut file) = open(path)? else { continue };
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
+            oldest = bytes.split(|byte| *byte == b'\n').find_map(time_of).or(oldest);
             let mut end = bytes.len();
             while let Some(at) = finder.rfind(&bytes[..end]) {
                 let start = memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
                 let stop = memchr::memchr(b'\n', &bytes[at..]).map(|newline| at + newline);
                 if let Some(stop) = stop
                     && let Ok(text) = std::str::from_utf8(&bytes[start..stop])
-                    && each(text).is_break()
                 {
-                    return Ok(());
+                    if each(text).is_break() {
+                        return Ok(None);
+                    }
+                    if is_over() {
+                        return Ok(time_of(text.as_bytes()).or(oldest));
+                    }
                 }
                 end = start;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Follows the chain from the oldest line that is kept to the newest. `wanted` is a hash that was told earlier.
@@ -219,6 +251,11 @@ pub(super) struct End {
     pub hash: String,
     pub unfinished: usize,
     pub file: Option<PathBuf>,
+}
+
+/// The moment of a record.
+fn time_of(line: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Record>(line).ok().map(|record| record.time)
 }
 
 /// `None` for one that was deleted meanwhile, since it is kept no longer.

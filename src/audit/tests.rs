@@ -71,6 +71,23 @@ fn records_are_chained_over_files_and_runs() {
         })
         .unwrap();
     assert_eq!(back.len(), 1);
+    // Out of time: the newest file is looked at, and it is said how far that goes.
+    let mut looked = 0;
+    let reached = files.each_back_until("\"repo\":\"nobody's\"", Instant::now(), |_| {
+        looked += 1;
+        ControlFlow::Continue(())
+    });
+    let (reached, first) = (reached.unwrap().unwrap(), all[0].time.as_str());
+    assert!(looked == 0 && reached.as_str() >= first && all.iter().any(|record| record.time == reached), "{reached}");
+    let reached = files.each_back_until("\"seq\":", Instant::now(), |_| {
+        looked += 1;
+        ControlFlow::Continue(())
+    });
+    assert_eq!((looked, reached.unwrap()), (1, Some(all[20].time.clone())));
+    let enough = files.each_back_until("\"repo\":\"last\"", Instant::now(), |_| ControlFlow::Break(()));
+    assert_eq!(enough.unwrap(), None, "what was asked for was found");
+    let patient = Instant::now() + PATIENCE;
+    assert_eq!(files.each_back_until("nobody's", patient, |_| ControlFlow::Continue(())).unwrap(), None);
     let mut since = Vec::new();
     files
         .each(20, |line| {

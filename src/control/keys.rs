@@ -189,40 +189,53 @@ impl Control {
         };
         let waiting: Vec<_> =
             waiting.into_iter().filter(|one| user.is_none_or(|user| user.as_str() == one.user)).collect();
-        let used = self.last_used(&keys, user);
-        let listed = Listed { keys, waiting, used, actor, all: user.is_none(), now: Stamp::new(SystemTime::now()) };
+        let (used, reached) = self.last_used(&keys, user);
+        let now = Stamp::new(SystemTime::now());
+        let listed = Listed { keys, waiting, used, reached, actor, all: user.is_none(), now };
         let is_empty = listed.keys.is_empty() && listed.waiting.is_empty();
         let out = if json { listed.json() } else { listed.text() };
-        Reply { code: i32::from(is_empty), ..Reply::done(out) }
+        let err = match &listed.reached {
+            Some(time) if !json => looked_back_to(time),
+            _ => String::new(),
+        };
+        Reply { code: i32::from(is_empty), err, ..Reply::done(out) }
     }
 
-    /// When each key was last used on this node, by fingerprint, as far as the audit tells soon enough.
-    fn last_used(&self, keys: &[UserKey], user: Option<&UserName>) -> BTreeMap<String, String> {
+    /// When each key was last used on this node, by fingerprint, as far as the audit tells soon enough; and how far
+    /// back that goes, if it is not all.
+    fn last_used(&self, keys: &[UserKey], user: Option<&UserName>) -> (BTreeMap<String, String>, Option<String>) {
         let mut used = BTreeMap::new();
-        let Some(files) = self.audit.files() else { return used };
+        let Some(files) = self.audit.files() else { return (used, None) };
         let mut wanted: Vec<&str> = keys.iter().map(|key| key.key.fingerprint.as_str()).collect();
         let needle = user.map_or("\"key\":\"".to_owned(), |user| format!("\"user\":{}", json!(user.as_str())));
-        let until = Instant::now() + SEARCH;
-        let searched = files.each_back(&needle, |line| {
+        let searched = files.each_back_until(&needle, Instant::now() + SEARCH, |line| {
             if let Some(at) = wanted.iter().position(|key| line.contains(key))
                 && let Ok(record) = serde_json::from_str::<Record>(line)
                 && record.key == wanted[at]
             {
                 used.insert(wanted.swap_remove(at).to_owned(), record.time);
             }
-            if wanted.is_empty() || Instant::now() > until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if wanted.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        if let Err(error) = searched {
+        let reached = searched.unwrap_or_else(|error| {
             tracing::warn!(%error, "the audit cannot be searched for the last use of keys");
-        }
-        used
+            None
+        });
+        (used, reached)
     }
+}
+
+/// What is said below an answer for which there was no time to read the whole audit.
+pub(super) fn looked_back_to(time: &str) -> String {
+    format!("note: looked back to {} in the audit; what is older is not told\n", whole_seconds(time))
 }
 
 struct Listed<'a> {
     keys: Vec<UserKey>,
     waiting: Vec<Waiting>,
     used: BTreeMap<String, String>,
+    /// How far back the audit was searched, if not to its beginning.
+    reached: Option<String>,
     actor: &'a Actor,
     all: bool,
     now: Stamp,
@@ -286,7 +299,11 @@ impl Listed<'_> {
             json!({ "code": code, "user": user, "name": name, "fingerprint": fingerprint, "since": since })
         });
         let (keys, waiting): (Vec<_>, Vec<_>) = (keys.collect(), waiting.collect());
-        format!("{}\n", json!({ "schema": "gitmesh.keys/1", "keys": keys, "waiting": waiting }))
+        let mut told = json!({ "schema": "gitmesh.keys/1", "keys": keys, "waiting": waiting });
+        if let Some(time) = &self.reached {
+            told["looked_back_to"] = json!(time);
+        }
+        format!("{told}\n")
     }
 }
 

@@ -4,16 +4,20 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::audit::{moment, unreadable};
+use super::keys::looked_back_to;
 use super::{Control, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::audit::{Kind, Outcome, Record};
 use crate::git::{objects, odb};
 use crate::model::{Actor, Oid, RepoName};
 
+/// So long the audit is searched, the walks through the history that it takes included.
+const SEARCH: Duration = Duration::from_secs(10);
 /// What gitolite keeps inside a repository, if it is told to.
 const GITOLITES_LOG: &str = "gl-log";
 
@@ -83,6 +87,9 @@ struct Report<'a> {
     repo: &'a str,
     commit: &'a str,
     pushes: &'a [Push],
+    /// How far back the audit was searched, if not to its beginning or `--since`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looked_back_to: Option<&'a str>,
 }
 
 impl Control {
@@ -115,8 +122,10 @@ impl Control {
                 found.push(push);
             }
         };
+        let mut reached = None;
         if let Some(files) = self.audit.files() {
-            let read = files.each_back(&format!("\"repo\":\"{repo}\""), |line| {
+            let until = Instant::now() + SEARCH;
+            let read = files.each_back_until(&format!("\"repo\":\"{repo}\""), until, |line| {
                 let Ok(record) = serde_json::from_str::<Record>(line) else { return ControlFlow::Continue(()) };
                 if asked.since.as_deref().is_some_and(|since| record.time.as_str() < since) {
                     return ControlFlow::Break(());
@@ -136,25 +145,32 @@ impl Control {
                 }
                 ControlFlow::Continue(())
             });
-            if let Err(error) = read {
-                return unreadable(&error);
+            match read {
+                Ok(time) => reached = time,
+                Err(error) => return unreadable(&error),
             }
         }
-        let older = std::fs::read(dir.join(GITOLITES_LOG)).unwrap_or_default();
+        // What gitolite has written is older than all of that.
+        let older =
+            if reached.is_some() { Vec::new() } else { std::fs::read(dir.join(GITOLITES_LOG)).unwrap_or_default() };
         let older = String::from_utf8_lossy(&older);
         let older = older.lines().rev().filter_map(gitolites);
         older.filter(|push| asked.since.as_ref().is_none_or(|since| push.time >= *since)).for_each(&mut look);
 
         let out = if asked.json {
             let (repo, commit) = (repo.as_str(), asked.commit.as_str());
-            let report = Report { schema: "gitmesh.who-pushed/1", repo, commit, pushes: &found };
+            let looked_back_to = reached.as_deref();
+            let report = Report { schema: "gitmesh.who-pushed/1", repo, commit, pushes: &found, looked_back_to };
             serde_json::to_string(&report).expect("texts can always be written") + "\n"
         } else {
             found.iter().map(Push::told).collect()
         };
         let mut reply = Reply::done(out);
+        if let Some(time) = reached.filter(|_| !asked.json) {
+            reply.err = looked_back_to(&time);
+        }
         if let crate::cluster::Place::There { master, .. } = self.cluster.locate(repo) {
-            reply.err = format!("warning: '{repo}' is a copy here; who pushes it is known on its master {master}\n");
+            reply.err += &format!("warning: '{repo}' is a copy here; who pushes it is known on its master {master}\n");
         }
         reply
     }

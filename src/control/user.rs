@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ use crate::model::{Actor, HostName, RepoName, UserName};
 use crate::policy::{Facts, Op, Owner, Target};
 use crate::repo::Ownership;
 
+/// So long the audit is searched for somebody.
+const SEARCH: Duration = Duration::from_secs(2);
 /// Repositories named of those that somebody may read, and of those that they may write.
 const NAMED: usize = 100;
 
@@ -59,6 +62,9 @@ struct Report {
     writes: Usable,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<Seen>,
+    /// How far back the audit was searched for that, if not to its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looked_back_to: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -184,6 +190,7 @@ impl Control {
         for usable in [&mut reads, &mut writes] {
             usable.names.sort_unstable();
         }
+        let (last_seen, looked_back_to) = self.last_seen(name);
         let report = Report {
             schema: "gitmesh.user/1",
             user: name.to_owned(),
@@ -192,7 +199,8 @@ impl Control {
             keys,
             reads,
             writes,
-            last_seen: self.last_seen(name),
+            last_seen,
+            looked_back_to,
         };
         Ok(Reply::done(if json { to_json(&report) } else { report.to_string() }))
     }
@@ -214,11 +222,14 @@ impl Control {
         self.realm.with_rules(&admin, "", decide)
     }
 
-    /// The newest access, push or command of theirs that the audit knows.
-    fn last_seen(&self, user: &str) -> Option<Seen> {
+    /// The newest access, push or command of theirs that the audit knows; and how far back that was looked for, if not
+    /// to its beginning.
+    fn last_seen(&self, user: &str) -> (Option<Seen>, Option<String>) {
         let mut seen = None;
         let needle = format!("\"user\":{}", serde_json::Value::from(user));
-        let looked = self.audit.files()?.each_back(&needle, |line| match serde_json::from_str::<Record>(line) {
+        let Some(files) = self.audit.files() else { return (None, None) };
+        let until = Instant::now() + SEARCH;
+        let looked = files.each_back_until(&needle, until, |line| match serde_json::from_str::<Record>(line) {
             Ok(record) if record.user == user => {
                 // The words of a command name its repository themselves.
                 let Record { what, repo, .. } = &record;
@@ -228,10 +239,11 @@ impl Control {
             }
             _ => ControlFlow::Continue(()),
         });
-        if let Err(error) = looked {
+        let reached = looked.unwrap_or_else(|error| {
             tracing::warn!(%error, "the audit cannot be read, to see when somebody was here last");
-        }
-        seen
+            None
+        });
+        (seen, reached)
     }
 
     fn lint_users(&self, json: bool) -> Reply {
@@ -240,7 +252,9 @@ impl Control {
         let known: BTreeSet<&str> = holders.iter().map(|user| user.as_str()).collect();
         let node = |name: &str| name.strip_prefix("server-").is_some_and(|node| HostName::new(node).is_ok());
         let mut found = BTreeSet::new();
-        for user in people.iter().filter(|user| !known.contains(**user) && !node(user)) {
+        // Whom a CA vouches for needs no key.
+        let certified = !live.authorities.is_empty();
+        for user in people.iter().filter(|user| !certified && !known.contains(**user) && !node(user)) {
             found.insert(Finding {
                 kind: "no-key",
                 about: (*user).to_owned(),
@@ -310,7 +324,10 @@ impl std::fmt::Display for Report {
         }
         match &self.last_seen {
             Some(Seen { time, from, what }) => writeln!(f, "last seen: {time} from {from}: {what}"),
-            None => writeln!(f, "last seen: not in the audit"),
+            None => match &self.looked_back_to {
+                Some(time) => writeln!(f, "last seen: not since {time}; the audit was looked through no further"),
+                None => writeln!(f, "last seen: not in the audit"),
+            },
         }
     }
 }
