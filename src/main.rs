@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // git starts hooks during every push: past this line nothing is set up that they do not need.
     let mut words = std::env::args_os().skip(1);
@@ -12,7 +10,7 @@ fn main() -> ExitCode {
     {
         return gitmesh::hook::client::run(&name);
     }
-    match gitmesh::cli::Cli::parse().run() {
+    match gitmesh::cli::run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

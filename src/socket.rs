@@ -190,6 +190,10 @@ impl Door {
             }
             Ask::Command(words) => self.carry_out(&words, String::new(), from, to).await,
             Ask::CommandWithInput { words, input } => self.carry_out(&words, input, from, to).await,
+            Ask::Done(words) => {
+                self.control.note_done(&words);
+                send(&mut to, &Answer::Exit(0)).await
+            }
             Ask::Reload => {
                 self.reload.notify_one();
                 send(&mut to, &Answer::Exit(0)).await

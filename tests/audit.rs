@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::world::{Node, World};
+use crate::world::{Node, World, eventually};
 
 const RULES: &str = "\
 repo docs
@@ -77,7 +77,23 @@ fn accesses_pushes_and_commands_are_recorded() {
     assert_eq!(search(&node, "--ref by-path")[0]["user"], "local");
     assert_eq!(search(&node, "--key SHA256:none"), Vec::<Value>::new());
 
+    // What is only asked about a repository is found by its name too, and so is who asks in vain.
+    drop(bob.ssh(&node, "who-pushed --since 7d docs 12345678"));
+    bob.ssh(&node, "desc secret").fails();
+    let asked: Vec<String> = ["docs", "secret"]
+        .iter()
+        .map(|repo| search(&node, &format!("--repo {repo} --kind command --user bob"))[0]["what"].to_string())
+        .collect();
+    assert_eq!(asked, ["\"who-pushed --since 7d docs 12345678\"", "\"desc secret\""]);
+    assert_eq!(reads[0]["rule"], "refs/.*", "the rule that let them in");
+    work.git(&["commit", "-q", "--amend", "-m", "another"]).succeeds();
+    let rewound = work.oid("HEAD");
+    world.alice().configure(&node, |c| c.conf(&RULES.replace("RW  = carol", "RW+ = carol"))).succeeds();
+    work.push(&["+HEAD:main"]).succeeds();
+
     let log = node.gitmesh(&["audit", "export", "--format", "gitolite", "--repo", "docs"]).succeeds().stdout;
+    let forced = format!("\tupdate\tdocs\tcarol\t+\trefs/heads/main\t{commit}\t{rewound}\t");
+    assert!(log.contains(&forced), "{log}");
     let update = format!("\tupdate\tdocs\tcarol\tW\trefs/heads/main\t{}\t{commit}\trefs/.*\n", "0".repeat(40));
     assert!(log.contains(&update) && log.contains("\tpre_git\tdocs\tbob\tR\tany\t"), "{log}");
     carol.ssh(&node, &format!("who-pushed docs {}", &commit[..8])).succeeds().says(" carol refs/heads/main ");
@@ -122,4 +138,39 @@ fn the_master_knows_who_pushed_through_a_replica() {
     assert_eq!(reasons, ["carried to the master server1"], "{here:?}");
     let mirrored = here.iter().find(|record| record["user"].is_null() && record["refs"].is_array()).unwrap();
     assert_eq!((&mirrored["node"], &mirrored["refs"][0]["result"]), (&"server1".into(), &"ok".into()), "{mirrored}");
+}
+
+#[test]
+fn what_is_done_past_the_doors_is_recorded() {
+    let world = World::new();
+    let node = world.node("server1");
+    let other = world.actor("other");
+    let told = |words: &str| {
+        let found = node.gitmesh(&["audit", "search", "--kind", "audit"]).stdout;
+        found.lines().any(|line| line.contains(words))
+    };
+    let key = world.dir().join("server9.pub");
+    fs::write(&key, format!("{}\n", other.key_line())).unwrap();
+    node.gitmesh(&["peer", "add", &key.display().to_string()]).succeeds();
+    eventually("the new peer", || told("; peer added: server9"));
+    node.gitmesh(&["peer", "remove", "server9"]).succeeds();
+    eventually("its end", || told("; peer removed: server9"));
+    let keydir = node.data().join("emergency-keydir");
+    fs::create_dir_all(&keydir).unwrap();
+    fs::write(keydir.join("other.pub"), other.key_line() + "\n").unwrap();
+    fs::write(node.data().join("emergency.conf"), "").unwrap();
+    eventually("the override", || told("; emergency override in force for other"));
+    fs::remove_file(node.data().join("emergency.conf")).unwrap();
+    eventually("its end", || told("; emergency override over for other"));
+    node.gitmesh(&["target", "key", "github"]).succeeds();
+    let done = search(&node, "--kind command --user local").into_iter().any(|r| r["what"] == "target key github");
+    assert!(done, "what opens another server");
+    node.expect_errors();
+    node.set("gc_every", "\"never\"");
+    eventually("its refusal", || node.log().contains("the new settings are refused"));
+    node.set("gc_every", "\"1d\"");
+    eventually("its record", || told("  FAILED  (reloaded after an edit; "));
+    node.stop();
+    node.start();
+    assert!(told("has started"), "and with whom it began");
 }

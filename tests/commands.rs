@@ -136,7 +136,7 @@ const SESSIONS: &[(&str, &str)] = &[
         "carol keys list\ncarol keys list --json\ncarol keys add phone << PHONE\ncarol keys expire phone 2099-01-01\n\
          carol keys list\n# KEY is a name, a file, or a fingerprint:\ncarol keys expire phone never\n\
          carol keys remove phone\ncarol keys remove carol.pub\ncarol keys add phone << ssh-ed25519 AAAA\n\
-         carol keys add << PHONE\ncarol keys remove laptop\ncarol keys approve abcd2345\ncarol keys list --user bob\n\
+         carol keys add << PHONE\ncarol keys remove laptop\ncarol keys approve abcd2345\ncarol keys reject abcd2345\ncarol keys list --user bob\n\
          # An administrator, for others:\nalice keys add phone --user bob --expires 2099-01-01 << PHONE\n\
          alice keys list --user bob\nalice keys remove phone --user bob\ncarol keys",
     ),
@@ -165,7 +165,10 @@ const SESSIONS: &[(&str, &str)] = &[
          bob repo create mine\nbob repo delete docs\nbob repo rename docs new-name\nalice repo rename\n\
          alice repo fsck docs\nalice repo gc nothing\nbob repo gc docs",
     ),
-    ("peer", "alice peer list\nbob peer list\nalice peer show server9"),
+    (
+        "peer",
+        "alice peer list\nbob peer list\nalice peer show server9\nalice peer ping\nalice peer ping server9\nbob peer ping",
+    ),
     ("doctor", "bob doctor"),
     ("status", "alice status\nbob status"),
     ("metrics", "bob metrics"),
@@ -174,7 +177,10 @@ const SESSIONS: &[(&str, &str)] = &[
         "mirror",
         "alice mirror status\nbob mirror status docs\nalice mirror list docs\nerin mirror status docs\n\
          bob mirror push docs\nbob mirror pause docs\nalice mirror wait docs --timeout 1s\nalice mirror log docs\n\
-         alice mirror frobnicate",
+         alice mirror pull docs\nbob mirror resume docs\nalice mirror resume docs\nalice mirror verify docs\n\
+         alice mirror repair server2 docs\nalice mirror promote docs --yes\nalice mirror promote --here docs --yes\n\
+         alice mirror move docs --to server2\nbob mirror move docs --to server2\nalice mirror lost list\n\
+         alice mirror lost drop docs --all\nbob mirror lost drop docs --all\nalice mirror frobnicate",
     ),
     ("request-push", "bob request-push docs"),
 ];
@@ -308,7 +314,8 @@ fn lines_of(session: &str) -> Vec<(String, Option<String>)> {
 
 fn chapter(stage: &mut Stage<'_>, command: &str, session: &str) -> String {
     let help = stage.person("alice").ssh(&stage.node.clone(), &format!("help {command}")).succeeds();
-    let mut text = format!("## {command}\n\n```text\n{}```\n\n```console\n", stage.masked(&help.stdout));
+    let head = format!("## {command}\n\n```text\n{}```\n\n", stage.masked(&help.stdout));
+    let mut text = head + "```console\n";
     for (line, input) in lines_of(session) {
         let (who, words) = line.split_once(' ').unwrap();
         if who == "#" {
@@ -354,7 +361,7 @@ fn sessions_are_the_reference() {
     masks.push((node.data().display().to_string(), "/var/lib/gitmesh"));
     masks.push((commit[..10].to_owned(), "5e1c309dae"));
     masks.push((format!(" gitmesh {} ", env!("CARGO_PKG_VERSION")), " gitmesh 0.1.0 "));
-    let mut stage = Stage { world: &world, node, people, masks, trashed: String::new(), commit, phone };
+    let mut stage = Stage { world: &world, node: node.clone(), people, masks, trashed: String::new(), commit, phone };
 
     let mut text = "# Commands over SSH\n\nMade by `make docs` from sessions that the tests play; do not edit. On the machine the same commands are\n\
          `gitmesh COMMAND`. Here alice is an administrator; carol may write to `docs` and bob may read it; erin has no right\n\
@@ -366,10 +373,13 @@ fn sessions_are_the_reference() {
     let text = text.trim_end().to_owned() + "\n";
 
     // None is left out.
-    let listed = stage.person("alice").ssh(&stage.node.clone(), "help").succeeds().stdout;
-    let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix('\t')?.split(' ').next()).collect();
-    let played: BTreeSet<&str> = SESSIONS.iter().map(|(command, _)| *command).collect();
-    assert!(listed.is_subset(&played), "a command without a session: {:?}", listed.difference(&played));
+    let sessions = SESSIONS.iter().flat_map(|(_, session)| lines_of(session));
+    let lines: Vec<String> = sessions.filter_map(|(line, _)| Some(line.split_once(' ')?.1.to_owned())).collect();
+    for form in topics(&alice, &node).iter().flat_map(|usage| forms_of(usage)) {
+        let is_it =
+            |line: &String| line.strip_prefix(&form).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        assert!(lines.iter().any(is_it), "no session has '{form}'");
+    }
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CHAPTERS);
     if std::env::var_os(WRITE).is_some() {
@@ -385,8 +395,9 @@ fn sessions_are_the_reference() {
     );
 }
 
-/// Words that no command expects, some hundred lines of them, as the machine's own user with every right and as a user
-/// without any.
+/// Words that no command expects, and flags that it has in places where they make no sense: a thousand lines of them, as the
+/// machine's own user with every right and as a user without any. Each run has a seed of its own, which a failure tells;
+/// GITMESH_SEED=NUMBER plays it again.
 #[test]
 fn hostile_words_break_nothing() {
     let world = World::new();
@@ -416,7 +427,25 @@ fn hostile_words_break_nothing() {
         "sudo bob",
         "",
     ];
+    let seed: u64 = match std::env::var("GITMESH_SEED") {
+        Ok(seed) => seed.parse().expect("GITMESH_SEED is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("GITMESH_SEED={seed}");
+    let rng = |part: u8| {
+        let mut bytes = [part; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes)
+    };
     let topics = topics(world.alice(), &node);
+    // Each command's own flags; those that have it go on for ever are left out.
+    let plain = |word: &&str| word.starts_with('-') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let words = topics.iter().flat_map(|usage| usage.split([' ', '[', ']', '|']));
+    let mut flags: Vec<String> = words.filter(plain).filter(|flag| *flag != "--watch").map(str::to_owned).collect();
+    flags.extend(["--repo", "--ref", "--from", "--until", "--kind", "--result", "--key", "-n"].map(str::to_owned));
+    assert!(
+        ["--user", "--since", "--like", "--expires", "--to"].iter().all(|flag| flags.contains(&(*flag).to_owned()))
+    );
     // These wait for what does not come, or go on for ever.
     let endless = ["events", "mirror wait", "doctor", "audit"];
     let commands = topics.iter().map(|usage| command_of(usage)).filter(|command| !endless.contains(&command.as_str()));
@@ -471,24 +500,30 @@ fn hostile_words_break_nothing() {
             "\u{feff}docs",
         ])
         .prop_map(str::to_owned),
+        proptest::sample::select(flags.clone()),
+        (proptest::sample::select(flags), "\\PC{0,12}").prop_map(|(flag, value)| format!("{flag}={value}")),
+        "20[0-9]{2}-[0-9]{1,2}-[0-9]{1,3}|-?[0-9]{1,20}[smhd]?",
         "\\PC{0,12}",
         "-{1,2}[a-z]{1,6}",
         proptest::strategy::Just("x".repeat(20_000)),
     ];
-    let lines = (proptest::sample::select(commands.clone()), proptest::collection::vec(word, 0..4));
-    let config = proptest::test_runner::Config { cases: 400, failure_persistence: None, ..Default::default() };
-    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
-        config,
-        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
-    );
+    let input = proptest::prop_oneof![
+        proptest::strategy::Just("docs\n\0\n".to_owned()),
+        "[ -~\n\t]{0,60}",
+        "\\PC{0,60}",
+        "(READERS|WRITERS|docs|secret|ssh-ed25519 AAAA|\n| |@all|\u{0}|\u{1b}){0,12}",
+    ];
+    let lines = (proptest::sample::select(commands.clone()), proptest::collection::vec(word, 0..5), input);
+    let config = proptest::test_runner::Config { cases: 1000, failure_persistence: None, ..Default::default() };
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(config, rng(1));
     let turn = std::cell::Cell::new(0);
-    let played = runner.run(&lines, |(command, words)| {
+    let played = runner.run(&lines, |(command, words, input)| {
         let mut line: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
         line.extend(words);
         turn.set(turn.get() + 1);
-        if turn.get() % 4 > 0 {
-            let code = by_socket(&node, &line);
-            proptest::prop_assert!(code.is_some_and(|code| code != 70), "{line:?}: {code:?}");
+        if turn.get() % 8 > 0 {
+            let code = by_socket(&node, &line, &input);
+            proptest::prop_assert!(code.is_some_and(|code| code != 70), "seed {seed}: {line:?} < {input:?}: {code:?}");
             return Ok(());
         }
         let typed: Vec<String> = line.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
@@ -497,9 +532,16 @@ fn hostile_words_break_nothing() {
         if typed.contains('\0') || typed.len() > 100_000 {
             return Ok(());
         }
-        let answer = connection.run(&[&typed]);
-        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{line:?}: {answer:?}");
-        proptest::prop_assert!(!answer.stdout.contains("secret"), "{line:?}: {answer:?}");
+        let file = erin.dir().join("typed");
+        fs::write(&file, &input).unwrap();
+        let mut command = connection.command(&[&typed]);
+        command.stdin(fs::File::open(&file).unwrap());
+        let answer = Running::start(command).end();
+        let told = format!("seed {seed}: {line:?} < {input:?}: {answer:?}");
+        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{told}");
+        // What she typed herself may come back to her.
+        let hers = line.iter().any(|word| word.contains("secret")) || input.contains("secret");
+        proptest::prop_assert!(hers || !answer.stdout.contains("secret"), "{told}");
         Ok(())
     });
     played.unwrap();
@@ -507,16 +549,15 @@ fn hostile_words_break_nothing() {
     // Bytes that are no text.
     let bytes = proptest::collection::vec(1_u8..=255, 0..40);
     let any = (proptest::sample::select(commands), bytes);
-    runner = proptest::test_runner::TestRunner::new_with_rng(
-        proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() },
-        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
-    );
+    let config = proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() };
+    runner = proptest::test_runner::TestRunner::new_with_rng(config, rng(2));
     let played = runner.run(&any, |(command, bytes)| {
         let mut ssh = connection.command(&[]);
         ssh.arg(std::ffi::OsString::from_vec([command.as_bytes(), b" ", &bytes].concat()));
         let answer = Answer::of(ssh);
-        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{command} {bytes:?}: {answer:?}");
-        proptest::prop_assert!(!answer.stdout.contains("secret"), "{command} {bytes:?}: {answer:?}");
+        let told = format!("seed {seed}: {command} {bytes:?}: {answer:?}");
+        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{told}");
+        proptest::prop_assert!(!answer.stdout.contains("secret"), "{told}");
         Ok(())
     });
     played.unwrap();
@@ -545,13 +586,29 @@ fn command_of(usage: &str) -> String {
     usage.split(' ').take_while(plain).collect::<Vec<_>>().join(" ")
 }
 
+/// Its commands, where one usage tells several: `peer list`, `peer show` and `peer ping`.
+fn forms_of(usage: &str) -> Vec<String> {
+    let command = command_of(usage);
+    let usage = regex::Regex::new(r" \[[^\]]*\]").unwrap().replace_all(usage, "");
+    let (noun, rest) = usage.split_once(' ').unwrap_or((&usage, ""));
+    let word = rest.split(' ').next().unwrap_or_default();
+    let is_choice = word.contains('|') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'|');
+    let choices: Vec<&str> = if is_choice {
+        word.split('|').collect()
+    } else if command != noun && rest.contains(" | ") {
+        rest.split(" | ").filter_map(|part| part.split(' ').next()).collect()
+    } else {
+        return vec![command];
+    };
+    choices.into_iter().map(|choice| format!("{noun} {choice}")).collect()
+}
+
 /// The exit code of a command that comes by the control socket, where words may hold anything.
-fn by_socket(node: &Node, words: &[String]) -> Option<i64> {
+fn by_socket(node: &Node, words: &[String], input: &str) -> Option<i64> {
     use std::io::{BufRead as _, Write as _};
     let mut stream = std::os::unix::net::UnixStream::connect(node.data().join("control.sock")).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
-    let ask =
-        serde_json::json!({ "version": 1, "ask": { "CommandWithInput": { "words": words, "input": "docs\n\0\n" } } });
+    let ask = serde_json::json!({ "version": 1, "ask": { "CommandWithInput": { "words": words, "input": input } } });
     stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
     for line in std::io::BufReader::new(stream).lines() {
         let answer: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
@@ -560,6 +617,31 @@ fn by_socket(node: &Node, words: &[String]) -> Option<i64> {
         }
     }
     None
+}
+
+/// What people have over SSH, the machine's own user has as `gitmesh COMMAND`, in the same words.
+#[test]
+fn the_machine_has_the_same_commands() {
+    let world = World::new();
+    let node = world.node("server1");
+    world.alice().configure(&node, |c| c.conf(RULES)).succeeds();
+    node.gitmesh(&["whoami"]).succeeds().says("user: local (this machine)");
+    node.gitmesh(&["lock", "-ls", "docs", "--json"]).succeeds();
+    node.gitmesh(&["create", "pub/bob/x"]).fails().does_not_say("unrecognized").does_not_say("unknown");
+    node.gitmesh(&["fork", "docs", "pub/bob/y"]).fails().does_not_say("unrecognized").does_not_say("unknown");
+    node.gitmesh(&["owns", "docs"]).does_not_say("unrecognized");
+    node.gitmesh(&["request-push", "docs"]).fails().does_not_say("unrecognized").does_not_say("unknown");
+    for usage in topics(world.alice(), &node) {
+        let command = command_of(&usage);
+        let mut words: Vec<&str> = command.split(' ').collect();
+        words.push("-h");
+        // Of these, some are carried out by the program itself, with more of their own.
+        match words[0] {
+            "help" => {}
+            "access" | "doctor" | "peer" => drop(node.gitmesh(&words).succeeds().says(words[0])),
+            _ => drop(node.gitmesh(&words).succeeds().says(&usage)),
+        }
+    }
 }
 
 /// What a command changes is changed where the master is, and what it says of pushes concerns users alone.
@@ -693,6 +775,13 @@ fn what_is_absent_and_what_is_closed_answer_alike() {
         "sudo carol desc REPO",
         "creator -n REPO",
         "symbolic-ref REPO --short HEAD",
+        "perms REPO << READERS erin",
+        "perms -c REPO << READERS erin",
+        "readme REPO set << x",
+        "motd REPO set << x",
+        "writable REPO off << x",
+        "git-config -r % x << REPO",
+        "git-config % a.b << REPO",
     ];
     let about = |usage: &String| ["REPO", "OLD", "FROM"].iter().any(|word| usage.contains(word));
     for usage in topics(world.alice(), &node).iter().filter(|usage| about(usage)) {
@@ -702,7 +791,13 @@ fn what_is_absent_and_what_is_closed_answer_alike() {
     }
     for line in lines {
         let ask = |repo: &str| {
-            let answer = connection.run(&[&line.replace("REPO", repo)]);
+            let line = line.replace("REPO", repo);
+            let (words, input) = line.split_once(" << ").unwrap_or((&line, ""));
+            let file = erin.dir().join("typed");
+            fs::write(&file, format!("{input}\n")).unwrap();
+            let mut command = connection.command(&[words]);
+            command.stdin(fs::File::open(file).unwrap());
+            let answer = Running::start(command).end();
             (answer.code, answer.stdout.replace(repo, "REPO"), answer.stderr.replace(repo, "REPO"))
         };
         assert_eq!(ask("secret"), ask("absent"), "{line}");

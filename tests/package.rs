@@ -17,9 +17,24 @@ fn manual_and_completions_name_every_command() {
     let dir = world.dir().join("man").display().to_string();
     world.gitmesh(&["man", &dir]).succeeds();
     world.gitmesh(&["man"]).succeeds().says(".TH gitmesh 1");
+    let page = |command: &str| {
+        let path = world.dir().join(format!("man/gitmesh-{command}.1"));
+        std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("no page of {command}")).replace("\\-", "-")
+    };
     for command in ["init", "serve", "import", "mirror", "check"] {
-        let page = std::fs::read_to_string(world.dir().join(format!("man/gitmesh-{command}.1"))).unwrap();
-        assert!(page.contains(command), "{page}");
+        assert!(page(command).contains(command));
+    }
+    // The grammar of every command that one has over SSH too.
+    let node = world.node("server1");
+    let told = world.alice().ssh(&node, "help").succeeds().stdout;
+    let usages = told.lines().filter_map(|line| line.strip_prefix('\t')?.split("  ").next());
+    for usage in usages {
+        let noun = usage.split(' ').next().unwrap();
+        if !["help", "access", "doctor", "peer"].contains(&noun) {
+            assert!(page(noun).contains(&format!("usage: {usage}\n")), "{usage}: {}", page(noun));
+            world.gitmesh(&[noun, "-h"]).succeeds().says(usage);
+            world.gitmesh(&["help", noun]).succeeds().says(usage);
+        }
     }
     assert!(!world.dir().join("man/gitmesh-hook.1").exists(), "git alone calls it");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -280,6 +280,19 @@ impl Realm {
         Err(self.refuse(&live, actor, repo, disk.as_ref(), access))
     }
 
+    /// The refex of the rule that decides about an access, for the audit; none for who is asked no rule.
+    pub fn refex_of(&self, actor: &Actor, repo: &RepoName, access: Access) -> String {
+        match actor {
+            Actor::User { .. } => self.live().decide(actor, repo, self.store.ownership(repo).as_ref(), access).refex,
+            Actor::Node(_) | Actor::Local => String::new(),
+        }
+    }
+
+    /// Who has the emergency override in force.
+    pub fn overriding(&self) -> Vec<String> {
+        self.live().emergency.names().into_iter().map(ToString::to_string).collect()
+    }
+
     fn refuse(&self, live: &Live, actor: &Actor, repo: &RepoName, disk: Option<&Ownership>, access: Access) -> Denial {
         let letter = if access == Access::Read { 'R' } else { 'W' };
         let insider = self.sees_rules(live, actor);

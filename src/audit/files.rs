@@ -167,7 +167,8 @@ impl Files {
             holds: wanted.is_none(),
         };
         let mut before: Option<(String, u64)> = None;
-        let mut torn: Option<(String, usize)> = None;
+        let mut torn: Option<(String, usize, String)> = None;
+        let newest = files.last().map(|(number, _)| *number).unwrap_or_default();
         for (number, path) in &files {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let wrong = |line, what| Wrong::Line { file: name.clone(), line, what };
@@ -178,19 +179,30 @@ impl Files {
                 line.clear();
                 at += 1;
                 (&mut from).take(LINE_MAX).read_until(b'\n', &mut line)?;
-                let Some(whole) = line.strip_suffix(b"\n") else { break };
+                let Some(whole) = line.strip_suffix(b"\n") else {
+                    if line.len() as u64 == LINE_MAX {
+                        return Err(wrong(at, "this line is longer than a record can be"));
+                    }
+                    // The newest is being written, or was when the machine stopped.
+                    if !line.is_empty() && *number != newest {
+                        return Err(wrong(at, "this is no record"));
+                    }
+                    break;
+                };
                 let own = hash(whole);
                 found.holds |= wanted == Some(own.as_str());
                 let Ok(record) = serde_json::from_slice::<Record>(whole) else {
                     // A power cut may have left half a line; what follows must say so.
-                    if torn.replace((own, at)).is_some() {
+                    if torn.replace((own, at, name.clone())).is_some() {
                         return Err(wrong(at, "this is no record"));
                     }
                     continue;
                 };
                 let expected = match (&torn, &before) {
-                    (Some((hash, _)), _) if record.kind == Kind::Audit => Some(hash.as_str()),
-                    (Some((_, line)), _) => return Err(wrong(*line, "this is no record")),
+                    (Some((hash, ..)), _) if record.kind == Kind::Audit => Some(hash.as_str()),
+                    (Some((_, line, file)), _) => {
+                        return Err(Wrong::Line { file: file.clone(), line: *line, what: "this is no record" });
+                    }
                     (None, Some((hash, _))) => Some(hash.as_str()),
                     (None, None) => None,
                 };
@@ -209,7 +221,10 @@ impl Files {
                 (before, torn) = (Some((own, record.seq)), None);
             }
         }
-        Ok(found)
+        match torn {
+            Some((_, line, file)) => Err(Wrong::Line { file, line, what: "this is no record" }),
+            None => Ok(found),
+        }
     }
 
     /// The hash of the newest line and the number of the next record; what a crash has left of an unfinished line, in

@@ -31,7 +31,8 @@ pub fn export(record: &Record) -> String {
         out.push_str(&format!("{head}\tdie\t{}\n", plain(&record.reason)));
     } else if record.kind != Kind::Command {
         let letter = if record.kind == Kind::Push { 'W' } else { 'R' };
-        out.push_str(&format!("{head}\tpre_git\t{}\t{who}\t{letter}\tany\trefs/.*\n", record.repo));
+        let rule = if record.rule.is_empty() { "refs/.*" } else { &record.rule };
+        out.push_str(&format!("{head}\tpre_git\t{}\t{who}\t{letter}\tany\t{rule}\n", record.repo));
     }
     for change in &record.refs {
         if change.result != Outcome::Ok {
@@ -40,7 +41,8 @@ pub fn export(record: &Record) -> String {
             continue;
         }
         // What gitolite calls the operation: a deletion is a rewind to it, without an own letter in the rules.
-        let op = if change.new.bytes().all(|b| b == b'0') { "+" } else { "W" };
+        let rewinds = change.op == "rewind" || change.new.bytes().all(|b| b == b'0');
+        let op = if rewinds { "+" } else { "W" };
         let (repo, name, rule) = (&record.repo, &change.name, &change.rule);
         out.push_str(&format!("{head}\tupdate\t{repo}\t{who}\t{op}\t{name}\t{}\t{}\t{rule}\n", change.old, change.new));
     }

@@ -43,6 +43,9 @@ pub struct RefChange {
     pub name: String,
     pub old: String,
     pub new: String,
+    /// `create`, `forward`, `rewind` or `delete`; empty where nobody has looked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub op: String,
     /// The refex that decided, where a rule did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
@@ -83,6 +86,9 @@ pub struct Record {
     /// git's service, or the words of the command.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub what: String,
+    /// The refex that let a fetch in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
     pub result: Outcome,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -74,7 +74,10 @@ impl Record {
                 _ => format!("  NOT DONE: {}", change.reason),
             };
             let rule = if change.rule.is_empty() { String::new() } else { format!("  by {}", change.rule) };
-            out.push_str(&format!("    {}  {}..{}{rule}{why}\n", change.name, short(&change.old), short(&change.new)));
+            // As git shows a forced update.
+            let dots = if change.op == "rewind" { "..." } else { ".." };
+            let (old, new) = (short(&change.old), short(&change.new));
+            out.push_str(&format!("    {}  {old}{dots}{new}{rule}{why}\n", change.name));
         }
         // Words of the client's may hold anything.
         out.chars().filter(|c| *c == '\n' || !c.is_control()).collect()

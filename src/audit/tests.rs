@@ -122,8 +122,21 @@ fn whoever_changes_a_line_is_found() {
     let without: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| line).collect();
     assert!(wrong(without.join("\n") + "\n").contains("the chain is broken"));
     assert!(wrong(text.replacen('{', "[", 1)).contains("no record"));
+    assert!(wrong(format!("{text}half a line")).contains("no record"), "in the middle of all nothing is unfinished");
     fs::write(&first, &text).unwrap();
     files.verify(None).unwrap();
+    // The newest may end in half a line, which is being written, and in no whole one that is rubbish.
+    let last = paths(dir.path()).pop().unwrap();
+    let newest = fs::read_to_string(&last).unwrap();
+    fs::write(&last, format!("{newest}{{\"seq\":")).unwrap();
+    files.verify(None).unwrap();
+    for rubbish in ["rubbish\n".to_owned(), "x".repeat(17 << 20) + "\n", "x".repeat(17 << 20)] {
+        fs::write(&last, format!("{newest}{rubbish}")).unwrap();
+        let told = files.verify(None).unwrap_err().to_string();
+        let line = newest.lines().count() + 1;
+        assert!(told.contains(&format!(":{line}: this ")), "{told}");
+    }
+    fs::write(&last, &newest).unwrap();
     // Of several files, one in the middle is missed too.
     assert!(paths(dir.path()).len() > 2, "they were rotated");
     fs::remove_file(&paths(dir.path())[1]).unwrap();
@@ -216,6 +229,7 @@ fn gitolites_log_and_a_line_for_people() {
         name: "refs/heads/main".to_owned(),
         old: "0".repeat(40),
         new: "1".repeat(40),
+        op: String::new(),
         rule: "refs/.*".to_owned(),
         result,
         reason: reason.to_owned(),
@@ -227,7 +241,8 @@ fn gitolites_log_and_a_line_for_people() {
         from: "[2001:db8::1]:50022".to_owned(),
         ..Record::new(Kind::Push).about(&RepoName::new("docs").unwrap(), "git-receive-pack")
     };
-    push.refs = vec![change(Outcome::Ok, ""), change(Outcome::Refused, "denied by\tfallthru")];
+    let rewind = RefChange { op: "rewind".to_owned(), ..change(Outcome::Ok, "") };
+    push.refs = vec![change(Outcome::Ok, ""), rewind, change(Outcome::Refused, "denied by\tfallthru")];
     let auth = Record { kind: Kind::Auth, reason: "login with x\ny".to_owned(), refs: Vec::new(), ..push.clone() };
     let refused = Record { kind: Kind::Access, refs: Vec::new(), ..push.clone() }.ended(Outcome::Refused, "FATAL: no");
     let told = [&push, &auth, &refused].map(|record| format!("{}{}", record.told(), export(record))).concat();

@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
-
-use super::Cli;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -13,6 +10,6 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "gitmesh", &mut std::io::stdout());
+    clap_complete::generate(args.shell, &mut super::command(), "gitmesh", &mut std::io::stdout());
     Ok(ExitCode::SUCCESS)
 }

@@ -19,12 +19,14 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::control;
 
 /// A mesh of git servers: gitolite's configuration, SSH only, and copies that keep themselves equal.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -59,77 +61,36 @@ enum Command {
     Completions(completions::Args),
     /// Show two nodes mirroring a push, in a temporary directory
     Demo(demo::Args),
-    /// Who you are here and what you may do, as 'ssh git@host info'
-    #[command(disable_help_flag = true)]
-    Info(remote::Args),
-    /// One screen: nodes, lag, what needs attention; '--watch' goes on
-    #[command(disable_help_flag = true)]
-    Status(remote::Args),
-    /// What this node has counted, in Prometheus' text format; '--summary' for people
-    #[command(disable_help_flag = true)]
-    Metrics(remote::Args),
-    /// What changes with the copies, an object a line
-    #[command(disable_help_flag = true)]
-    Events(remote::Args),
-    /// Where the copies stand; 'mirror push PEER REPO' brings one up to date
-    #[command(disable_help_flag = true)]
-    Mirror(remote::Args),
-    /// The roles in a repository that a user made: 'perms REPO -l', 'perms REPO + ROLE USER'
-    #[command(disable_help_flag = true)]
-    Perms(remote::Args),
-    /// Deletes a repository that a user made, or brings it back: 'D trash REPO', 'D list', 'D restore REPO/TIME'
-    #[command(disable_help_flag = true)]
-    #[command(name = "D")]
-    D(remote::Args),
-    /// A repository's description: 'desc REPO [TEXT]'
-    #[command(disable_help_flag = true)]
-    Desc(remote::Args),
-    /// README.html for gitweb: 'readme REPO [set|rm]'
-    #[command(disable_help_flag = true)]
-    Readme(remote::Args),
-    /// The message of the day: 'motd REPO|@all [set|rm]'
-    #[command(disable_help_flag = true)]
-    Motd(remote::Args),
-    /// Pushes off for a while: 'writable REPO|@all off MESSAGE', 'on', 'status'
-    #[command(disable_help_flag = true)]
-    Writable(remote::Args),
-    /// The default branch: 'symbolic-ref REPO HEAD refs/heads/main'
-    #[command(disable_help_flag = true)]
-    SymbolicRef(remote::Args),
-    /// What the configuration says for a repository: 'git-config REPO KEY'
-    #[command(disable_help_flag = true)]
-    GitConfig(remote::Args),
-    /// Users' SSH keys: 'keys list|add|expire|remove [--user NAME]'
-    Keys(remote::Args),
-    /// Whose push brought a commit: 'who-pushed REPO COMMIT'
-    #[command(disable_help_flag = true)]
-    WhoPushed(remote::Args),
-    /// What happened, by whom, from where: 'audit search|tail|verify|export'
-    #[command(disable_help_flag = true)]
-    Audit(remote::Args),
-    /// Who made a repository
-    #[command(disable_help_flag = true)]
-    Creator(remote::Args),
-    /// A command as some user: 'sudo USER COMMAND'
-    #[command(disable_help_flag = true)]
-    Sudo(remote::Args),
-    /// Everybody with a key or in a rule: 'user list', 'user show USER', 'user lint'
-    #[command(disable_help_flag = true)]
-    User(remote::Args),
-    /// The groups of the rules: 'group list', 'group show @GROUP'
-    #[command(disable_help_flag = true)]
-    Group(remote::Args),
-    /// Repositories as a whole: 'repo list|show|create|delete|undelete|rename|gc|fsck'
-    #[command(disable_help_flag = true)]
-    Repo(remote::Args),
     /// Called by git
     #[command(hide = true)]
     Hook { name: String },
 }
 
+/// The whole command line: what runs here, and the daemon's commands in the grammar that they have over SSH.
+pub fn command() -> clap::Command {
+    let here = Cli::command();
+    let (sent, here) = (sent(&here), here);
+    sent.into_iter().fold(here, |all, (noun, what)| all.subcommand(remote::command(noun, what)))
+}
+
+/// The first words of the commands that are the daemon's alone.
+fn sent(here: &clap::Command) -> Vec<(&'static str, &'static str)> {
+    let is_here = |noun: &str| noun == "help" || here.find_subcommand(noun).is_some();
+    control::nouns().into_iter().filter(|(noun, _)| !is_here(noun)).collect()
+}
+
+/// Runs the command that this program was given and returns the exit code; an error is printed by `main`.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let given = command().get_matches();
+    let sent = sent(&Cli::command());
+    match given.subcommand() {
+        Some((noun, words)) if sent.iter().any(|(sent, _)| *sent == noun) => remote::run(noun, remote::words(words)),
+        _ => Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit()).run(),
+    }
+}
+
 impl Cli {
-    /// Runs the command and returns the exit code; an error is printed by `main`.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Init(args) => init::run(args),
             Command::Import(args) => import::run(&args),
@@ -145,27 +106,6 @@ impl Cli {
             Command::Man(args) => man::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Demo(args) => demo::run(args),
-            Command::Status(args) => remote::run("status", args),
-            Command::Metrics(args) => remote::run("metrics", args),
-            Command::Events(args) => remote::run("events", args),
-            Command::Info(args) => remote::run("info", args),
-            Command::Mirror(args) => remote::run("mirror", args),
-            Command::Perms(args) => remote::run("perms", args),
-            Command::D(args) => remote::run("D", args),
-            Command::Desc(args) => remote::run("desc", args),
-            Command::Readme(args) => remote::run("readme", args),
-            Command::Motd(args) => remote::run("motd", args),
-            Command::Writable(args) => remote::run("writable", args),
-            Command::SymbolicRef(args) => remote::run("symbolic-ref", args),
-            Command::GitConfig(args) => remote::run("git-config", args),
-            Command::Keys(args) => remote::run("keys", args),
-            Command::WhoPushed(args) => remote::run("who-pushed", args),
-            Command::Audit(args) => remote::run("audit", args),
-            Command::Creator(args) => remote::run("creator", args),
-            Command::Sudo(args) => remote::run("sudo", args),
-            Command::Repo(args) => remote::run("repo", args),
-            Command::User(args) => remote::run("user", args),
-            Command::Group(args) => remote::run("group", args),
             Command::Hook { name } => Ok(crate::hook::client::run(&name)),
         }
     }

@@ -13,17 +13,26 @@ use crate::control;
 use crate::hook::client;
 use crate::hook::wire::{Answer, Ask};
 
+const WORDS: &str = "words";
 /// No command takes more input, in bytes; the daemon says so where it is less.
 const INPUT_MAX: u64 = (1 << 20) + 1;
 
 /// The words as they are, since over SSH nothing else than the daemon reads them either. Of them `--data DIR` and
 /// `--config FILE` are for this program: the node's data directory, and its configuration file if that is not
 /// DIR/gitmesh.toml.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// What to ask, and '--data DIR' or '--config FILE' for a node that is not the default one; '-h' tells more
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<String>,
+pub(super) fn command(noun: &'static str, what: &'static str) -> clap::Command {
+    let words = clap::Arg::new(WORDS)
+        .num_args(0..)
+        .trailing_var_arg(true)
+        .allow_hyphen_values(true)
+        .help("As below, and '--data DIR' or '--config FILE' for a node that is not the default one");
+    let usage = control::usage(&[noun]).unwrap_or_default();
+    clap::Command::new(noun).about(what).disable_help_flag(true).arg(words).after_help(usage)
+}
+
+/// The words that were given to such a command.
+pub(super) fn words(given: &clap::ArgMatches) -> Vec<String> {
+    given.get_many::<String>(WORDS).into_iter().flatten().cloned().collect()
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,8 +63,8 @@ impl Line {
     }
 }
 
-pub fn run(noun: &str, args: Args) -> anyhow::Result<ExitCode> {
-    let Line { data, config, words } = Line::parse(noun, args.words)?;
+pub fn run(noun: &str, given: Vec<String>) -> anyhow::Result<ExitCode> {
+    let Line { data, config, words } = Line::parse(noun, given)?;
     if let [about @ .., "-h" | "--help"] = &words.iter().map(String::as_str).collect::<Vec<_>>()[..]
         && let Some(usage) = control::usage(about)
     {
@@ -135,6 +144,20 @@ pub(super) fn reload(data: &Path) -> anyhow::Result<bool> {
     }
     client::knock(socket, Ask::Reload, Some(Duration::from_secs(30)), |_| true)?;
     Ok(true)
+}
+
+/// Tells a running daemon what was done here, for its audit. Nobody needs to be running.
+pub(super) fn done(data: &Path, words: &[&str]) {
+    let told = Config::locate(None, data);
+    let told = std::path::absolute(told).map_err(anyhow::Error::from).and_then(|file| Ok(Config::load(&file)?));
+    let Ok(config) = told else { return };
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    let socket = &config.admin_socket.path;
+    if UnixStream::connect(socket).is_ok()
+        && let Err(error) = client::knock(socket, Ask::Done(words), Some(Duration::from_secs(30)), |_| true)
+    {
+        eprintln!("warning: the daemon's audit does not know of this: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{Refusal, exit};
+use super::{Refusal, exit, remote};
 use crate::admin::DataDir;
 use crate::mirror::Credentials;
 use crate::model::HostName;
@@ -43,19 +43,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(Refusal::new(exit::CONFIGURATION, text).into());
     }
     let of = |name: &HostName| Credentials::new(&data.targets(), name);
+    let tell = |word: &str, name: &HostName| remote::done(data.path(), &["target", word, name.as_str()]);
     match &args.command {
         TargetCommand::Key { name } => {
             print!("{}", of(name).key()?);
+            tell("key", name);
             eprintln!(
                 "let this key in there; 'gitmesh target host-key {name} FILE' says which key the host itself has"
             );
         }
         TargetCommand::HostKey { name, file } => {
             let pinned = of(name).pin(&read(file)?)?;
+            tell("host-key", name);
             eprintln!("{pinned} host keys of '{name}' are pinned; any other is refused");
         }
         TargetCommand::Token { name, file } => {
             of(name).set_token(&read(file)?)?;
+            tell("token", name);
             eprintln!("the token of '{name}' is kept; the file can go");
         }
         TargetCommand::List => {
@@ -67,6 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if !of(name).forget()? {
                 return Err(Refusal::new(exit::NOT_FOUND, format!("nothing is kept for a target '{name}'")).into());
             }
+            tell("remove", name);
             eprintln!("what was kept for '{name}' is gone; take its key or token away there too");
         }
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::{Control, Live, Reply, help};
 use crate::audit::{Files, Filter, Kind, Outcome, Record, Wrong, export};
 use crate::mirror::{MOVE, TRASH};
-use crate::model::Actor;
 use crate::model::setting::parse_duration;
 use crate::model::time::rfc3339;
+use crate::model::{Actor, RepoName};
 
 /// Records that `search` and `tail` tell, if they are not told how many.
 const SEARCHED: usize = 1000;
@@ -272,6 +272,30 @@ impl Control {
         .await
     }
 
+    /// The repository that a command is about: the first of its words that names one which is here, or that could name one.
+    fn repo_of(&self, words: &[&str]) -> Option<RepoName> {
+        let words = match *words {
+            ["sudo", _, ref rest @ ..] => rest,
+            ref words => words,
+        };
+        if let Some(changed) = super::changed_repo(words) {
+            return super::parse_repo(changed).ok();
+        }
+        let named = help::about_a_repo(words)?;
+        let named: Vec<RepoName> = words[named..]
+            .iter()
+            .filter(|word| !word.starts_with('-'))
+            .filter_map(|word| super::parse_repo(word).ok())
+            .collect();
+        named.iter().find(|repo| self.store.exists(repo)).or(named.first()).cloned()
+    }
+
+    /// Notes a command that was carried out on the machine, past the daemon.
+    pub fn note_done(&self, words: &[String]) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.note_command(&Actor::Local, &words, "local", None, &Reply::default());
+    }
+
     /// Notes a command that has ended.
     pub(super) fn note_command(&self, actor: &Actor, words: &[&str], from: &str, by: Option<&str>, reply: &Reply) {
         // Nodes ask each other all day long; what they order is told.
@@ -291,7 +315,7 @@ impl Control {
         if let ["sudo", user, ..] = words {
             record.other = user.chars().take(100).collect();
         }
-        if let Some(repo) = super::changed_repo(words).and_then(|repo| super::parse_repo(repo).ok()) {
+        if let Some(repo) = self.repo_of(words) {
             record.repo = repo.to_string();
         }
         if let Some(by) = by {

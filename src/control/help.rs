@@ -325,6 +325,44 @@ fn words(usage: &str) -> impl Iterator<Item = &str> {
     usage.split(' ').take_while(|word| *word == "D" || word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
 }
 
+/// What a first word is for that several commands have.
+const NOUNS: &[(&str, &str)] = &[
+    ("lock", "Files that one person works on at a time: 'lock -l REPO FILE', 'lock -ls REPO'"),
+    ("keys", "Users' SSH keys: 'keys list|add|expire|remove|approve [--user NAME]'"),
+    ("repo", "Repositories as a whole: 'repo list|show|create|delete|undelete|rename|gc|fsck'"),
+    ("user", "Everybody with a key or in a rule: 'user list', 'user show USER', 'user lint'"),
+    ("group", "The groups of the rules: 'group list', 'group show @GROUP'"),
+    ("mirror", "Where the copies stand; 'mirror push PEER REPO' brings one up to date"),
+];
+
+/// Each first word that a command has, and what it is for, in the order of the list.
+pub fn nouns() -> Vec<(&'static str, &'static str)> {
+    let mut nouns: Vec<(&str, &str)> = Vec::new();
+    for Topic { usage, what, .. } in TOPICS {
+        let noun = usage.split(' ').next().unwrap_or_default();
+        if nouns.iter().all(|(known, _)| *known != noun) {
+            let of_many = NOUNS.iter().find(|(known, _)| *known == noun);
+            nouns.push((noun, of_many.map_or(*what, |(_, what)| what)));
+        }
+    }
+    nouns
+}
+
+/// All that there is to say of the commands that begin with `noun`, for a manual.
+pub fn manual(noun: &str) -> String {
+    let topics = TOPICS.iter().filter(|topic| topic.usage.split(' ').next() == Some(noun));
+    topics.map(told).collect::<Vec<_>>().join("\n")
+}
+
+/// How many words name the command that is given, if it is one about a repository.
+pub(super) fn about_a_repo(given: &[&str]) -> Option<usize> {
+    let named = |topic: &Topic| words(topic.usage).collect::<Vec<_>>();
+    let found = TOPICS.iter().filter(|topic| given.starts_with(&named(topic)) && !named(topic).is_empty());
+    let topic = found.max_by_key(|topic| named(topic).len())?;
+    let about = ["REPO", "OLD", "FROM"].iter().any(|word| topic.usage.contains(word));
+    about.then(|| named(topic).len())
+}
+
 fn told(topic: &Topic) -> String {
     let Topic { usage, what, more } = topic;
     let gap = if more.is_empty() { "" } else { "\n" };
@@ -336,7 +374,7 @@ pub(super) fn list(on: &Switches) -> String {
     let mut out = "\nlist of remote commands available:\n\n".to_owned();
     let is_on = |usage: &str| usage.split(' ').next().is_some_and(|command| on.is_on(command));
     for Topic { usage, what, .. } in TOPICS.iter().filter(|topic| is_on(topic.usage)) {
-        out.push_str(&format!("\t{usage:<52} {what}\n"));
+        out.push_str(&format!("\t{usage:<51}  {what}\n"));
     }
     out.push_str("\n'help COMMAND' or 'COMMAND -h' tells more.\n");
     out

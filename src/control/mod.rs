@@ -59,7 +59,7 @@ use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, PAPERS, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::{Pass, Store, Task, Upkeep};
-pub use help::usage;
+pub use help::{manual, nouns, usage};
 pub use live::{Live, at_a_terminal};
 pub use promote::UNCONFIRMED;
 pub use typed::reads_input;

@@ -141,8 +141,9 @@ impl Control {
                     Err(reply) => return reply,
                 };
                 self.blocking(actor, move |control, actor| {
+                    // To who may not see it, one that is there is as one that is not: the rules say whether it may be made.
                     if create
-                        && !control.store.exists(&repo)
+                        && control.realm.roles(actor, &repo).is_err()
                         && let Err(reply) = control.make(actor, &repo)
                     {
                         return reply;

@@ -190,7 +190,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         }
     });
     rest.spawn(upkeep.clone().run(house.clone()));
-    rest.spawn(keep_audit(audit, writer, house.clone()));
+    let peers = reload::State::of(&realm).told_since(&reload::State::default());
+    rest.spawn(keep_audit(audit.clone(), writer, peers, house.clone()));
     rest.spawn(empty_trash(store.clone(), kept, house.clone()));
     rest.spawn(complete(admin.clone(), mirror.clone(), house.clone()));
     rest.spawn(look_after(admin.clone(), store, mirror.clone(), house.clone()));
@@ -204,6 +205,8 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         file,
         data,
         admin,
+        realm,
+        audit,
         door: handle,
         mirror,
         auto_create,
@@ -338,12 +341,17 @@ async fn complete(admin: Admin, mirror: Mirror, stop: CancellationToken) -> std:
 }
 
 /// Writes the audit until the last door has closed.
-async fn keep_audit(audit: Audit, writer: audit::Writer, stop: CancellationToken) -> std::io::Result<()> {
+async fn keep_audit(
+    audit: Audit,
+    writer: audit::Writer,
+    known: String,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let note = |what: &str| {
         let record = audit::Record::new(audit::Kind::Audit);
         audit.note(record.ended(audit::Outcome::Ok, &format!("gitmesh {} {what}", env!("CARGO_PKG_VERSION"))));
     };
-    note("has started");
+    note(&format!("has started{known}"));
     let writing = tokio::task::spawn_blocking(move || writer.run());
     stop.cancelled().await;
     note("is stopping");

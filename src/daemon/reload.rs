@@ -2,6 +2,7 @@
 //!
 //! Everything is checked first; what is wrong is refused as a whole and the old stays in force.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use anyhow::Context;
 use tokio::sync::{Notify, watch};
 
 use super::install::write_if_changed;
-use crate::admin::{Admin, AutoCreate, HooksConfig};
+use crate::admin::{Admin, AutoCreate, HooksConfig, Realm};
+use crate::audit::{Audit, Kind, Outcome, Record};
 use crate::config::Config;
 use crate::git::process::settings_text;
 use crate::mirror::Mirror;
@@ -23,6 +25,8 @@ pub(super) struct Running {
     pub file: PathBuf,
     pub data: PathBuf,
     pub admin: Admin,
+    pub realm: Realm,
+    pub audit: Audit,
     pub door: ssh::Handle,
     pub mirror: Mirror,
     pub auto_create: watch::Sender<AutoCreate>,
@@ -32,10 +36,42 @@ pub(super) struct Running {
     pub level: observe::Level,
 }
 
+/// What a reload changes past every door and every commit, for the audit.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    peers: BTreeSet<String>,
+    overriding: BTreeSet<String>,
+}
+
+impl State {
+    pub(super) fn of(realm: &Realm) -> Self {
+        let peers = realm.peers().borrow().keys().map(ToString::to_string).collect();
+        Self { peers, overriding: realm.overriding().into_iter().collect() }
+    }
+
+    /// Each difference as a clause of a sentence.
+    pub(super) fn told_since(&self, before: &Self) -> String {
+        let mut told = String::new();
+        let mut tell = |what: &str, now: &BTreeSet<String>, then: &BTreeSet<String>| {
+            for name in now.difference(then) {
+                told.push_str(&format!("; {what} {name}"));
+            }
+        };
+        tell("peer added:", &self.peers, &before.peers);
+        tell("peer removed:", &before.peers, &self.peers);
+        tell("emergency override in force for", &self.overriding, &before.overriding);
+        tell("emergency override over for", &before.overriding, &self.overriding);
+        told
+    }
+}
+
 impl Running {
     /// Reads `gitmesh.toml`, the emergency override and the peers again and puts them in force.
     pub(super) async fn reload(&mut self, why: &str) {
-        match self.settings().await {
+        let before = State::of(&self.realm);
+        let settings = self.settings().await;
+        let mut refused: Vec<String> = settings.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect();
+        match settings {
             Ok(restart) if restart.is_empty() => {}
             Ok(restart) => tracing::warn!(keys = restart.join(", "), "these settings change at the next start only"),
             Err(error) => {
@@ -55,8 +91,14 @@ impl Running {
                     error = format!("{error:#}"),
                     "the reload is refused; the old configuration stays"
                 );
+                refused.push(format!("{error:#}"));
             }
         }
+        let after = State::of(&self.realm);
+        let told = format!("reloaded after {why}{}", after.told_since(&before));
+        let told = std::iter::once(told).chain(refused.iter().cloned()).collect::<Vec<_>>().join("; ");
+        let outcome = if refused.is_empty() { Outcome::Ok } else { Outcome::Failed };
+        self.audit.note(Record::new(Kind::Audit).ended(outcome, &told));
     }
 
     /// Returns the changed keys that only a new start can put in force.

@@ -30,6 +30,8 @@ pub enum Ask {
     CommandWithInput { words: Vec<String>, input: String },
     /// Read the configuration and the peers again.
     Reload,
+    /// What was done on this machine past the daemon, for its audit: the words of the command.
+    Done(Vec<String>),
 }
 
 /// One push as a hook sees it.

@@ -1,10 +1,13 @@
 //! What the audit is told of sessions.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::push::{Entry, InFlight, Pushes, Verdicts};
 use super::{Request, Transfer};
+use crate::admin::Access;
 use crate::audit::{Kind, Outcome, Record, RefChange};
+use crate::git::objects;
 use crate::git::service::Service;
 use crate::model::{Actor, PushId, RefUpdate, RepoName};
 
@@ -38,6 +41,9 @@ impl Transfer {
         let result = if code == 0 { Outcome::Ok } else { Outcome::Failed };
         let mut record = self.record(Kind::Access, request, begun).ended(result, "");
         record.code = Some(i64::from(code));
+        if result == Outcome::Ok {
+            record.rule = self.realm.refex_of(&request.actor, &request.repo, Access::Read);
+        }
         self.audit.note(record);
     }
 
@@ -76,6 +82,7 @@ impl Transfer {
     ) {
         let changes = updates.iter().zip(&verdicts.refused).enumerate().map(|(number, (update, refused))| RefChange {
             rule: verdicts.rules.get(number).cloned().unwrap_or_default(),
+            op: verdicts.kinds.get(number).map_or("", |kind| word(*kind)).to_owned(),
             // Until it has landed.
             result: if refused.is_some() { Outcome::Refused } else { Outcome::Failed },
             reason: refused.clone().unwrap_or_default(),
@@ -92,9 +99,12 @@ impl Transfer {
     }
 
     /// What has landed.
-    pub(super) fn note_landed(&self, id: Option<&str>, push: &InFlight, updates: &[RefUpdate]) {
+    pub(super) fn note_landed(&self, id: Option<&str>, push: &InFlight, dir: &Path, updates: &[RefUpdate]) {
         if !self.pushes.landed(id, updates) {
-            let changes = updates.iter().map(change).collect();
+            let kinds = objects::kinds(dir, updates).unwrap_or_default();
+            let ops = kinds.iter().map(|kind| word(*kind)).chain(std::iter::repeat(""));
+            let noted = |(update, op): (&RefUpdate, &str)| RefChange { op: op.to_owned(), ..change(update) };
+            let changes = updates.iter().zip(ops).map(noted).collect();
             self.note_by_path(&push.repo, changes, Outcome::Ok);
         }
     }
@@ -102,6 +112,15 @@ impl Transfer {
     fn note_by_path(&self, repo: &RepoName, refs: Vec<RefChange>, result: Outcome) {
         let record = Record::of(Kind::Push, &Actor::Local, "local").about(repo, "push by path").ended(result, "");
         self.audit.note(Record { refs, ..record });
+    }
+}
+
+fn word(kind: objects::Kind) -> &'static str {
+    match kind {
+        objects::Kind::Create => "create",
+        objects::Kind::FastForward => "forward",
+        objects::Kind::Rewind => "rewind",
+        objects::Kind::Delete => "delete",
     }
 }
 

@@ -174,6 +174,8 @@ pub struct Verdicts {
     pub refused: Vec<Option<String>>,
     /// The refex that decided about each, for the audit; none of what no rule is asked about.
     pub rules: Vec<String>,
+    /// What each does to its reference, as far as the rules were asked.
+    pub kinds: Vec<objects::Kind>,
     pub text: String,
 }
 
@@ -416,7 +418,7 @@ impl Transfer {
             tracing::warn!(%error, repo = %push.repo, "cannot read the objects of a push");
             "the pushed objects cannot be read; push again".to_owned()
         })?;
-        let asked: Vec<_> = updates.iter().cloned().zip(kinds).collect();
+        let asked: Vec<_> = updates.iter().cloned().zip(kinds.iter().copied()).collect();
         let now = Instant::now();
         let (changes, told) = (Changes::new(dir, updates, now + LOOKING), push.told(options));
         let until = now + LOOKING.max(self.all_programs());
@@ -449,7 +451,7 @@ impl Transfer {
                 *verdict = Some(format!("a symbolic reference to {target}; push to that one"));
             }
         }
-        Ok(Verdicts { refused, text, rules: judged.refexes })
+        Ok(Verdicts { refused, text, rules: judged.refexes, kinds })
     }
 
     /// git tells what has landed. Brings a new configuration alive, starts mirroring, and returns text for the pusher.
@@ -472,7 +474,7 @@ impl Transfer {
         for RefUpdate { name, old, new } in updates {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
-        self.note_landed(id, &push, updates);
+        self.note_landed(id, &push, dir, updates);
         if let (true, Actor::Node(node)) = (push.lost, &push.actor) {
             self.mirror.lost_arrived(&push.repo, node, updates);
             return Ok((String::new(), None));
