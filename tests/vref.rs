@@ -242,6 +242,9 @@ fn programs_of_the_admin_repository() {
     stage.configure(rules, &files).succeeds();
     stage.commit("one");
     stage.refused("main", "FATAL: W VREF/gate testing bob DENIED by VREF/gate").says("refs/heads/main: never");
+    let other = [("local/VREF/gate", "#!/bin/sh\necho VREF/gate never ever\n")];
+    stage.configure(rules, &other).succeeds().says("another program: local/VREF/gate");
+    stage.refused("main", "DENIED by VREF/gate").says("refs/heads/main: never ever");
     for wrong in ["VREF/lock/x", "VREF/partial-copy", "VREF/COUNT/many", "VREF/NAME"] {
         let refused = stage.configure(&format!(" RW+ = alice\n - {wrong} = bob\n"), &[]).refused_by("E0308");
         refused.says(&format!("- {wrong} = bob")).says("^^^^");

@@ -348,10 +348,13 @@ pub(super) fn remark(code: &'static str, class: &'static str, file: &str, messag
 
 impl Checked {
     /// What putting this in force changes, for whoever pushes it; `before` is what is in force now. Empty when nothing.
-    pub fn plan(&self, before: &Live) -> String {
+    pub fn plan(&self, before: &Live, programs: Option<&Programs>) -> String {
         let old = Side { policy: &before.policy, keys: &before.keys };
         let new = Side { policy: &self.policy, keys: &self.keys };
-        plan::block(&plan::plan(old, new, Some(&before.node)))
+        let mut lines = plan::plan(old, new, Some(&before.node));
+        let changed = programs.map(|programs| program::changed(&self.policy, programs, &before.commit, &self.commit));
+        lines.extend(changed.into_iter().flatten().map(|path| format!("another program: {path}")));
+        plan::block(&lines)
     }
 }
 
@@ -492,7 +495,7 @@ mod tests {
         let commit = node.commit(&[("keydir/bob@laptop.pub", &key_line(2))]);
         let checked = checked(&node, &commit, &activator.surroundings().unwrap());
         assert_eq!(
-            checked.plan(&realm.live()),
+            checked.plan(&realm.live(), None),
             "plan:\n  +2 repositories (docs/a, docs/b)\n  -1 repository (testing), kept on disk\n  +1 key (bob@laptop)\n"
         );
     }

@@ -70,7 +70,8 @@ impl Admin {
         // Without the lock: a long compilation must not hold up another push's activation.
         match check_on(&self.dir, commit, branch, &around) {
             Ok(checked) => {
-                let good = Good { plan: checked.plan(&live), warnings: checked.warnings.clone() };
+                let good =
+                    Good { plan: checked.plan(&live, around.programs.as_ref()), warnings: checked.warnings.clone() };
                 *self.ready() = Some(Ready { checked, around });
                 Ok(good)
             }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::HostName;
-use crate::policy::{Facts, How, Mirror, Policy, Shift, compare};
+use crate::policy::{Facts, How, Mirror, NewValue, Policy, Shift, compare, new_templates, new_values};
 
 use super::summary;
 
@@ -15,7 +15,9 @@ const LINES_SHOWN: usize = 8;
 const NAMES_SHOWN: usize = 5;
 /// Questions asked about rights; some 50 ms.
 const QUESTIONS: usize = 10_000;
-/// Repositories whose mirroring is compared.
+/// Letters of a value that are shown.
+const VALUE_SHOWN: usize = 60;
+/// Repositories whose values and mirroring are compared.
 const REPOS_COMPARED: usize = 20_000;
 
 /// One side of a change.
@@ -34,7 +36,11 @@ pub(super) fn plan(old: Side<'_>, new: Side<'_>, node: Option<&HostName>) -> Vec
     lines.extend(bounded(difference.removed.iter().map(|(place, text)| format!("- {text}   ({place})"))));
     lines.extend(bounded(difference.added.iter().map(|(place, text)| format!("+ {text}   ({place})"))));
     lines.extend(bounded(difference.shifts.iter().map(told)));
-    if difference.cut {
+    let (values, more) = new_values(old.policy, new.policy, REPOS_COMPARED);
+    lines.extend(bounded(values.iter().filter(|value| !is_mirroring(&value.key)).map(becomes)));
+    let templates = new_templates(old.policy, new.policy);
+    lines.extend((!templates.is_empty()).then(|| format!("another template-data: {}", list(&templates))));
+    if difference.cut || more {
         lines.push("more people and repositories are concerned than were asked about".to_owned());
     }
     lines.extend(summary::keys(old.keys, new.keys));
@@ -74,6 +80,24 @@ fn told(shift: &Shift) -> String {
         parts.push(format!("{} other rules for single references", verb("gets", "get")));
     }
     format!("{users} {}: {}", parts.join(" and "), list(&shift.repos))
+}
+
+/// What the lines about mirroring tell.
+fn is_mirroring(key: &str) -> bool {
+    key == "option mirror.master" || key.starts_with("option mirror.copies")
+}
+
+/// `option deny-rules = 1: docs, tools`
+fn becomes(new: &NewValue) -> String {
+    let repos = list(&new.repos);
+    match &new.value {
+        Some(value) => {
+            let cut = value.char_indices().nth(VALUE_SHOWN).map_or("", |_| "...");
+            let shown: String = value.chars().take(VALUE_SHOWN).collect();
+            format!("{} = {shown}{cut}: {repos}", new.key)
+        }
+        None => format!("{} is no longer set: {repos}", new.key),
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -161,10 +185,40 @@ mod tests {
             ("order", base.replace(" RW = @dev\n R = carol", " R = carol\n RW = @dev")),
             ("mirrored", format!("{base}\nrepo docs open\n option mirror.master = s1\n option mirror.copies = s2 s3")),
             ("wild", format!("{base}\nrepo pub/..*\n C = @dev\n RW = carol")),
+            ("an option", base.replace("repo open", "repo open\n option hook.post-receive = notify")),
+            ("a hook program", format!("{base}\nrepo @all\n option hook.post-receive = notify")),
+            ("a switch of letters", base.replace("RW = @dev", "RWC = @dev")),
+            ("a description", base.replace("repo open", "repo open\n desc = For everybody")),
+            ("a category for some", base.replace("repo open", "repo open docs\n category = x")),
+            ("a pattern's option", format!("{base}\nrepo pub/..*\n R = carol\n option deny-rules = 1")),
+            (
+                "of a template",
+                format!("{base}\n=begin template-data\nrepo docs = base\nREADERS = eve\n=end\nrepo @base\n RW = eve"),
+            ),
             ("a comment", base.replace("repo docs", "# more\nrepo  docs")),
         ];
         let text: String = table.iter().map(|(what, new)| format!("## {what}\n{}\n", change(base, new))).collect();
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn values_that_change_without_a_line_that_does() {
+        let old = "@g = docs\nrepo docs tools open\n R = @all\nrepo docs\n option a.b = 1\nrepo tools\n RW = u\nrepo @g\n option g = 1";
+        for (new, told) in [
+            (
+                old.replace("repo docs\n option a.b = 1\nrepo tools\n", "repo docs\nrepo tools\n option a.b = 1\n"),
+                "tools",
+            ),
+            (old.replace("repo docs\n option", "repo docs tools\n option"), "option a.b = 1: tools"),
+            (old.replace("@g = docs", "@g = docs tools"), "option g = 1: tools"),
+        ] {
+            assert!(change(old, &new).contains(told), "{new}: {}", change(old, &new));
+        }
+        let ordered = "repo docs\n R = @all\nrepo @all\n option a = 1\nrepo docs\n option a = 2";
+        let turned = "repo docs\n R = @all\nrepo docs\n option a = 2\nrepo @all\n option a = 1";
+        assert_eq!(change(ordered, turned), "option a = 1: docs");
+        let gone = change(old, &old.replace(" option a.b = 1\n", ""));
+        assert_eq!(gone, "- option a.b = 1   (conf/gitmesh.conf:7)\noption a.b is no longer set: docs");
     }
 
     #[test]

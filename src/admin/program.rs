@@ -2,6 +2,7 @@
 //! `hook.*`) `local/hooks/repo-specific/`, gitolite's places, in the data directory; and, if the machine's settings
 //! allow code from there, in the admin repository.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +16,7 @@ use crate::model::{Oid, RepoName};
 use crate::policy::{Diagnostic, Place, Policy, Severity, Virtual};
 
 /// What a program is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     VirtualRef,
     Hook,
@@ -169,6 +170,22 @@ pub(super) fn missing(policy: &Policy, programs: &Programs, commit: &Oid, severi
     };
     let virtual_refs = policy.virtual_refexes().into_iter().filter_map(one);
     virtual_refs.chain(policy.named_hooks().into_iter().filter_map(hook)).collect()
+}
+
+/// The programs of the admin repository that a policy uses and that are others in one commit than in another, by path.
+pub(super) fn changed(policy: &Policy, programs: &Programs, old: &Oid, new: &Oid) -> Vec<String> {
+    let virtual_refs = policy.virtual_refexes().into_iter().filter_map(|(refex, _)| match Virtual::parse(refex) {
+        Ok(Virtual::Program { name, .. }) => Some((Purpose::VirtualRef, name)),
+        _ => None,
+    });
+    let hooks = policy.named_hooks().into_iter().map(|name| (Purpose::Hook, name.to_owned()));
+    let used: BTreeSet<(&str, String, Purpose)> =
+        virtual_refs.chain(hooks).map(|(purpose, name)| (purpose.folder(), name, purpose)).collect();
+    let differs = |(_, name, purpose): &(&str, String, Purpose)| {
+        let at = |commit| programs.in_commit(commit, *purpose, name).ok().flatten().map(|(oid, _)| oid);
+        programs.from_admin_repo && !programs.on_machine(*purpose, name).exists() && at(old) != at(new)
+    };
+    used.into_iter().filter(differs).map(|(folder, name, _)| format!("{folder}/{name}")).collect()
 }
 
 impl Realm {

@@ -228,6 +228,7 @@ impl Builder<'_, '_> {
             value = value.replace(&format!("%{key}"), text);
         }
         if applies {
+            self.write_down(line);
             self.add_config(line, &config.key, &value);
         }
     }

@@ -49,6 +49,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod user_keys;
+mod values;
 mod virtual_ref;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,7 @@ pub use rules::{Op, Place, Policy, Target};
 
 pub use template::{TEMPLATE_CREATOR, Template};
 pub use user_keys::{Edits, UserKey, dated, is_key_name, new_key_file, user_keys, without};
+pub use values::{NewValue, new_templates, new_values};
 pub use virtual_ref::{Branch, Counted, Virtual};
 
 use crate::model::HostName;
