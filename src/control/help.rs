@@ -20,7 +20,8 @@ const TOPICS: &[Topic] = &[
     topic("create REPO", "make a repository where a C stands in 'info'; a clone or push does so too", ""),
     topic("help [COMMAND]", "this list, or the story of one command", ""),
     topic("info [-lc] [-ld] [-p] [-json] [PATTERN]", "who you are here, and your repositories with your rights", INFO),
-    topic("access REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ""),
+    topic("access [-q | -s] REPO USER [PERM [REF]] [--explain] [--json]", "may they, and which rule says so", ACCESS),
+    topic("explain [CODE]", "the long story of a message, by the code at its end", ""),
     topic(
         "perms REPO -l | -lr [--json] | + ROLE USER | - ROLE USER",
         "the roles that you give in a repository you made",
@@ -100,6 +101,11 @@ const TOPICS: &[Topic] = &[
     topic("request-push REPO [PEER...]", "gitolite 2's 'mirror push REPO'", ""),
 ];
 
+const ACCESS: &str = "\
+The answer is in gitolite's words and in the exit code: 0 allowed, 1 denied. -q tells it by the exit code alone, -s shows
+the rules tried, each with gitolite's letter, --explain tells them in words.
+'%' as REPO, USER or both reads them from the input: 'REPO USER' a line, or the one of them; answers are lines, too.
+";
 const INFO: &str = "\
 \x20 -lc      show who made each repository
   -ld      show each repository's description
@@ -231,7 +237,7 @@ its copies follow without a transfer. Where the rules were changed by hand, it m
 ";
 
 const LINT: &str = "\
-The remarks of 'gitmesh check' about people and keys; keys that are too weak are refused by every push, so there are none.
+The remarks of 'gitmesh check' about people and keys; a key that is too weak opens nothing.
 Exit code: 0 there is nothing to say, 1 there is.
 ";
 

@@ -98,10 +98,13 @@ const CODES: &[(&str, &str)] = &[
     ("repo-plus", "W0129"),
     ("refex-operator", "W0130"),
     ("option-elsewhere", "W0131"),
+    ("option-idle", "W0132"),
     ("key-repeated", "W0141"),
     ("key-options-ignored", "W0142"),
     ("key-file-host-dotted", "W0143"),
     ("key-from-name", "W0144"),
+    ("key-in-two-files", "W0145"),
+    ("key-weak", "W0146"),
 ];
 
 impl Diagnostic {

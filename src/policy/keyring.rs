@@ -178,6 +178,10 @@ impl Keyring {
         for (line, text) in lines {
             match key::parse_line(text, line) {
                 Ok(key) => self.add_key(file, who, line, key, remarks),
+                // Whoever moves in has some; the others of the file are good, and one that is missing opens nothing.
+                Err(problem @ (KeyProblem::WeakRsa { .. } | KeyProblem::Dsa { .. })) => {
+                    remarks.push(refusal(file, &problem));
+                }
                 Err(problem) => {
                     remarks.push(refusal(file, &problem));
                     // The lines after a foreign header are not keys either; one remark says it.
@@ -210,8 +214,15 @@ impl Keyring {
         }
         if let Some(known) = self.owners.get(&key.blob) {
             let place = format!("{}:{}", known.file, known.line);
+            let persons = [&known.who, who].into_iter().all(|who| matches!(who, OwnerName::User(_)));
             remarks.push(at(if known.who == *who {
                 Diagnostic::new("key-repeated", file.path, format!("this key of {who} is also in {place}"))
+            } else if persons {
+                // As in gitolite, whose sshd takes the first line with the key. Between nodes it would be a mix-up of
+                // powers, and is an error.
+                let message = format!("whoever logs in with this key is {}, not {who}", known.who);
+                Diagnostic::new("key-in-two-files", file.path, message)
+                    .help(format!("the same key is in {place}, which comes first; remove one of the two"))
             } else {
                 let message = format!("one key cannot be both {} and {who}", known.who);
                 Diagnostic::new("key-of-two-users", file.path, message)
@@ -254,8 +265,12 @@ fn refusal(file: &KeyFile<'_>, problem: &KeyProblem) -> Diagnostic {
     let text = problem.to_string();
     let text = problem.line().and_then(|line| text.strip_prefix(&format!("line {line}: "))).unwrap_or(&text);
     let (what, cure) = text.split_once("; ").unwrap_or((text, ""));
-    let class = if *problem == KeyProblem::Empty { "key-file-empty" } else { "key-invalid" };
-    let mut remark = Diagnostic::new(class, file.path, format!("no public key: {what}"));
+    let (class, effect) = match problem {
+        KeyProblem::Empty => ("key-file-empty", "no public key"),
+        KeyProblem::WeakRsa { .. } | KeyProblem::Dsa { .. } => ("key-weak", "this key opens nothing"),
+        _ => ("key-invalid", "no public key"),
+    };
+    let mut remark = Diagnostic::new(class, file.path, format!("{effect}: {what}"));
     remark.help = (!cure.is_empty()).then(|| cure.replace("FILE", file.path));
     match problem.line() {
         Some(line) => on_line(remark, file, line),
@@ -385,7 +400,14 @@ mod tests {
         assert_eq!(classes(&ring(&[("keydir/alice.pub", &mistaken)]).1), ["key-invalid"]);
         let (_, remarks) = ring(&[("keydir/alice.pub", ED25519), ("keydir/alice@home.lan.pub", RSA)]);
         assert_eq!(classes(&remarks), ["key-file-host-dotted"]);
+        let weak = format!("{RSA_1024}\nssh-dss AAAAB3NzaC1kc3MAAACBAP1 old\n{RSA}\n");
+        let (keys, remarks) = ring(&[("keydir/alice.pub", &weak)]);
+        assert_eq!(classes(&remarks), ["key-weak", "key-weak"]);
+        assert!(keys.len() == 1 && remarks.iter().all(|remark| !remark.is_error()), "{remarks:?}");
+        let node = [("keydir/alice.pub", ED25519), ("keydir/server-mars.pub", ED25519)];
+        assert_eq!(classes(&ring(&node).1), ["key-of-two-users"]);
         let files = [("keydir/alice.pub", ED25519), ("keydir/x/bob.pub", ED25519)];
+        assert_eq!(ring(&files).0.users().len(), 1);
         let text = render(&ring(&files).1, &|_| Some(ED25519.to_owned()), 9);
         insta::assert_snapshot!(text);
         let pasted = [("keydir/alice.pub", "\n-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")];

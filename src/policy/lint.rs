@@ -46,13 +46,12 @@ impl Lints {
     }
 }
 
-/// Options that gitolite or gitmesh know; a trailing `*` stands for more text.
+/// Options that are acted upon; a trailing `*` stands for more text.
 const OPTIONS: &[&str] = &[
     "deny-rules",
     "mirror.master",
     "mirror.copies*",
     "mirror.redirectOK*",
-    "mirror.extcopy*",
     "mirror.external*",
     "mirror.upstream",
     "bypass-creator-check",
@@ -66,22 +65,30 @@ const OPTIONS: &[&str] = &[
     "keys.types",
     "keys.proof",
     "keys.approve",
-    "umask",
-    "user-configs",
-    "user-options",
-    "upstream.url",
-    "upstream.nice",
-    "reference.repo*",
-    "bundle",
-    "bundle.ttl",
-    "gitweb",
-    "daemon",
     "CREATE_IS_C",
     "DELETE_IS_D",
     "MERGE_CHECK",
-    "refex-expr.*",
-    "map-anonhttp",
-    "allow-host",
+];
+
+/// Options of gitolite, or of well known additions to it, that nothing here acts upon, and what does instead.
+const IDLE: &[(&str, &str)] = &[
+    ("umask", "the umask that the server is started with counts for all repositories"),
+    ("user-configs", "'config' lines are for administrators; there is no command that sets one"),
+    ("user-options", "'option' lines are for administrators; there is no command that sets one"),
+    ("upstream.url", "write: option mirror.upstream = URL every=10m"),
+    ("upstream.nice", "write the interval behind the URL: option mirror.upstream = URL every=10m"),
+    ("reference.repo*", "leave it out; 'fork REPO NEW' over ssh makes a repository from another one"),
+    ("bundle", "leave it out; clones of one state share a pack"),
+    ("bundle.ttl", "leave it out; clones of one state share a pack"),
+    ("gitweb", "the rule 'R = gitweb' shows a repository"),
+    ("daemon", "the rule 'R = daemon' exports a repository"),
+    ("ENV.EDM_DISABLE", "leave it out; a refusal always tells rule and cure"),
+    ("ENV.EDM_EXTRA_INFO", "leave it out; a refusal always tells rule and cure"),
+    ("refex-expr.*", "write a rule for each refex"),
+    ("mirror.extcopy*", "write: option mirror.external = NAME URL"),
+    ("mirror.hostnames*", "'option mirror.master' and 'option mirror.copies' name the nodes"),
+    ("map-anonhttp", "leave it out; it belongs to an HTTP module that is not here"),
+    ("allow-host", "leave it out; it belongs to an HTTP module that is not here"),
 ];
 
 /// The hooks of git's that programs of a repository's own are run for (githooks(5)): `option hook.NAME`, `hook.NAME.01`.
@@ -202,6 +209,11 @@ impl Builder<'_, '_> {
         }
         if let Some(name) = name {
             let known = |o: &str| o.strip_suffix('*').map_or(name == o, |p| name.starts_with(p));
+            if let Some((_, instead)) = IDLE.iter().find(|(idle, _)| known(idle) && is_set(config.value)) {
+                let message = format!("option '{name}' is kept, and nothing acts upon it");
+                self.remark("option-idle", line, Some(config.key_word), message).help = Some((*instead).to_owned());
+                return true;
+            }
             let plain = OPTIONS.iter().map(|o| o.trim_end_matches('*'));
             if !OPTIONS.iter().any(|o| known(o))
                 && name.len() > 4

@@ -71,6 +71,7 @@ fn every_remark_points_at_its_word() {
         ("repo @all\n RWC = a\n", "create-delete-for-all", "RWC = a"),
         ("repo a\n=begin testconf\nx\n", "block-unclosed", "=begin testconf"),
         ("repo a\n RW = b\n option mirror.mastr = x\n", "option-misspelt", "mirror.mastr"),
+        ("repo a\n RW = b\n option umask = 0027\n", "option-idle", "umask"),
         ("repo x/.+\n RW = b\n", "repo-plus", "x/.+"),
         ("repo x/\n RW = b\n", "repo-ends-slash", "x/"),
         ("repo x//y\n RW = b\n", "repo-not-made", "x//y"),
@@ -377,6 +378,28 @@ fn the_settings_say_what_a_value_may_hold() {
 }
 
 /// gitolite 3.6.12's answers to the same questions.
+/// The names are those of the specification, section 7.3.
+#[test]
+fn an_option_of_gitolite_is_acted_upon_or_told() {
+    let acted = "deny-rules mirror.master mirror.copies mirror.copies-1 mirror.copies.sync mirror.copies.nosync-2 \
+        mirror.redirectOK mirror.slaves bypass-creator-check hook.post-receive hook.pre-receive.01 ENV.NAME \
+        default.roles-1 writer-is-owner CREATE_IS_C DELETE_IS_D MERGE_CHECK";
+    let idle = "umask user-configs user-options upstream.url upstream.nice reference.repo reference.repo-1 bundle \
+        bundle.ttl gitweb daemon ENV.EDM_DISABLE ENV.EDM_EXTRA_INFO refex-expr.x map-anonhttp allow-host \
+        mirror.extcopy mirror.hostnames";
+    let classes = |name: &str, value: &str| -> Vec<_> {
+        let text = format!("repo gitolite-admin\n RW+ = root\nrepo a\n RW = b\n option {name} = {value}\n");
+        compile(&sources(&text), &Settings::default()).diagnostics.into_iter().map(|found| found.class).collect()
+    };
+    for name in acted.split_whitespace() {
+        assert!(!classes(name, "1").contains(&"option-idle"), "{name}");
+    }
+    for name in idle.split_whitespace() {
+        assert_eq!(classes(name, "x"), ["option-idle"], "{name}");
+        assert!(classes(name, "0").is_empty(), "{name}, taken away");
+    }
+}
+
 #[test]
 fn what_continues_a_line_is_no_border_of_a_block() {
     let mut settings = Settings::default();
