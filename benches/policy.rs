@@ -112,6 +112,20 @@ fn deciding(c: &mut Criterion) {
             b.iter(|| policy.decide(&facts, black_box("u7"), Op::Write, Target::Ref("refs/heads/main")));
         });
     }
+    // Each rule names another user, so that a user's own ones are as few as ever; then all of them are the same user's.
+    for (what, last) in [("others' rules", "u7"), ("rules", "u9")] {
+        let rules: String = (0..10_000)
+            .map(|n| {
+                format!("    RW branch-{n}/ = {}\n", if what == "rules" { last.to_owned() } else { format!("x{n}") })
+            })
+            .collect();
+        let text = format!("{}repo many\n{rules}    RW+ = u7 u9\n", text(100, 50));
+        let (policy, many) = (compiled(&sources(&text)), RepoName::new("many").expect("a name"));
+        c.bench_function(&format!("decide, 10,000 {what}"), |b| {
+            let facts = Facts::existing(&many);
+            b.iter(|| policy.decide(&facts, black_box(last), Op::Write, Target::Ref("refs/heads/main")));
+        });
+    }
     let policy = compiled(&sources(&text(5_000, 1_000)));
     let refs: Vec<String> = (0..10_000).map(|n| format!("refs/heads/topic-{n}")).collect();
     c.bench_function("walk, 50 rules, 10,000 refs", |b| {

@@ -470,7 +470,7 @@ fn conf() -> impl Strategy<Value = Conf> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn both_deciders_agree(conf in conf()) {
