@@ -40,7 +40,7 @@ fn names_and_groups() {
       |          ^^^^^^
       |
     help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(rule("RW = bob&carol"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -51,7 +51,7 @@ fn names_and_groups() {
       |          ^^^^^^^^^
       |
     help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(rule("RW @nobranches = alice"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -62,7 +62,7 @@ fn names_and_groups() {
       |        ^^^^^^^^^^^ used here; nothing above defines it
       |
     help: define it above this line: @nobranches = alice bob
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     let repo = |line: &str| refused(&world, &node, |c| c.conf(&format!("{line}\n    RW = alice\n")));
     insta::assert_snapshot!(repo("repo ../outside"), @r#"
@@ -74,7 +74,7 @@ fn names_and_groups() {
       |      ^^^^^^^^^^
       |
     help: a letter, a digit or '[' must come first; ':', '~', '%', '"' and '=' are not allowed
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(repo("repo testing.git/hooks"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -83,7 +83,7 @@ fn names_and_groups() {
       |
     4 | repo testing.git/hooks
       |      ^^^^^^^^^^^^^^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(repo("@9$ = alice\nrepo testing"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -94,7 +94,7 @@ fn names_and_groups() {
       | ^^^
       |
     help: letters, digits and '-_.@+/' make a name; a letter or a digit starts it
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
 }
 
@@ -109,7 +109,7 @@ fn patterns() {
       |
     4 | repo foo[
       |      ^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(conf("repo testing\n    RW dev/( = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -118,7 +118,7 @@ fn patterns() {
       |
     5 |     RW dev/( = alice
       |        ^^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(conf("repo testing\n    RW (a)\\1 = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -127,7 +127,7 @@ fn patterns() {
       |
     5 |     RW (a)\1 = alice
       |        ^^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
 }
 
@@ -144,7 +144,7 @@ fn config_and_options() {
       |            ^^^^^^^^^^^^^^^
       |
     help: the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(line("config gitweb.owner = a;b"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -155,7 +155,7 @@ fn config_and_options() {
       |            ^^^^^^^^^^^^
       |
     help: the server's settings list the allowed keys (gitolite: GIT_CONFIG_KEYS)
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(line("option mirror.master = server1/x"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -163,7 +163,7 @@ fn config_and_options() {
     --> conf/gitmesh.conf
      |
     help: letters, digits and '-_.' make a node's name; blanks stand between several
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(line("option mirror.copies = server2 ser:ver3"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -176,7 +176,7 @@ fn config_and_options() {
     --> conf/gitmesh.conf
      |
     help: add: option mirror.master = NODE
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
 }
 
@@ -193,7 +193,7 @@ fn includes() {
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: only files of this commit below conf/ can be included
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(conf("include \"../keydir/x.conf\"\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -204,7 +204,7 @@ fn includes() {
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
     help: only files of this commit below conf/ can be included
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(conf("include more.conf\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -215,7 +215,7 @@ fn includes() {
       |         ^^^^^^^^^
       |
     help: write include "groups.conf" or include "parts/*.conf", one name a line
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     let text = refused(&world, &node, |c| (c.conf("include \"more.txt\"\n"), c.file("conf/more.txt", "")).0);
     insta::assert_snapshot!(text, @r#"
@@ -225,7 +225,7 @@ fn includes() {
       |
     4 | include "more.txt"
       | ^^^^^^^^^^^^^^^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     // The place of a mistake in an included file is that file.
     let included = refused(&world, &node, |c| {
@@ -242,7 +242,7 @@ fn includes() {
       |          ^^^^^^^^^^^^^
       |
     help: letters, digits and '-_.@+' make a name; a letter or a digit starts it
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
 }
 
@@ -279,7 +279,7 @@ fn the_last_administrator_stays() {
               repo gitmesh-admin
                   RW+ = NAME
           and the key keydir/NAME.pub of that user
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    R = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -293,7 +293,7 @@ fn the_last_administrator_stays() {
               repo gitmesh-admin
                   RW+ = NAME
           and the key keydir/NAME.pub of that user
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    RW+ = bob\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -315,7 +315,7 @@ fn the_last_administrator_stays() {
       |           ^^^
       |
     help: add keydir/bob.pub, or take the name out of the rules and groups
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(nobody("repo gitmesh-admin\n    - = alice\n    RW+ = alice\n"), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -337,7 +337,7 @@ fn the_last_administrator_stays() {
       |     ^^^^^^^^^
       |
     help: '-' counts for reading only with 'option deny-rules = 1' in this repository
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(refused(&world, &node, |c| c.remove("keydir/alice.pub")), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -359,7 +359,7 @@ fn the_last_administrator_stays() {
       |                 ^^^^^
       |
     help: add keydir/alice.pub, or take the name out of the rules and groups
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     world.alice().ssh(&node, "whoami").succeeds().says("administrator: yes");
 }
@@ -373,13 +373,13 @@ fn files_that_are_not_there_or_no_files() {
     --> conf/gitmesh.conf
      |
     help: put the rules into conf/gitmesh.conf (conf/gitolite.conf is read too)
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(refused(&world, &node, |c| c.whole_conf("")), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
     error[E0121]: the configuration has no rule
     --> conf/gitmesh.conf
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(refused(&world, &node, |c| c.symlink("conf/gitmesh.conf", "/etc/passwd")), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -387,7 +387,7 @@ fn files_that_are_not_there_or_no_files() {
     --> conf/gitmesh.conf
      |
     help: conf/ and keydir/ hold plain files only, no links and no submodules
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     insta::assert_snapshot!(refused(&world, &node, |c| c.file("conf/gitmesh.conf", b"\x7fELF\0\xff\xfe\0\0repo x")), @r#"
     FATAL: the configuration is refused: 1 error; nothing was changed
@@ -404,7 +404,7 @@ fn files_that_are_not_there_or_no_files() {
       |
     1 | ?ELF?????????repo x
       | ^^^^^^^^^^^^^^^
-     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed)
+     ! [remote rejected] HEAD -> main (the configuration is refused; nothing has changed [E0248])
     "#);
     let deep = |c: &mut Configuration| c.conf(&format!("repo testing\n    RW = !{}\n", "@a".repeat(200_000)));
     let told = refused(&world, &node, deep);

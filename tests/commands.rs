@@ -46,8 +46,11 @@ const SESSIONS: &[(&str, &str)] = &[
     (
         "access",
         "bob access docs bob W\nbob access docs carol W\nalice access docs carol W refs/heads/main --explain\n\
-         alice access docs carol R --json\nerin access secret erin R\nerin access missing erin R\nbob access docs",
+         alice access docs carol R --json\nerin access secret erin R\nerin access missing erin R\nbob access docs\n\
+         # As scripts for gitolite ask:\nalice access -q docs bob W any\nalice access -s docs carol W main\n\
+         alice access % bob R << docs\nsecret\nalice access -q % bob",
     ),
+    ("explain", "erin explain E0202\nerin explain [w0132]\nerin explain E9999"),
     (
         "create",
         "bob create pub/bob/tools\nbob create pub/bob/tools\nbob create pub/carol/tools\nerin create pub/erin/x\n\

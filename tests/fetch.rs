@@ -1,6 +1,6 @@
 //! What is answered without git must be what git answers, and a shared pack what everybody would have got alone.
 
-use crate::world::{Node, World};
+use crate::world::{Node, World, eventually};
 
 const CONF: &str = "repo testing\n    RW+ = @all\n";
 
@@ -93,6 +93,11 @@ fn clones_of_one_state_share_a_pack() {
         assert_eq!((found.oid("HEAD"), found.oid("v1^{}")), (expected.clone(), expected.clone()));
         found.git(&["fsck", "--strict"]).succeeds();
     }
+    // Made twice: for whoever came first, and then for all others.
+    let made = || node.metrics("gitmesh_git_process_duration_seconds_count{program=\"pack-objects\"}");
+    eventually("both packs", || made() >= 2.0);
+    alice.try_clone(&url, "seventh").succeeds();
+    assert_eq!(made(), 2.0);
     // A newer state is another pack, and a fetch of the difference is git's.
     let next = work.commit("more", "more\n");
     work.push(&["HEAD:main"]).succeeds();

@@ -99,6 +99,44 @@ fn large_clones_take_turns_and_give_way() {
 }
 
 #[test]
+fn whoever_waits_for_a_shared_pack_takes_no_turn_from_others() {
+    let world = World::new();
+    let node = world.prepare("server1");
+    // Before the table that follows.
+    let path = node.data().join("gitmesh.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("# max_packs = 2"));
+    fs::write(&path, text.replace("# max_packs = 2", "max_packs = 2")).unwrap();
+    let git = Tampered::of(&world, &node);
+    let (alice, bob) = (world.alice(), world.actor("bob"));
+    let conf = "repo testing other\n    RW+ = @all\n";
+    alice.configure(&node, |c| (c.conf(conf), c.key(&bob)).0).succeeds();
+    for repo in ["testing", "other"] {
+        let work = alice.clone_of(&node, repo);
+        work.commit_random("big", 9 << 20);
+        work.push(&["HEAD:main"]).succeeds();
+    }
+    let (url, bobs) = (alice.url(&node, "testing"), bob.url(&node, "other"));
+    alice.try_clone(&url, "first").succeeds();
+    eventually("no process", || node.metrics("gitmesh_git_processes") == 0.0);
+    git.hold("pack-objects");
+    let fills = alice.begin(&["clone", "-q", &url, "fills"]);
+    eventually("one to have it made", || git.is_held());
+    let heard = world.dir().join("heard");
+    let mut command = alice.git_command(&alice.dir(), &["clone", "-q", &url, "reads"]);
+    command.env("GIT_TRACE_PACKET", &heard);
+    let reads = Running::start(command);
+    eventually("one to read it", || fs::read_to_string(&heard).unwrap_or_default().contains("< packfile"));
+    // Half a second is how long one may have a turn and nothing to send.
+    let other = bob.begin(&["clone", "-q", &bobs, "other"]);
+    eventually("the other pack to be made", || node.metrics("gitmesh_git_processes") >= 2.0);
+    git.release("pack-objects");
+    for clone in [fills, reads, other] {
+        clone.end().succeeds();
+    }
+}
+
+#[test]
 fn a_shared_pack_that_fails_is_made_anew() {
     let world = World::new();
     let node = world.prepare("server1");
@@ -117,7 +155,7 @@ fn a_shared_pack_that_fails_is_made_anew() {
     work.commit("next", "next");
     work.push(&["HEAD:main"]).succeeds();
     git.fail_once("pack-objects");
-    alice.try_clone(&url, "unlucky").refused_by("gitmesh: the pack could not be made; try again");
+    alice.try_clone(&url, "unlucky").refused_by("gitmesh: the pack could not be made").says("E0246");
     alice.try_clone(&url, "lucky").succeeds();
 }
 
@@ -188,6 +226,43 @@ fn a_git_that_takes_nothing_holds_up_no_other_connection() {
     git.release("index-pack");
     push.end().succeeds();
     assert_eq!(node.oid("testing", "refs/heads/main"), Some(pushed));
+}
+
+#[test]
+fn what_is_sent_to_a_command_that_reads_nothing_takes_no_memory() {
+    const SESSIONS: usize = 8;
+    const SENT: usize = 24 << 20;
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice();
+    alice.ssh(&node, "status").succeeds();
+    let before = node.peak_memory();
+    let watching: Vec<_> = (0..SESSIONS)
+        .map(|_| {
+            let mut command = alice.ssh_command(&["git@server1", "status --watch"]);
+            command.stdin(Stdio::piped());
+            let mut watch = Running::start(command);
+            let mut input = watch.child.stdin.take().unwrap();
+            let sent = std::thread::spawn(move || input.write_all(&vec![b'x'; SENT]).map(|()| input));
+            (watch, sent)
+        })
+        .collect();
+    eventually("all of it to be taken", || watching.iter().all(|(_, sent)| sent.is_finished()));
+    let grown = node.peak_memory() - before;
+    assert!(grown < 48 << 20, "{SESSIONS} sessions were sent {SENT} bytes each, and memory grew by {grown}");
+    for (mut watch, sent) in watching {
+        let input = sent.join().unwrap().unwrap();
+        watch.kill();
+        drop(input);
+    }
+    // Nor does a pack.
+    let work = alice.clone_of(&node, "testing");
+    let pushed = work.commit_random("big", 64 << 20);
+    let before = node.peak_memory();
+    work.push(&["HEAD:main"]).succeeds();
+    let grown = node.peak_memory() - before;
+    assert_eq!(node.oid("testing", "refs/heads/main"), Some(pushed));
+    assert!(grown < 48 << 20, "a push of 64 MiB, and memory grew by {grown}");
 }
 
 #[test]

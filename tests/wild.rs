@@ -107,7 +107,7 @@ fn info_lists_patterns_first() {
     assert_eq!(lines(&bob, "info"), "     C\tpub/CREATOR/..*\n R W\tpub/bob/x\n R  \ttesting\n");
     assert_eq!(lines(&bob, "info -p"), " R W\tpub/bob/x\n R  \ttesting\n");
     assert_eq!(lines(&bob, "info -lc bob"), " R W\tpub/bob/x\tbob\n");
-    assert_eq!(lines(&bob, "info -lc -p"), " R W\tpub/bob/x\tbob\n R  \ttesting  \t\n");
+    assert_eq!(lines(&bob, "info -lc -p"), " R W\tpub/bob/x\tbob\n R  \ttesting\n");
     fs::write(node.repo_dir("testing").join("description"), "a place to play\n").unwrap();
     assert_eq!(lines(&bob, "info -ld -p"), " R W\tpub/bob/x\t\n R  \ttesting  \ta place to play\n");
     assert_eq!(lines(&carol, "info"), "     C\tpub/CREATOR/..*\n");

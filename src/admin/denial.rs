@@ -126,6 +126,64 @@ impl Denial {
         }
     }
 
+    /// Something for administrators, or for the nodes of the mesh.
+    pub const NOT_FOR_USERS: &str = "E0240";
+    /// A command, a path or a request that is not understood.
+    pub const NOT_UNDERSTOOD: &str = "E0241";
+    /// As much as there may be at once.
+    pub const BUSY: &str = "E0242";
+    /// Nothing has the name.
+    pub const NOT_FOUND: &str = "E0243";
+    /// It was tried, and could not be done.
+    pub const FAILED: &str = "E0244";
+    /// Another node did not answer, or not in time.
+    pub const AWAY: &str = "E0245";
+    /// A fault of the server itself.
+    pub const INTERNAL: &str = "E0246";
+    /// A login, or a connection, of nobody who is known.
+    pub const LOGIN: &str = "E0247";
+    /// What would leave no good configuration.
+    pub const CONFIGURATION: &str = "E0248";
+    /// A push that only asked for its plan.
+    pub const PLANNED: &str = "E0249";
+    /// git's own objection to what was pushed.
+    pub const GIT: &str = "E0250";
+    /// A site's own hook.
+    pub const HOOK: &str = "E0251";
+
+    /// A refusal that has nothing to do with who asks.
+    pub fn plain(code: &'static str, first: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { first: first.into(), you: None, rule: None, help: help.into(), code }
+    }
+
+    /// A refusal's text as every door shows it: with its code at the end, and where it names no cure, with the one that
+    /// all refusals of that code have. A text that has a code already stays as it is.
+    pub fn coded(code: &str, text: &str) -> String {
+        let text = text.trim_end();
+        if code_of(text).is_some() {
+            return text.to_owned();
+        }
+        let cure = match code {
+            Self::NOT_FOR_USERS => "ask an administrator",
+            Self::NOT_UNDERSTOOD => "'help' lists the commands, 'help COMMAND' tells how one is written",
+            Self::BUSY => "try again in a minute",
+            Self::NOT_FOUND => "look at the name again; 'info' lists what you may use",
+            Self::AWAY => "try again when that node answers; 'status' tells an administrator how the nodes are",
+            Self::INTERNAL => "try again; tell an administrator when it fails again",
+            _ => "'explain E0244' over ssh tells more",
+        };
+        let cured = ["help: ", "tell an administrator", "tell the operator", "try again", "copy the line again"];
+        match cured.iter().any(|word| text.contains(word)) {
+            true => format!("{text} [{code}]"),
+            false => format!("{text}\n  help: {cure} [{code}]"),
+        }
+    }
+
+    /// A refusal's first line with its code, for a place that has no more room.
+    pub fn in_short(code: &str, text: &str) -> String {
+        format!("{} [{}]", text.lines().next().unwrap_or_default(), code_of(text).unwrap_or(code))
+    }
+
     /// A login, or a new command on an open connection, with a key that has expired.
     pub fn expired(key: &Fingerprint, at: Stamp) -> Self {
         Self {
@@ -187,6 +245,12 @@ impl Denial {
     }
 }
 
+/// The code among the words of a text.
+fn code_of(text: &str) -> Option<&str> {
+    let code = |word: &&str| word.len() == 5 && word.starts_with('E') && word[1..].bytes().all(|b| b.is_ascii_digit());
+    text.split(|c: char| !c.is_ascii_alphanumeric()).find(code)
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.first)?;
@@ -210,6 +274,19 @@ mod tests {
     use crate::admin::testing::{Node, actor, host, key_line, repo};
     use crate::git::objects::Kind;
     use crate::model::{Actor, Oid, RefName, RefUpdate};
+
+    #[test]
+    fn every_text_gets_a_code_and_a_cure() {
+        for (code, text, told) in [
+            (Denial::BUSY, "FATAL: full\n", "FATAL: full\n  help: try again in a minute [E0242]"),
+            (Denial::NOT_FOUND, "FATAL: no 'x'\n  help: see info", "FATAL: no 'x'\n  help: see info [E0243]"),
+            (Denial::INTERNAL, "FATAL: x; tell an administrator", "FATAL: x; tell an administrator [E0246]"),
+            (Denial::FAILED, "FATAL: x [E0212]\n  more\n", "FATAL: x [E0212]\n  more"),
+            (Denial::FAILED, "the disk is full (E0226)", "the disk is full (E0226)"),
+        ] {
+            assert_eq!(Denial::coded(code, text), told);
+        }
+    }
 
     /// Every refusal there is, as the one who is refused reads it.
     #[test]

@@ -72,7 +72,7 @@ pub use store::Store;
 pub use texts::{Text, TextError};
 pub use tree::{FIRST_REF, Tree, newest_commit};
 pub use virtual_ref::{Look, ProgramCall};
-pub use wild::{CreateError, RolesError};
+pub use wild::{CreateError, RolesError, default_roles};
 pub use writable::{MESSAGE_MAX, Scope};
 pub use written::Written;
 

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 
 use crate::model::{Actor, HostName, RepoName, UserName};
 use crate::policy::grant::Access;
-use crate::policy::{Facts, Op, Target};
+use crate::policy::{Facts, Op, Policy, Target};
 use crate::repo::{Ownership, ROLES_MAX};
 
 use super::activate::configure;
@@ -83,7 +83,8 @@ impl Realm {
     pub(super) fn create_from(&self, actor: &Actor, repo: &RepoName, fill: &Fill<'_>) -> Result<bool, CreateError> {
         let live = self.live();
         let creator = self.creator_of_new(&live, actor, repo).map_err(CreateError::Denied)?;
-        let roles = default_roles(&live, repo, &creator);
+        let owned = Ownership { creator: Some(creator.clone()), roles: None };
+        let roles = default_roles(&live.policy, &live.facts(repo, Some(&owned), ""));
         Ok(self.make(&live, repo, &Ownership { creator: Some(creator), roles }, fill)?)
     }
 
@@ -289,14 +290,15 @@ pub(super) fn creator_refusal(live: &Live, creator: &UserName, node: &HostName, 
     })
 }
 
-/// The values of the options `default.roles*`, sorted by their names; CREATOR is the creator, once in each.
-fn default_roles(live: &Live, repo: &RepoName, creator: &UserName) -> Option<String> {
-    let owned = Ownership { creator: Some(creator.clone()), roles: None };
-    let values = live.policy.options(&live.facts(repo, Some(&owned), ""), "default.roles");
+/// The role file of a new repository: the values of the options `default.roles*`, sorted by their names; CREATOR is the
+/// creator of the facts, once in each.
+pub fn default_roles(policy: &Policy, facts: &Facts<'_>) -> Option<String> {
+    let creator = facts.creator.unwrap_or_default();
+    let values = policy.options(facts, "default.roles");
     let line = |value: &String| {
         let mut words: Vec<&str> = value.split_whitespace().collect();
         if let Some(word) = words.iter_mut().find(|word| **word == "CREATOR") {
-            *word = creator.as_str();
+            *word = creator;
         }
         words.join(" ") + "\n"
     };

@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Refusal, exit};
-
-/// `## CODE title`, then the text; every code there is, in order.
-const STORIES: &str = include_str!("explain.md");
+use crate::control;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,29 +12,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Some(code) = &args.code else {
-        stories().for_each(|(title, _)| println!("{title}"));
-        return Ok(ExitCode::SUCCESS);
-    };
-    let wanted = code.trim_matches(['[', ']']).to_ascii_uppercase();
-    let Some((title, text)) = story(&wanted) else {
-        let text = format!("there is no code '{code}'\nhelp: 'gitmesh explain' lists them");
+    let words: Vec<&str> = args.code.iter().map(String::as_str).collect();
+    let reply = control::explain(&words);
+    if reply.code != 0 {
+        let text = reply.err.trim_end().trim_start_matches("FATAL: ").replace("\n  help: '", "\nhelp: 'gitmesh ");
         return Err(Refusal::new(exit::NOT_FOUND, text).into());
-    };
-    println!("{title}\n\n{text}");
+    }
+    print!("{}", reply.out);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Each story's title (`E0203 one reference …`) and text.
-fn stories() -> impl Iterator<Item = (&'static str, &'static str)> {
-    STORIES.split("## ").skip(1).map(|story| {
-        let (title, text) = story.split_once('\n').unwrap_or((story, ""));
-        (title, text.trim_end())
-    })
-}
-
-fn story(code: &str) -> Option<(&'static str, &'static str)> {
-    stories().find(|(title, _)| title.split(' ').next() == Some(code))
 }
 
 #[cfg(test)]
@@ -44,7 +27,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use super::*;
+    use crate::control::{self, stories};
 
     /// Quoted codes in the sources below `dir`.
     fn codes(dir: &Path, found: &mut BTreeSet<String>) {
@@ -83,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_code_is_found_as_it_is_written() {
-        assert!(story("E0203").is_some_and(|(title, _)| title == "E0203 one reference of a push is refused"));
-        assert_eq!(story("E020"), None);
+        assert!(control::explain(&["[e0203]"]).out.starts_with("E0203 one reference of a push is refused\n\n"));
+        assert_eq!(control::explain(&["E020"]).code, 4);
     }
 }

@@ -119,6 +119,7 @@ impl Control {
         }
         tracing::info!(user = %actor, %repo, command = words[0], from = voucher.from, by = %node, "a forwarded command");
         let mut reply = self.carry_out(&actor, &words, &voucher.from, input, &Live::nobody()).await;
+        reply.code_refusal();
         self.note_command(&actor, &words, &voucher.from, Some(node.as_str()), &reply);
         if reply.code != 0 {
             reply.err.push_str(&format!(

@@ -162,11 +162,7 @@ impl Control {
             out.push_str(&format!("key {key}, certificate {by}\n"));
         }
         out.push('\n');
-        for (name, rights) in patterns {
-            let field = |(may, letter)| if may { letter } else { "  " };
-            let fields: String = rights.into_iter().zip([" R", " W", " C"]).map(field).collect();
-            out.push_str(&format!("{fields}\t{name}\n"));
-        }
+        out.push_str(&pattern_lines(&patterns));
         out.push_str(&table(&rows));
         Reply::done(out)
     }
@@ -238,16 +234,40 @@ impl Entry<'_> {
     }
 }
 
-/// Names are padded when a column follows in every line, and creators when descriptions follow them.
+/// What `info` says below its greeting to a user, as in gitolite: of patterns and then of repositories the rights (R, W
+/// and, of a pattern, C) and the name; of a repository its creator, if that was asked for.
+pub fn info_lines(patterns: &[(String, [bool; 3])], repos: Vec<(String, [bool; 2], Option<String>)>) -> String {
+    let row = |(name, [read, write], creator): (String, [bool; 2], Option<String>)| Row {
+        rights: Rights::User { read, write },
+        name,
+        creator,
+        description: None,
+        note: None,
+    };
+    pattern_lines(patterns) + &table(&repos.into_iter().map(row).collect::<Vec<_>>())
+}
+
+fn pattern_lines(patterns: &[(String, [bool; 3])]) -> String {
+    let field = |(may, letter): (&bool, &'static str)| if *may { letter } else { "  " };
+    let line = |(name, rights): &(String, [bool; 3])| {
+        let fields: String = rights.iter().zip([" R", " W", " C"]).map(field).collect();
+        format!("{fields}\t{name}\n")
+    };
+    patterns.iter().map(line).collect()
+}
+
+/// Names are padded when a creator or a description follows, and creators when descriptions follow them.
 fn table(rows: &[Row]) -> String {
     let width = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let names = width(|row| if row.creator.is_some() || row.description.is_some() { row.name.len() } else { 0 });
     let creators = width(|row| row.creator.as_ref().filter(|_| row.description.is_some()).map_or(0, String::len));
     let mut out = String::new();
     for Row { rights, name, creator, description, note } in rows {
-        out.push_str(&format!("{}\t{name:names$}", rights.column()));
-        if let Some(creator) = creator {
-            out.push_str(&format!("\t{creator:creators$}"));
+        out.push_str(&format!("{}\t", rights.column()));
+        match creator.as_ref().filter(|creator| !creator.is_empty() || description.is_some()) {
+            Some(creator) => out.push_str(&format!("{name:names$}\t{creator:creators$}")),
+            None if description.is_some() => out.push_str(&format!("{name:names$}")),
+            None => out.push_str(name),
         }
         let note = note.as_ref().map(ToString::to_string);
         for column in description.iter().chain(&note) {
@@ -285,7 +305,7 @@ mod tests {
     #[test]
     fn columns() {
         assert_eq!(table(&[row("a", None, None), row("bcd", None, None)]), " R W\ta\n R W\tbcd\n");
-        assert_eq!(table(&[row("a", Some("u1"), None), row("bcd", Some(""), None)]), " R W\ta  \tu1\n R W\tbcd\t\n");
+        assert_eq!(table(&[row("a", Some("u1"), None), row("bcd", Some(""), None)]), " R W\ta  \tu1\n R W\tbcd\n");
         let both = [row("a", Some("u1"), Some("x y")), row("bcd", Some(""), Some(""))];
         assert_eq!(table(&both), " R W\ta  \tu1\tx y\n R W\tbcd\t  \t\n");
         let of = |master| Note::CopyOf { master, freshness: "in step".to_owned() };

@@ -9,6 +9,7 @@ mod audit;
 mod catalog;
 mod commit;
 pub mod doctor;
+mod explain;
 mod fork;
 mod forward;
 mod group;
@@ -59,7 +60,9 @@ use crate::mirror::{HEARTBEAT, LOCKS, MASTERS, MOVE, Mirror, PAPERS, TRASH};
 use crate::model::{Actor, Fingerprint, HostName, RepoName};
 use crate::peer::Links;
 use crate::repo::{Pass, Store, Task, Upkeep};
+pub use explain::{explain, stories};
 pub use help::{manual, nouns, usage};
+pub use info::info_lines;
 pub use live::{Live, at_a_terminal};
 pub use promote::UNCONFIRMED;
 pub use typed::reads_input;
@@ -129,6 +132,24 @@ impl Reply {
     fn denied(denial: &Denial) -> Self {
         Self::fail(5, denial.to_string())
     }
+
+    /// What leaves this room as a refusal has a code and a cure: of its own, or those of its exit code.
+    fn code_refusal(&mut self) {
+        let refused = self.err.starts_with("FATAL: ") || matches!(self.code, 2 | 5 | 70);
+        if self.code == 0 || self.code == i32::from(UNCONFIRMED) || !refused {
+            return;
+        }
+        let code = match self.code {
+            2 => Denial::NOT_UNDERSTOOD,
+            4 => Denial::NOT_FOUND,
+            5 => Denial::NOT_FOR_USERS,
+            6 => Denial::EXISTS,
+            7 | 8 => Denial::AWAY,
+            70 => Denial::INTERNAL,
+            _ => Denial::FAILED,
+        };
+        self.err = format!("{}\n", Denial::coded(code, &self.err));
+    }
 }
 
 impl Control {
@@ -147,6 +168,7 @@ impl Control {
             Some(refusal) => refusal,
             None => self.answer(actor, &words, from, input, live).await,
         };
+        reply.code_refusal();
         self.note_command(actor, &words, from, None, &reply);
         if matches!(actor, Actor::User { .. }) {
             // As in gitolite: whoever comes reads the node's message.
@@ -248,10 +270,8 @@ impl Control {
             ["repo", ref rest @ ..] => self.repo_order(actor, rest, from).await,
             ["user", ref rest @ ..] => self.user_command(actor, rest).await,
             ["group", ref rest @ ..] => self.group_command(actor, rest).await,
-            ["access", ref rest @ ..] => match access::Question::parse(rest) {
-                Ok(question) => self.blocking(actor, move |c, a| c.access(a, &question)).await,
-                Err(usage) => usage,
-            },
+            ["access", ref rest @ ..] => self.access(actor, rest, input).await,
+            ["explain", ref rest @ ..] => explain(rest),
             ["status", ref rest @ ..] => self.overview(actor, rest, live).await,
             ["metrics", ref rest @ ..] => self.metrics(actor, rest).await,
             ["events", ref rest @ ..] => self.events(actor, rest, live).await,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{keys, perms, settings, texts, writable};
+use super::{access, keys, perms, settings, texts, writable};
 
 /// Somebody may type it.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -28,6 +28,7 @@ pub fn reads_input(words: &[&str]) -> bool {
         ["perms", ref rest @ ..] => perms::reads_input(rest),
         ["readme" | "motd", ref rest @ ..] => texts::reads_input(rest),
         ["writable", ref rest @ ..] => writable::reads_input(rest),
+        ["access", ref rest @ ..] => access::reads_input(rest),
         ["keys", ref rest @ ..] => keys::reads_input(rest),
         ["git-config", ref rest @ ..] => settings::reads_input(rest),
         _ => false,
@@ -47,9 +48,15 @@ mod tests {
 
     #[test]
     fn few_commands_read_it() {
-        for line in
-            ["perms -c a", "perms a", "motd @all set", "writable a off", "git-config -r % x", "sudo bob perms a"]
-        {
+        for line in [
+            "access % bob",
+            "perms -c a",
+            "perms a",
+            "motd @all set",
+            "writable a off",
+            "git-config -r % x",
+            "sudo bob perms a",
+        ] {
             assert!(reads_input(&line.split(' ').collect::<Vec<_>>()), "{line}");
         }
         for line in ["perms a -l", "motd a", "readme a rm", "writable a off later", "git-config a x", "sudo", "info"] {

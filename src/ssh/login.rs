@@ -15,7 +15,8 @@ impl Session {
         if self.crowded {
             let name = &node.name;
             return format!(
-                "gitmesh on {name}: you have half of all connections here already; close some, then try again.\n"
+                "gitmesh on {name}: you have half of all connections here already; close some, then try again. [{}]\n",
+                Denial::BUSY
             );
         }
         if let Some(barred) = &self.barred {
@@ -24,7 +25,8 @@ impl Session {
         let login = &node.user;
         let mut text = match &self.wrong_login {
             Some(wrong) => {
-                format!("gitmesh on {}: log in as '{login}', not as '{wrong}': ssh {login}@{}\n", node.name, node.name)
+                let (name, code) = (&node.name, Denial::LOGIN);
+                format!("gitmesh on {name}: log in as '{login}', not as '{wrong}': ssh {login}@{name} [{code}]\n")
             }
             None => format!("gitmesh on {}: none of the keys that your client offered is known here.\n", node.name),
         };
@@ -41,9 +43,8 @@ impl Session {
                      ssh-keygen -L -f KEY-cert.pub\n",
                 );
             }
-            text.push_str(
-                "Send the .pub file of your key to an administrator, who puts it into keydir/ of gitmesh-admin.\n",
-            );
+            let cure = "Send the .pub file of your key to an administrator, who puts it into keydir/ of gitmesh-admin.";
+            text.push_str(&format!("{cure} [{}]\n", Denial::LOGIN));
         }
         text
     }
@@ -129,7 +130,12 @@ impl Session {
         };
         self.actor = None;
         let Some((user, denial)) = refused else {
-            return Err("FATAL: the key of this connection is not known here any more; ask an administrator".to_owned());
+            return Err(Denial::plain(
+                    Denial::LOGIN,
+                    "FATAL: the key of this connection is not known here any more",
+                    "ask an administrator",
+                )
+                .to_string());
         };
         let why = denial.first.as_str();
         tracing::info!(user, from = %self.from, why, "refused: the key of this connection opens nothing any more");

@@ -329,7 +329,8 @@ fn protocol(config: &Config, identity: PrivateKey, ciphers: &[cipher::Name]) -> 
         keys: vec![identity],
         window_size: WINDOW,
         maximum_packet_size: PACKET,
-        channel_buffer_size: 256,
+        // Messages that a session has not read yet; one has 32 KiB from OpenSSH, and what russh takes, 256, from others.
+        channel_buffer_size: 64,
         // Packets on their way to one client. Encrypting them in batches is a tenth faster than one by one, but nobody
         // else has the processor meanwhile: half a mebibyte is half a millisecond.
         event_buffer_size: 8,

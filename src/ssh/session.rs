@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKeyBase64};
@@ -10,7 +11,7 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Connection, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, MethodKind, MethodSet};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -20,7 +21,7 @@ use super::places::Member;
 use super::waiting::Seat;
 use crate::admin::{Denial, Invited};
 use crate::audit::{Kind, Outcome, Record};
-use crate::control::{Live, at_a_terminal};
+use crate::control::{Live, at_a_terminal, reads_input};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
 use crate::observe::metrics;
@@ -70,7 +71,7 @@ const SHA1: &str = "(with SHA-1, which is too weak; a client of OpenSSH 7.2 or n
 /// What a client that asks for a terminal is told beside its answer.
 const NO_TERMINAL: &str = "(there is no terminal and no shell here; 'help' lists the commands)\n";
 /// What a client that asks to forward something is told.
-const NO_FORWARDING: &str = "this server does git and its own commands only; it forwards nothing";
+const NO_FORWARDING: &str = "this server does git and its own commands only; it forwards nothing [E0241]";
 
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, from: SocketAddr, seat: Arc<Seat>, gone: CancellationToken) -> Self {
@@ -157,7 +158,7 @@ impl Session {
             self.channels.insert(id, Opened { channel, protocol, terminal });
             return self.refuse_channel(
                 id,
-                "FATAL: this server has as many sessions as it may; try again in a minute",
+                &Denial::coded(Denial::BUSY, "FATAL: this server has as many sessions as it may"),
                 connection,
             );
         };
@@ -170,7 +171,12 @@ impl Session {
                         self.channels.insert(id, Opened { channel, protocol, terminal });
                         return self.refuse_channel(
                             id,
-                            "FATAL: you have as many sessions here as one user may; wait for some to end",
+                            &Denial::plain(
+                                Denial::BUSY,
+                                "FATAL: you have as many sessions here as one user may",
+                                "wait for some to end",
+                            )
+                            .to_string(),
                             connection,
                         );
                     }
@@ -230,7 +236,8 @@ async fn work(
     // A node's word for a user is believed or not further down; from anybody else it is nonsense.
     let order = match (order, &actor) {
         (Order::Forwarded(..), Actor::User { .. } | Actor::Local) => {
-            Order::RefuseGit("FATAL: only the nodes of the mesh forward what their users want".to_owned())
+            let text = "FATAL: only the nodes of the mesh forward what their users want";
+            Order::RefuseGit(Denial::coded(Denial::NOT_FOR_USERS, text))
         }
         (order, _) => order,
     };
@@ -253,7 +260,15 @@ async fn work(
         }
         Order::Command(words) => {
             let (live, mut said) = Live::channel();
-            let input = Box::pin(reader.make_reader());
+            let named: Vec<&str> = words.iter().map(String::as_str).collect();
+            // What a user sends to a command that reads nothing is thrown away by russh once nobody is there to take
+            // it; in a queue it would stay in memory, and then stop the whole connection.
+            let reads = !matches!(actor, Actor::User { .. }) || reads_input(&named);
+            let mut reader = Some(reader).filter(|_| reads);
+            let input: Pin<Box<dyn AsyncRead + Send>> = match &mut reader {
+                Some(reader) => Box::pin(reader.make_reader()),
+                None => Box::pin(tokio::io::empty()),
+            };
             let mut run = std::pin::pin!(shared.control.run(&actor, &words, &from, input, live));
             let reply = loop {
                 tokio::select! {
@@ -281,10 +296,12 @@ async fn work(
         }
         Order::RefuseGit(text) => {
             tracing::info!(user = %actor, from, reason = text.lines().next().unwrap_or_default(), "refused");
+            let text = Denial::coded(Denial::NOT_UNDERSTOOD, &text);
             write_to(&writer, over, None, &pktline::err_line(&text)).await;
             1
         }
         Order::Refuse(text) => {
+            let text = Denial::coded(Denial::NOT_UNDERSTOOD, &text);
             write_to(&writer, over, Some(1), format!("{text}\n").as_bytes()).await;
             1
         }
@@ -516,7 +533,7 @@ impl Handler for Session {
         let text = format!(
             "FATAL: there is no subsystem '{name}' here: this server does git and its own commands only (try 'help')"
         );
-        self.refuse_channel(id, &text, connection)
+        self.refuse_channel(id, &Denial::coded(Denial::NOT_UNDERSTOOD, &text), connection)
     }
 
     async fn x11_request(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::admin::{Applied, Good};
+use crate::admin::{Applied, Denial, Good};
 use crate::git::objects;
 use crate::git::ref_state::{self, RefState};
 use crate::model::{RefName, RefUpdate, RepoName};
@@ -40,7 +40,7 @@ impl Transfer {
                     update.name
                 ));
             } else if update.new.is_zero() {
-                *verdict = Some("the live configuration cannot be deleted; push a changed one".to_owned());
+                *verdict = Some(refused("the live configuration cannot be deleted; push a changed one"));
             } else {
                 match self.admin.check(&update.new, &update.name) {
                     Ok(Good { warnings, plan }) => {
@@ -49,7 +49,7 @@ impl Transfer {
                     }
                     Err(rejected) => {
                         verdicts.text.push_str(&rejected);
-                        *verdict = Some("the configuration is refused; nothing has changed".to_owned());
+                        *verdict = Some(refused("the configuration is refused; nothing has changed"));
                     }
                 }
             }
@@ -111,6 +111,10 @@ fn under_way(generation: u64, making: Option<(usize, usize)>) -> String {
         ),
         None => "the push has landed; what follows from it takes long and goes on\n".to_owned(),
     }
+}
+
+fn refused(why: &str) -> String {
+    Denial::in_short(Denial::CONFIGURATION, why)
 }
 
 /// What a configuration push did, for whoever pushed it.

@@ -7,26 +7,24 @@
 //! the protocol are served by git alone.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::listing::{Item, list};
+use super::looked::{Looked, look, size_of_packs};
 use super::relay::Movement;
 use super::request::{Input, Output, Streams};
 use super::sending::Sending;
 use super::turns::Turn;
 use super::{Refusal, Request, Transfer, exit_code};
-use crate::git::odb;
-use crate::git::packs::{Key, Pack, Use};
+use crate::admin::Denial;
+use crate::git::packs::{Pack, Use};
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::{SILENT, Serving};
 use crate::git::protocol::{self, Advertisement, Asked, Clone, LsRefs, Version};
-use crate::git::refs::Snapshot;
 use crate::git::service::Service;
 use crate::observe::metrics;
 use crate::repo::Repo;
@@ -236,7 +234,10 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             return Ok(None);
         }
         match self.wait_for_turn(words, TURN).await? {
-            None => Err("this server is busy with large packs for others; try again in a few minutes".into()),
+            None => {
+                let text = "this server is busy with large packs for others; try again in a few minutes";
+                Err(Denial::coded(Denial::BUSY, text).into())
+            }
             turn => Ok(turn),
         }
     }
@@ -359,7 +360,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             }
             Ok(Sent::Nothing(why) | Sent::Part(why)) => {
                 tracing::warn!(why, repo = %self.repo.name, "a pack broke off");
-                "the pack could not be made; try again, and tell an administrator when it fails again".to_owned()
+                Denial::coded(Denial::INTERNAL, "the pack could not be made")
             }
             Err(Stop::Ours(Refusal(why))) => why,
             Err(stop) => return Err(stop),
@@ -376,7 +377,11 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         let pack = match self.transfer.packs.request(*key, *expected) {
             Use::Read(pack) if *expected < LARGE => Some((pack, None)),
             Use::Read(pack) => {
-                let turn = self.wait_for_turn(Some(asked.progress), TURN_TO_SEND).await.map_err(Stop::Ours)?;
+                let turn = if self.begins(&pack).await? {
+                    self.wait_for_turn(Some(asked.progress), TURN_TO_SEND).await.map_err(Stop::Ours)?
+                } else {
+                    None
+                };
                 Some((pack, turn.map(Arc::new)))
             }
             Use::Fill(filling, pack) => {
@@ -401,6 +406,17 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         }
         let (git, _permit, turn) = self.start(asked, *expected, asked.progress).await?;
         self.send_own(git, turn, begun).await
+    }
+
+    /// Waits for the first bytes of a pack that is made for somebody else; false when it could not be made. Without a
+    /// turn: those who only wait would keep one from whoever makes it.
+    async fn begins(&mut self, pack: &Pack) -> Result<bool, Stop> {
+        loop {
+            match tokio::time::timeout(KEEP_ALIVE, pack.ready(0)).await {
+                Ok(ready) => return Ok(ready.is_ok()),
+                Err(_) => self.output.write_all(KEEP_ALIVE_PACKET).await?,
+            }
+        }
     }
 
     /// Starts git on the pack when there is room for it. Of one that many read, nobody is shown the progress.
@@ -501,7 +517,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 sent = at;
             }
             let Some(framed) = framed else {
-                match tokio::time::timeout(KEEP_ALIVE, pack.ready(at)).await {
+                match tokio::time::timeout(KEEP_ALIVE, sending.waits(pack.ready(at))).await {
                     Err(_) => self.output.write_all(KEEP_ALIVE_PACKET).await?,
                     Ok(Err(error)) => return Ok(broken(sent, error)),
                     Ok(Ok(0)) => return Ok(Sent::Whole),
@@ -555,40 +571,4 @@ enum Sent {
     Whole,
     Nothing(String),
     Part(String),
-}
-
-/// A clone that can be served here.
-struct Looked {
-    asked: Clone,
-    key: Key,
-    /// Bytes that the pack may come to.
-    expected: u64,
-}
-
-/// Looks whether all is there that is wanted, and names the pack. Blocks.
-fn look(dir: &Path, name: &str, asked: Clone) -> Result<Option<Looked>, Box<dyn std::error::Error + Send + Sync>> {
-    let mut wants = asked.wants.clone();
-    wants.sort_unstable();
-    wants.dedup();
-    if odb::present(dir, &wants)?.len() != wants.len() {
-        return Ok(None);
-    }
-    let mut hash = Sha256::new();
-    hash.update(format!("{name}\n{} {}\n", asked.ofs_delta, asked.include_tag));
-    hash.update(protocol::revisions(&wants));
-    if asked.include_tag {
-        let prefixes = [b"refs/tags/".to_vec()];
-        Snapshot::read(dir, &prefixes)?.list(&prefixes, |tag| {
-            hash.update(tag.oid);
-            Ok(())
-        })?;
-    }
-    let expected = size_of_packs(dir)?;
-    Ok(Some(Looked { asked: Clone { wants, ..asked }, key: hash.finalize().into(), expected }))
-}
-
-/// Bytes of all packs of a repository. Blocks.
-fn size_of_packs(dir: &Path) -> io::Result<u64> {
-    let files = std::fs::read_dir(dir.join("objects/pack"))?;
-    files.map(|entry| Ok(entry?.metadata().map_or(0, |file| file.len()))).sum()
 }

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::receive::{COMMANDS_MAX, Client, collect, run};
 use super::request::{Input, MirrorPush, Output, Streams};
 use super::{Refusal, Request, Transfer, copy_head};
+use crate::admin::Denial;
 use crate::git::pktline::{self, Reader};
 use crate::git::protocol::Advertisement;
 use crate::git::receive::{self, Asked};
@@ -69,7 +70,7 @@ impl Transfer {
             Ok(missing) if missing.is_empty() => {
                 self.place(request, push, damaged, fresh, asked.updates.clone(), &mut client).await
             }
-            Ok(_) => Err("missing necessary objects".to_owned()),
+            Ok(_) => Err(Denial::in_short(Denial::GIT, "missing necessary objects")),
             Err(why) => Err(why),
         };
         let results: Vec<_> =

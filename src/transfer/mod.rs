@@ -10,6 +10,7 @@ mod fetch;
 mod forward;
 mod fresh;
 mod listing;
+mod looked;
 mod noted;
 mod program;
 mod push;
@@ -131,6 +132,7 @@ impl Transfer {
                 if let Some(via) = &request.via {
                     text = format!("{text}\n{}", self.whose_rule(repo, &via.node).trim_end());
                 }
+                text = Denial::coded(Denial::FAILED, &text);
                 let reason = text.lines().next().unwrap_or_default();
                 tracing::info!(user = %actor, %repo, %service, from, ms, reason, "refused");
                 self.note_refused(&request, begun, reason);
@@ -216,8 +218,8 @@ impl Transfer {
         let begun = Instant::now();
         let permit = tokio::time::timeout(QUEUE, self.processes.clone().acquire_owned()).await;
         metrics::QUEUE.since(begun);
-        let permit = permit.map_err(|_| "this server is busy; try again in a minute")?;
-        Ok(permit.map_err(|_| "this server is shutting down; try again in a minute")?)
+        let permit = permit.map_err(|_| Denial::coded(Denial::BUSY, "this server is busy"))?;
+        Ok(permit.map_err(|_| Denial::coded(Denial::BUSY, "this server is shutting down"))?)
     }
 
     /// A name without a repository is made for a user whom a `C` rule lets, if the settings do so for this service.
@@ -268,7 +270,11 @@ impl Transfer {
         let grant = match (mirror, actor) {
             (Some(push), Actor::Node(node)) if push.lost => return self.admit_lost(node, repo, push.epoch),
             (Some(push), Actor::Node(node)) => return self.admit_mirror(node, repo, push).await,
-            (Some(_), _) => return Err("only the node that is master of a repository mirrors it".into()),
+            (Some(_), _) => {
+                let first = "only the node that is master of a repository mirrors it";
+                let help = "push as yourself, with git push";
+                return Err(Denial::plain(Denial::NOT_MASTER, first, help).into());
+            }
             (None, _) if *service == Service::ReceivePack => self.realm.authorize(actor, repo, Access::Write)?,
             (None, _) => self.realm.authorize(actor, repo, Access::Read)?,
         };
@@ -395,7 +401,10 @@ impl Transfer {
         if let Some(trouble) = durable::trouble(&error.to_string()) {
             return trouble.to_owned();
         }
-        format!("the server has a problem of its own (reference {reference}); tell an administrator, then try again")
+        format!(
+            "the server has a problem of its own (reference {reference}); tell an administrator, then try again [{}]",
+            Denial::INTERNAL
+        )
     }
 
     async fn receive<R: Input, W: Output, E: Output>(

@@ -254,10 +254,8 @@ impl Transfer {
         if let Some(node) = &push.via {
             self.realm.believe(node, &push.actor, &push.repo).map_err(|denial| denial.to_string())?;
         } else if !self.realm.knows(&push.actor) {
-            return Err(format!(
-                "{} came with a key that is not known here any more; ask an administrator",
-                push.actor
-            ));
+            let why = format!("{} came with a key that is not known here any more", push.actor);
+            return Err(Denial::plain(Denial::LOGIN, why, "ask an administrator").to_string());
         }
         self.still_master(push)?;
         if !push.mirror {
@@ -295,7 +293,8 @@ impl Transfer {
                 // Nothing may land: a plan is a question.
                 let asked = verdicts.refused.iter_mut().filter(|v| v.is_none());
                 asked.for_each(|verdict| {
-                    *verdict = Some("only planned, as -o plan asks; nothing has changed".to_owned())
+                    *verdict =
+                        Some(Denial::in_short(Denial::PLANNED, "only planned, as -o plan asks; nothing has changed"))
                 });
             }
         }
@@ -310,7 +309,7 @@ impl Transfer {
         }
         if atomic && verdicts.refused.iter().any(Option::is_some) {
             for verdict in verdicts.refused.iter_mut().filter(|v| v.is_none()) {
-                *verdict = Some("another reference of this atomic push is refused".to_owned());
+                *verdict = Some(Denial::in_short(Denial::GIT, "another reference of this atomic push is refused"));
             }
         }
         Ok(verdicts)
@@ -355,7 +354,7 @@ impl Transfer {
         let pre_receive = self.hook(told, "pre-receive");
         if let Err(why) = self.run_hook(&pre_receive, dir, &passed, &mut verdicts.text) {
             for verdict in verdicts.refused.iter_mut().filter(|verdict| verdict.is_none()) {
-                *verdict = Some(why.clone());
+                *verdict = Some(Denial::in_short(Denial::HOOK, &why));
             }
             return;
         }
@@ -448,7 +447,8 @@ impl Transfer {
         })?;
         for (verdict, target) in refused.iter_mut().zip(symbolic) {
             if let (None, Some(target)) = (&verdict, target) {
-                *verdict = Some(format!("a symbolic reference to {target}; push to that one"));
+                let why = format!("a symbolic reference to {target}; push to that one");
+                *verdict = Some(Denial::in_short(Denial::GIT, &why));
             }
         }
         Ok(Verdicts { refused, text, rules: judged.refexes, kinds })
@@ -524,7 +524,7 @@ fn not_lost(actor: &Actor, dir: &Path, updates: &[RefUpdate]) -> Result<Vec<Opti
 }
 
 fn internal_ref(name: &RefName) -> Option<String> {
-    name.is_internal().then(|| "refs/gitmesh/ is never mirrored".to_owned())
+    name.is_internal().then(|| Denial::in_short(Denial::INTERNAL_REF, "refs/gitmesh/ is never mirrored"))
 }
 
 pub(super) fn chain(error: &dyn std::error::Error) -> String {

@@ -15,12 +15,14 @@ use std::io;
 use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 
 use super::listing::{Item, list};
 use super::push::Entry;
 use super::relay::{Abandoned, relay};
 use super::request::{Input, Output, Streams};
 use super::{Refusal, Request, Transfer, exit_code};
+use crate::admin::Denial;
 use crate::durable;
 use crate::git::etag::Look;
 use crate::git::packed;
@@ -35,6 +37,10 @@ use crate::repo::{Quarantine, Repo};
 
 /// Commands are collected up to here, some two hundred thousand of them; of more, git takes care.
 pub(super) const COMMANDS_MAX: usize = 32 << 20;
+/// From here on they are many, some six thousand, and so few pushes with as many are kept in memory at once; the others
+/// are git's from the start.
+const COMMANDS_FEW: usize = 1 << 20;
+static MANY_COMMANDS: Semaphore = Semaphore::const_new(4);
 /// Options of one push, in bytes.
 const OPTIONS_MAX: usize = 1 << 20;
 /// Read from the client at once, who sends packets of 32 KiB.
@@ -173,7 +179,12 @@ impl Transfer {
             return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
         let mut said = Vec::new();
-        if !collect(input, &mut said, COMMANDS_MAX).await? {
+        let mut whole = collect(input, &mut said, COMMANDS_FEW).await?;
+        let many = if whole { None } else { MANY_COMMANDS.try_acquire().ok() };
+        if many.is_some() {
+            whole = collect(input, &mut said, COMMANDS_MAX).await?;
+        }
+        if !whole {
             return Ok(Ended::ForGit(said));
         }
         let push = match receive::parse(&said) {
@@ -218,18 +229,17 @@ impl Transfer {
             bad.into_iter().map(|(name, why)| (name, Some(why.to_owned()))).collect();
         if let Ok(missing) = &received {
             let broken = updates.extract_if(.., |update| missing.contains(&update.new));
-            results
-                .extend(broken.map(|update| (update.name.to_string(), Some("missing necessary objects".to_owned()))));
+            results.extend(broken.map(|update| (update.name.to_string(), Some(git_says("missing necessary objects")))));
         }
         let refused = match &received {
             Ok(_) if updates.is_empty() => Vec::new(),
             Ok(_) => self.verdicts(entry, repo, atomic, &options, &updates, client).await,
-            Err(_) => vec![Some("unpacker error".to_owned()); updates.len()],
+            Err(_) => vec![Some(git_says("unpacker error")); updates.len()],
         };
         let spoilt = atomic && !results.is_empty();
         let mut landing = Vec::new();
         for (update, refusal) in updates.into_iter().zip(refused) {
-            let refusal = refusal.or_else(|| spoilt.then(|| "atomic push failure".to_owned()));
+            let refusal = refusal.or_else(|| spoilt.then(|| git_says("atomic push failure")));
             match refusal {
                 Some(why) => results.push((update.name.to_string(), Some(why))),
                 None => landing.push(update),
@@ -320,10 +330,11 @@ impl Transfer {
                 verdicts.refused
             }
             Err(why) => {
-                client.say(format!("gitmesh: {why}\n").as_bytes()).await;
+                let told = Denial::coded(Denial::FAILED, &format!("gitmesh: {why}"));
+                client.say(format!("{told}\n").as_bytes()).await;
                 // A master hears the verdicts alone, and tells them to whoever asks.
-                let refusal = why.lines().next().unwrap_or_default();
-                vec![Some(format!("gitmesh could not judge this push: {refusal}")); updates.len()]
+                let refusal = Denial::in_short(Denial::FAILED, &format!("gitmesh could not judge this push: {why}"));
+                vec![Some(refusal); updates.len()]
             }
         }
     }
@@ -343,11 +354,11 @@ impl Transfer {
         let (ahead, raw) = input.parts();
         let mut stream = (&ahead[..]).chain(raw);
         let mut header = [0; 12];
-        stream.read_exact(&mut header).await.map_err(|_| "the pack did not come".to_owned())?;
-        let objects = receive::pack_objects(&header).ok_or("the pack has an unknown form")?;
+        stream.read_exact(&mut header).await.map_err(|_| git_says("the pack did not come"))?;
+        let objects = receive::pack_objects(&header).ok_or_else(|| git_says("the pack has an unknown form"))?;
         if objects == 0 {
             let mut trailer = [0; 20];
-            stream.read_exact(&mut trailer).await.map_err(|_| "the pack broke off".to_owned())?;
+            stream.read_exact(&mut trailer).await.map_err(|_| git_says("the pack broke off"))?;
             return self.missing(repo, push, large, &[], false, client).await;
         }
         let dir = repo.dir().to_owned();
@@ -368,7 +379,7 @@ impl Transfer {
         }
         let source = (&header[..]).chain(stream);
         if !run(git, source, client).await.map_err(|error| ours(&error))? {
-            return Err("index-pack abnormal exit".to_owned());
+            return Err(git_says("index-pack abnormal exit"));
         }
         let missing = self.missing(repo, push, large, &env, objects >= BULK_OBJECTS, client).await?;
         if push.updates.iter().all(|update| update.new.is_zero() || missing.contains(&update.new)) {
@@ -396,7 +407,7 @@ impl Transfer {
         };
         for update in updates {
             if update.new.is_zero() && head.as_deref() == Some(update.name.as_str().as_bytes()) {
-                moved.push((update, Some("deletion of the current branch prohibited".to_owned())));
+                moved.push((update, Some(git_says("deletion of the current branch prohibited"))));
             } else if update.new.is_zero() && update.old.is_zero() {
                 client.say(format!("warning: {} is not there\n", update.name).as_bytes()).await;
                 moved.push((update, None));
@@ -405,7 +416,7 @@ impl Transfer {
             }
         }
         if atomic && moved.iter().any(|(_, failure)| failure.is_some()) {
-            moved.extend(asked.into_iter().map(|update| (update, Some("atomic push failure".to_owned()))));
+            moved.extend(asked.into_iter().map(|update| (update, Some(git_says("atomic push failure")))));
             return moved;
         }
         if asked.len() >= packed::MANY {
@@ -450,7 +461,7 @@ impl Transfer {
                     todo.extend([second, first]);
                 }
                 Ok(false) => {
-                    moved.extend(part.into_iter().map(|update| (update, Some("failed to update ref".to_owned()))))
+                    moved.extend(part.into_iter().map(|update| (update, Some(git_says("failed to update ref")))))
                 }
                 Err(error) => {
                     let why = self.internal(&error);
@@ -483,6 +494,11 @@ pub(super) async fn collect<R: AsyncRead + Unpin>(
             return Ok(false);
         }
     }
+}
+
+/// git's words about a push, with their code: a status line has no room for a cure.
+fn git_says(words: &str) -> String {
+    format!("{words} [{}]", Denial::GIT)
 }
 
 /// The texts of collected frames.

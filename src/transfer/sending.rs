@@ -52,6 +52,19 @@ impl Sending {
         Ok(())
     }
 
+    /// Waits for the next piece. While none comes, nothing is encrypted, so the turn is given back: but for that of
+    /// whoever has the pack made, which the making needs in any case.
+    pub(super) async fn waits<T>(&mut self, next: impl Future<Output = T>) -> T {
+        let mut next = std::pin::pin!(next);
+        match tokio::time::timeout(LOOK, &mut next).await {
+            Ok(next) => next,
+            Err(_) => {
+                self.turn.take_if(|turn| Arc::strong_count(turn) == 1);
+                next.await
+            }
+        }
+    }
+
     fn look(&mut self, now: Instant, sent: usize) {
         self.sent += sent as u64;
         if now.duration_since(self.looked) >= LOOK {
@@ -98,5 +111,19 @@ mod tests {
         drop(place.turn().await);
         drop(theirs);
         assert!(writing.await.expect("no panic").is_err());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_next_piece_has_no_turn() {
+        let (turns, mut reader) = sending();
+        let never = || std::future::pending::<()>();
+        assert!(tokio::time::timeout(2 * LOOK, reader.waits(never())).await.is_err());
+        let turn = Arc::new(turns.ask("bob").ok().expect("it was given back"));
+        let mut maker = Sending::new(Some(turn.clone()));
+        assert!(tokio::time::timeout(2 * LOOK, maker.waits(never())).await.is_err());
+        assert!(maker.turn.is_some(), "the pack is still made with it");
+        drop(turn);
+        maker.waits(async {}).await;
+        assert!(maker.turn.is_some(), "the next piece was there");
     }
 }

@@ -286,6 +286,15 @@ impl Node {
         fs::read_to_string(self.repo_dir(repo).join("HEAD")).unwrap_or_default().trim().to_owned()
     }
 
+    /// The most memory that the daemon has taken so far, in bytes (proc(5), VmHWM).
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let pid = self.0.child.lock().unwrap().as_ref().expect("a running daemon").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+    }
+
     /// The value of one of the metrics that the daemon tells, labels included; below 0 if there is none.
     pub fn metrics(&self, sample: &str) -> f64 {
         let text = self.gitmesh(&["metrics"]).succeeds().stdout;
