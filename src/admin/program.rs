@@ -174,7 +174,7 @@ pub(super) fn missing(policy: &Policy, programs: &Programs, commit: &Oid, severi
 
 /// The programs of the admin repository that a policy uses and that are others in one commit than in another, by path.
 pub(super) fn changed(policy: &Policy, programs: &Programs, old: &Oid, new: &Oid) -> Vec<String> {
-    let virtual_refs = policy.virtual_refexes().into_iter().filter_map(|(refex, _)| match Virtual::parse(refex) {
+    let virtual_refs = policy.virtual_refexes().into_keys().filter_map(|refex| match Virtual::parse(refex) {
         Ok(Virtual::Program { name, .. }) => Some((Purpose::VirtualRef, name)),
         _ => None,
     });
