@@ -131,11 +131,11 @@ impl Session {
         self.actor = None;
         let Some((user, denial)) = refused else {
             return Err(Denial::plain(
-                    Denial::LOGIN,
-                    "FATAL: the key of this connection is not known here any more",
-                    "ask an administrator",
-                )
-                .to_string());
+                Denial::LOGIN,
+                "FATAL: the key of this connection is not known here any more",
+                "ask an administrator",
+            )
+            .to_string());
         };
         let why = denial.first.as_str();
         tracing::info!(user, from = %self.from, why, "refused: the key of this connection opens nothing any more");

@@ -19,7 +19,11 @@ pub(super) struct Looked {
 }
 
 /// Looks whether all is there that is wanted, and names the pack. Blocks.
-pub(super) fn look(dir: &Path, name: &str, asked: Clone) -> Result<Option<Looked>, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn look(
+    dir: &Path,
+    name: &str,
+    asked: Clone,
+) -> Result<Option<Looked>, Box<dyn std::error::Error + Send + Sync>> {
     let mut wants = asked.wants.clone();
     wants.sort_unstable();
     wants.dedup();
