@@ -70,6 +70,39 @@ fn a_dead_peer_is_told_once_with_all_its_copies_and_its_return_once() {
     assert!(text.contains("\"copies\":3") && text.contains("\"node\":\"server1\""), "{text}");
 }
 
+#[test]
+fn a_restart_repeats_no_alarm_and_leaves_none_open() {
+    let world = World::new();
+    let pair = world.pair_with(CONF);
+    let work = world.alice().clone_of(&pair.one, "one");
+    work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("one");
+    pair.one.stop();
+    pair.one.set("alarm_after", "\"2s\"");
+    pair.one.set("retry_max", "\"1s\"");
+    let heard = listen(&world, &pair.one);
+    pair.one.start();
+    pair.there.cut();
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    let read = || fs::read_to_string(&heard).unwrap_or_default();
+    eventually("the alarm", || read().contains("peer-down server2 {"));
+    let written = || fs::read_to_string(pair.one.data().join("state/events.log")).unwrap_or_default();
+    eventually("it to be written down", || written().contains("\"peer-down\""));
+    pair.one.kill9();
+    pair.one.start();
+    // Longer than what alarmed at first.
+    let (before, begun) = (pair.there.dialled(), std::time::Instant::now());
+    eventually("more attempts", || pair.there.dialled() > before + 3 && begun.elapsed() > Duration::from_secs(4));
+    pair.there.restore();
+    pair.in_step("one");
+    eventually("the end of the alarm", || read().contains("peer-back server2 {"));
+    let text = read();
+    let events: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(events, ["peer-down", "peer-back"], "{text}");
+}
+
 /// A link that comes and goes is one outage after the other or none, never an alarm for each attempt.
 #[test]
 fn a_link_that_flaps_is_told_once_for_what_it_means() {

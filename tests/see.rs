@@ -314,7 +314,7 @@ fn one_screen_tells_what_needs_attention() {
     work.push(&["HEAD:main"]).succeeds();
     eventually("the outage to show", || pair.one.gitmesh(&["status"]).has("DOWN for "));
     let ill = pair.one.gitmesh(&["status"]).fails();
-    ill.says("needs attention (1 of 2 copies, 0 of them held back):\ntesting\tserver2\tfailing for ");
+    ill.says("needs attention (1 of 2 copies):\ntesting\tserver2\tfailing for ");
     let json = pair.one.gitmesh(&["status", "--json"]).fails().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let node = &json["nodes"][0];
@@ -334,9 +334,35 @@ fn one_screen_tells_what_needs_attention() {
     pair.one.gitmesh(&["status"]).says("up, ").does_not_say("DOWN");
     alice.ssh(&pair.one, "mirror pause --all --peer server2 --reason new-disk").succeeds();
     let paused = pair.one.gitmesh(&["status"]).succeeds();
+    let paused = paused.says("held back: 2 of 2 copies, paused or pushed by hand").does_not_say("needs attention");
     let paused = paused.says("paused by alice (new-disk)").says("from here to a copy ").says("push ");
     let wide: Vec<&str> = paused.stdout.lines().filter(|line| line.chars().count() > 80).collect();
     assert!(wide.is_empty(), "{wide:#?}");
+}
+
+#[test]
+fn what_is_on_its_way_needs_no_attention() {
+    let world = World::new();
+    let (pair, work, _) = running(&world);
+    pair.one.stop();
+    let settings = pair.one.data().join("gitmesh.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let slow = text.replacen("# bandwidth = \"20MiB/s\"", "bandwidth = \"128KiB/s\"", 1);
+    assert_ne!(text, slow);
+    std::fs::write(&settings, slow).unwrap();
+    pair.one.start();
+    eventually("all to be well", || pair.one.gitmesh(&["status"]).code == Some(0));
+    work.commit_random("big", 2 << 20);
+    work.push(&["-q", "HEAD:main"]).succeeds();
+    let status = pair.one.gitmesh(&["status"]).succeeds();
+    status.says("on their way: 1 of 2 copies, the oldest for ").does_not_say("needs attention");
+    let json: serde_json::Value =
+        serde_json::from_str(&pair.one.gitmesh(&["status", "--json"]).succeeds().stdout).unwrap();
+    assert_eq!((&json["on_their_way"], &json["attention"]), (&1.into(), &serde_json::json!([])), "{json}");
+    assert_eq!(pair.one.gitmesh(&["mirror", "status"]).code, Some(1), "it is not in step");
+    // For longer than a person is patient: it does.
+    pair.one.set("alarm_after", "\"1s\"");
+    eventually("it to need attention", || pair.one.gitmesh(&["status"]).has("needs attention (1 of 2 copies):"));
 }
 
 #[test]

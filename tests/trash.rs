@@ -326,9 +326,17 @@ fn the_configurations_loss_of_many_copies_waits_for_a_person() {
     both(&named(&["other"], "server2"));
     assert!(repos.iter().all(|repo| pair.two.has_repo(repo)), "they wait");
     assert!(pair.two.log().contains("that a person is asked"));
+    let status = pair.two.gitmesh(&["status"]).fails();
+    status
+        .says("needs attention: the configuration places 12 copies here no more")
+        .says("r00, r01, r02, ...; 'D trash");
+    let told = |event: &str| pair.two.log().contains(&format!("\"event\":\"{event}\""));
+    eventually("it to be told", || told("left-over"));
     pair.two.gitmesh(&["D", "trash", "r00"]).succeeds();
     pair.two.gitmesh(&["D", "trash", "r01"]).succeeds();
     // What is left is no more than may go by itself, with the next configuration.
     both(&named(&["other", "another"], "server2"));
     assert!(repos.iter().all(|repo| !pair.two.has_repo(repo) && pair.one.has_repo(repo)));
+    pair.two.gitmesh(&["status"]).does_not_say("places");
+    eventually("its end to be told", || told("left-over-gone"));
 }

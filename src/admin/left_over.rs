@@ -4,6 +4,8 @@
 //! Of copies alone. What this node was ever master of stays on disk, as with gitolite, and so does what a user may
 //! still make. More than a share of all copies at once waits for a person.
 
+use std::io;
+
 use crate::model::RepoName;
 use crate::policy::Mode;
 
@@ -75,6 +77,20 @@ pub(super) fn put_away(store: &dyn Store, live: &Live, before: &Before<'_>, shar
         }
     }
     done
+}
+
+/// The copies that are here and are placed nowhere on this node, where they are so many that a person is asked.
+pub(super) fn held(store: &dyn Store, live: &Live, share: u8) -> io::Result<Vec<RepoName>> {
+    let (mut copies, mut going) = (0, Vec::new());
+    for repo in store.list()?.into_iter().filter(|repo| store.copy_of(repo).is_some()) {
+        match part(store, live, &repo) {
+            Part::Master => {}
+            Part::Copy => copies += 1,
+            Part::None => going.push(repo),
+        }
+    }
+    going.sort();
+    Ok(if is_too_much(going.len(), copies + going.len(), share) { going } else { Vec::new() })
 }
 
 /// Pure: whether a person is to be asked first.

@@ -408,6 +408,17 @@ impl Realm {
         self.live().place(repo, self.store.creator(repo).as_ref())
     }
 
+    /// The copies here that the configuration does not place here any more, where they are more than `share` percent
+    /// of all, and so wait for a person. Blocks.
+    pub fn left_over(&self, share: u8) -> std::io::Result<Vec<RepoName>> {
+        super::left_over::held(&*self.store, &self.live(), share)
+    }
+
+    /// The nodes on gitolite 2's list of this key, see [`Policy::mirror_list`].
+    pub fn mirror_list(&self, repo: &RepoName, key: &str) -> Option<Vec<String>> {
+        self.with_rules(repo, "", |policy, facts| policy.mirror_list(facts, key))
+    }
+
     /// Whether the actor may write the admin repository.
     pub fn may_administer(&self, actor: &Actor) -> bool {
         let live = self.live();

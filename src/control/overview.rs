@@ -13,8 +13,8 @@ use super::upkeep::Damaged;
 use super::watch::Form;
 use super::{Control, Live, Reply, help};
 use crate::mirror::{About, Event, Events, FirstCopy, LinkState, Pulse};
-use crate::model::Actor;
 use crate::model::time::{in_words, rfc3339};
+use crate::model::{Actor, RepoName};
 use crate::observe::metrics;
 
 /// Copies that need attention and are named; the rest is counted.
@@ -32,9 +32,16 @@ const LIFE: Duration = Duration::from_secs(3600);
 struct Overview {
     about: About,
     nodes: Vec<(String, Pulse, Option<crate::mirror::PeerStatus>)>,
-    ill: Vec<Copy>,
+    /// What somebody should look at, the most urgent first.
+    urgent: Vec<Copy>,
     copies: usize,
+    /// Copies that are on their way, or not compared yet, with the age of the oldest change that one of them lacks.
+    coming: usize,
+    oldest: Option<Duration>,
+    /// Copies that a person holds back, or pushes by hand.
     held: usize,
+    /// Copies here that the configuration does not place here any more, and that are too many to go unasked.
+    left_over: Vec<RepoName>,
     damaged: Vec<Damaged>,
     lost: Vec<Kept>,
     /// Why this node takes no pushes to what it masters.
@@ -77,12 +84,20 @@ impl Control {
     /// The screen, if it is drawn anew each time or something in it has changed.
     fn seen_anew(&self, actor: &Actor, form: Form, before: &mut String) -> Option<String> {
         let drawn = self.look_over(actor).map(|seen| {
-            let key: Vec<String> = seen.ill.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
+            let key: Vec<String> =
+                seen.urgent.iter().map(|c| format!("{} {} {}", c.repo, c.replica, c.state)).collect();
             let links: Vec<String> =
                 seen.nodes.iter().map(|(name, pulse, _)| format!("{name} {}", pulse.failure.is_some())).collect();
             let damaged: Vec<&str> = seen.damaged.iter().map(|one| one.repo.as_str()).collect();
             (
-                format!("{key:?} {links:?} {damaged:?} {:?} {} {}", seen.doubt, seen.lost.len(), seen.about.generation),
+                format!(
+                    "{key:?} {links:?} {damaged:?} {:?} {} {} {} {:?}",
+                    seen.doubt,
+                    seen.lost.len(),
+                    seen.about.generation,
+                    seen.held,
+                    seen.left_over
+                ),
                 self.drawn(&seen, form).out,
             )
         });
@@ -97,18 +112,23 @@ impl Control {
 
     fn look_over(&self, actor: &Actor) -> Result<Overview, Reply> {
         let copies = self.copies(actor, &Which::All)?;
-        let held = copies.iter().filter(|copy| matches!(copy.state, "paused" | "pending")).count();
         let peers = self.mirror.peer_status();
         let nodes = self.mirror.pulses().into_iter().map(|(name, pulse)| {
             let known = peers.iter().find(|peer| peer.peer == name).cloned();
             (name.to_string(), pulse, known)
         });
-        let (nodes, count) = (nodes.collect(), copies.len());
-        let mut ill: Vec<Copy> = copies.into_iter().filter(|copy| copy.state != "in-step").collect();
-        ill.sort_by_key(Copy::urgency);
+        let (nodes, count, patience) = (nodes.collect(), copies.len(), self.mirror.alarm_after());
+        let (mut urgent, rest): (Vec<Copy>, Vec<Copy>) =
+            copies.into_iter().partition(|copy| copy.needs_attention(patience));
+        urgent.sort_by_key(Copy::urgency);
+        let held = rest.iter().filter(|copy| matches!(copy.state, "paused" | "pending")).count();
+        let coming = rest.iter().filter(|copy| !copy.is_well());
+        let (coming, oldest) = (coming.clone().count(), coming.filter_map(|copy| copy.lag_seconds).max());
+        let (oldest, left_over) = (oldest.map(Duration::from_secs), self.mirror.left_over());
         let (damaged, lost) = (self.damaged(&|_| true), self.lost_here(&|_| true)?);
         let doubt = self.cluster.masters().doubt();
-        Ok(Overview { about: self.mirror.about(), nodes, ill, copies: count, held, damaged, lost, doubt })
+        let about = self.mirror.about();
+        Ok(Overview { about, nodes, urgent, copies: count, coming, oldest, held, left_over, damaged, lost, doubt })
     }
 
     fn drawn(&self, seen: &Overview, form: Form) -> Reply {
@@ -116,7 +136,8 @@ impl Control {
         let well = seen.doubt.is_none()
             && seen.damaged.is_empty()
             && seen.lost.is_empty()
-            && seen.ill.iter().all(Copy::is_well)
+            && seen.urgent.is_empty()
+            && seen.left_over.is_empty()
             && seen.nodes.iter().all(|(_, pulse, _)| pulse.failure.is_none() && elsewhere(pulse) == 0);
         let out = if form.json { self.overview_json(seen) } else { self.overview_text(seen) };
         Reply { out, err: String::new(), code: i32::from(!well) }
@@ -137,11 +158,13 @@ impl Control {
         };
         let nodes: Vec<_> = seen.nodes.iter().map(node).collect();
         let About { generation, software, disk_free, disk_total, .. } = &seen.about;
+        let left_over: Vec<&str> = seen.left_over.iter().map(RepoName::as_str).collect();
         let document = json!({
             "schema": "gitmesh.status/1", "node": self.node.name.as_str(), "time": rfc3339(SystemTime::now()),
             "software": software, "generation": generation, "disk_free": disk_free, "disk_total": disk_total,
             "first_copies": self.mirror.first_copies().iter().map(FirstCopy::json).collect::<Vec<_>>(),
-            "nodes": nodes, "copies": seen.copies, "attention": seen.ill, "damaged": seen.damaged, "lost": seen.lost,
+            "nodes": nodes, "copies": seen.copies, "attention": seen.urgent, "on_their_way": seen.coming,
+            "held_back": seen.held, "left_over": left_over, "damaged": seen.damaged, "lost": seen.lost,
             "doubt": seen.doubt.as_deref(),
         });
         document.to_string() + "\n"
@@ -221,25 +244,19 @@ impl Control {
                 .expect("a string takes all");
             out.push_str(&lost::told(&seen.lost));
         }
-        if seen.ill.is_empty() {
-            let copies = seen.copies;
-            write!(out, "\neverything is in step ({copies} copies)\n").expect("a string takes all");
-            return out + &speed();
+        if !seen.left_over.is_empty() {
+            let named: Vec<&str> = seen.left_over.iter().take(IN_A_LINE).map(RepoName::as_str).collect();
+            let more = if seen.left_over.len() > IN_A_LINE { ", ..." } else { "" };
+            write!(
+                out,
+                "\nneeds attention: the configuration places {} copies here no more, too many to go\nunasked: {}{more}; \
+                 'D trash REPO' puts one away\n",
+                seen.left_over.len(),
+                named.join(", ")
+            )
+            .expect("a string takes all");
         }
-        write!(
-            out,
-            "\nneeds attention ({} of {} copies, {} of them held back):\n",
-            seen.ill.len(),
-            seen.copies,
-            seen.held
-        )
-        .expect("a string takes all");
-        let told = together(&seen.ill);
-        out.push_str(&lines(&told[..told.len().min(NAMED)]));
-        if told.len() > NAMED {
-            writeln!(out, "... and {} more: mirror status", told.len() - NAMED).expect("a string takes all");
-        }
-        out + &speed()
+        out + &copies_text(seen) + &speed()
     }
 
     /// `events [--since ID] [--json]`: an object a line for each push that landed, each copy that caught up and, for
@@ -294,6 +311,31 @@ impl Control {
             }
         }
     }
+}
+
+/// What needs attention, and how many of the others are on their way or held back.
+fn copies_text(seen: &Overview) -> String {
+    let Overview { urgent, copies, coming, oldest, held, .. } = seen;
+    if urgent.is_empty() && *coming == 0 && *held == 0 {
+        return format!("\neverything is in step ({copies} copies)\n");
+    }
+    let mut out = String::new();
+    if !urgent.is_empty() {
+        out.push_str(&format!("\nneeds attention ({} of {copies} copies):\n", urgent.len()));
+        let told = together(urgent);
+        out.push_str(&lines(&told[..told.len().min(NAMED)]));
+        if told.len() > NAMED {
+            out.push_str(&format!("... and {} more: mirror status\n", told.len() - NAMED));
+        }
+    }
+    if *coming > 0 {
+        let oldest = oldest.map_or_else(String::new, |age| format!(", the oldest for {}", in_words(age)));
+        out.push_str(&format!("\non their way: {coming} of {copies} copies{oldest}\n"));
+    }
+    if *held > 0 {
+        out.push_str(&format!("\nheld back: {held} of {copies} copies, paused or pushed by hand: mirror status\n"));
+    }
+    out
 }
 
 /// How quick this node is, after an empty line.

@@ -197,6 +197,16 @@ impl Copy {
         }
     }
 
+    /// Whether somebody should look: it fails, it waits for a decision, or it has been on its way for longer than
+    /// `patience`.
+    pub(super) fn needs_attention(&self, patience: Duration) -> bool {
+        match self.state {
+            "failing" | "diverged" => true,
+            "in-step" | "paused" | "pending" => self.alarm,
+            _ => self.alarm || self.lag_seconds.max(self.since_seconds).is_some_and(|age| age > patience.as_secs()),
+        }
+    }
+
     /// Whether it is as somebody wants it: equal, or held back by a person.
     pub(super) fn is_well(&self) -> bool {
         matches!(self.state, "in-step" | "paused" | "pending") && !self.alarm

@@ -122,6 +122,10 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         let upkeep = upkeep.clone();
         move || upkeep.news_of_damage()
     });
+    mirror.watch_left_over({
+        let (realm, share) = (realm.clone(), config.mirror.guard_repositories);
+        move || realm.left_over(share)
+    });
     let socket_path = config.admin_socket.path.clone();
     let (auto_create, watched) = watch::channel(config.access.create);
     let (hook_limits, limited) = watch::channel(config.hooks.clone());

@@ -4,14 +4,14 @@
 //! they saw. The newest are kept in memory, and in a file behind it; an event names its repository, and is for those
 //! who may read that, or it names none and is for administrators.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use super::notice::Notice;
+use super::notice::{Kind, Notice};
 use super::{Mirror, Report};
 use crate::model::{Actor, HostName, RefUpdate, RepoName};
 
@@ -93,6 +93,25 @@ impl History {
         Events { past, lost, coming }
     }
 
+    /// What was told to have begun and not to have ended, also by an earlier run: of which peer, since when and in which
+    /// words.
+    pub(super) fn open(&self, begin: Kind, end: Kind) -> BTreeMap<HostName, (SystemTime, String)> {
+        let mut open = BTreeMap::new();
+        for Event { json, .. } in self.kept.iter().map(|event| &**event) {
+            let text = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or_default();
+            let number = |key: &str| Duration::from_secs(json.get(key).and_then(Value::as_u64).unwrap_or_default());
+            let Ok(peer) = HostName::new(text("peer")) else { continue };
+            if text("event") == end.word() {
+                open.remove(&peer);
+            } else if text("event") == begin.word() {
+                let since = number("at").saturating_sub(number("seconds"));
+                let since = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or_else(SystemTime::now);
+                open.insert(peer, (since, text("detail").to_owned()));
+            }
+        }
+        open
+    }
+
     /// The lines that are not in the file yet.
     pub(super) fn take_lines(&mut self) -> Vec<String> {
         let from = self.kept.len() - std::mem::take(&mut self.unwritten);
@@ -166,6 +185,33 @@ impl Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_not_ended_is_known_after_a_restart() {
+        let (two, three) = (HostName::new("server2").expect("a name"), HostName::new("server3").expect("a name"));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let notice = |kind, peer: &HostName, lasted| Notice {
+            detail: "no route".to_owned(),
+            lasted: Duration::from_secs(lasted),
+            ..Notice::new(kind, peer.clone(), at)
+        };
+        let mut history = History::restore("");
+        for (kind, peer) in [
+            (Kind::PeerDown, &two),
+            (Kind::PeerSilent, &two),
+            (Kind::PeerDown, &three),
+            (Kind::PeerBack, &three),
+            (Kind::PeerTells, &three),
+        ] {
+            history.add(None, of_notice(&notice(kind, peer, 120)));
+        }
+        let next = History::restore(&history.take_lines().join("\n"));
+        let since = at - Duration::from_secs(120);
+        let down = next.open(Kind::PeerDown, Kind::PeerBack);
+        assert_eq!(down, [(two.clone(), (since, "no route".to_owned()))].into());
+        assert_eq!(next.open(Kind::PeerSilent, Kind::PeerTells).len(), 1);
+        assert!(next.open(Kind::LeftOver, Kind::LeftOverGone).is_empty());
+    }
 
     #[test]
     fn ids_grow_over_restarts_and_what_is_not_kept_is_told() {

@@ -102,6 +102,29 @@ impl Journal {
         found
     }
 
+    /// What was told of copies and is not over, also by an earlier run: the kind's word, and when. What happens to a copy
+    /// that is paused is told when it goes on.
+    pub(super) fn open(&self) -> Vec<(RepoName, HostName, String, SystemTime)> {
+        let mut all = Vec::new();
+        for (repo, ring) in &self.repos {
+            let (mut open, mut untold) = (BTreeMap::new(), BTreeMap::new());
+            for (_, Entry { at, peer, what, .. }) in ring {
+                match what.as_str() {
+                    "late" | "diverged" | "held" => match untold.get_mut(peer) {
+                        Some(last) => *last = Some((what, at)),
+                        None => drop(open.insert(peer, (what, at))),
+                    },
+                    "paused" => drop(untold.entry(peer).or_insert(None)),
+                    "resumed" => open.extend(untold.remove(peer).flatten().map(|last| (peer, last))),
+                    "recovered" | "trashed" => drop(open.remove(peer)),
+                    _ => {}
+                }
+            }
+            all.extend(open.into_iter().map(|(peer, (what, at))| (repo.clone(), peer.clone(), what.clone(), *at)));
+        }
+        all
+    }
+
     /// The lines that are not in the file yet.
     pub(super) fn take_lines(&mut self) -> Vec<String> {
         let mut lines: Vec<String> = self.lines.drain(..).collect();
@@ -248,5 +271,35 @@ mod tests {
         let after = next.of(&repo, 10);
         assert_eq!((&after[..2], after[2].what.as_str()), (&before[..], "late"));
         assert_eq!(next.take_lines().len(), 1, "what was read is not written again");
+    }
+
+    #[test]
+    fn what_was_told_and_is_not_over_is_known() {
+        let (repo, peer) = (RepoName::new("a").expect("a name"), HostName::new("server2").expect("a name"));
+        let open = |story: &str| {
+            let mut journal = Journal::default();
+            for (n, what) in story.split(' ').enumerate() {
+                journal.add(&repo, &peer, what, "", SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64));
+            }
+            let mut next = Journal::default();
+            next.restore(&journal.take_lines().join("\n"));
+            let open = next.open();
+            open.first().map(|(_, _, what, at)| {
+                format!("{what} {}", at.duration_since(SystemTime::UNIX_EPOCH).expect("after it").as_secs())
+            })
+        };
+        for (story, told) in [
+            ("failed missing pushed", None),
+            ("failed late failed", Some("late 1")),
+            ("late diverged", Some("diverged 1")),
+            ("late recovered", None),
+            ("held paused", Some("held 0")),
+            ("paused diverged", None),
+            ("paused diverged resumed", Some("diverged 1")),
+            ("held paused diverged recovered resumed", Some("diverged 2")),
+            ("held trashed", None),
+        ] {
+            assert_eq!(open(story).as_deref(), told, "{story}");
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
 //! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `masters` who was promoted, `carry` what a former master
 //! alone had, `pause` what they have stopped,
-//! `wait` their waiting, `journal` what happened, `trash` what copies of deleted and renamed repositories are told.
+//! `wait` their waiting, `journal` what happened, `left_over` what is placed here no more, `trash` what copies of deleted and renamed repositories are told.
 //!
 //! Promises: [`Mirror::mark`] never blocks and no push waits for a timer while its peer is well; nothing is lost by
 //! a restart, because all copies are compared when we start, when a link comes up and every so often, and after a change
@@ -26,6 +26,7 @@ mod heard;
 mod heartbeat;
 mod history;
 mod journal;
+mod left_over;
 mod masters;
 mod notice;
 mod notify;
@@ -53,6 +54,8 @@ mod order_tests;
 mod send_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod status_tests;
 #[cfg(test)]
 mod tests;
 
@@ -212,6 +215,7 @@ struct Inner {
     targets: PathBuf,
     beliefs: ours::Beliefs,
     damage_news: OnceLock<damage::News>,
+    left_over: OnceLock<left_over::Source>,
 }
 
 impl Mirror {
@@ -281,6 +285,11 @@ impl Mirror {
     /// The copies of one repository, by peer. Cheap: it looks at no others.
     pub fn status_of(&self, repo: &RepoName) -> Vec<PairStatus> {
         self.inner.board().list_of(repo, Moment::now())
+    }
+
+    /// A copy that is behind for longer is worth a warning.
+    pub fn alarm_after(&self) -> Duration {
+        self.inner.config().alarm_after
     }
 
     /// The peers that hold copies of what is mastered here, by name.
@@ -353,6 +362,7 @@ impl Inner {
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),
             damage_news: OnceLock::new(),
+            left_over: OnceLock::new(),
         })
     }
 
@@ -464,6 +474,7 @@ impl Inner {
                 Ok(orders) => this.tell_of(orders.iter().map(|(repo, order)| (repo, order))),
                 Err(error) => tracing::error!(%error, "which promotions have ended cannot be written down"),
             }
+            this.tell_left_over();
             let mut assigned = Assigned::default();
             for repo in (this.world.list)()? {
                 if let Some(upstream) = (this.world.foreign)(&repo).upstream {
@@ -529,6 +540,7 @@ impl Inner {
         let mut tasks = JoinSet::new();
         let mut started = std::collections::BTreeSet::new();
         let mut peers = self.links.peers();
+        tell::restore(&self).await;
         tasks.spawn(tell::run(self.clone(), stop.clone()));
         tasks.spawn(foreign::poll(self.clone(), stop.clone()));
         tasks.spawn(masters::run(self.clone(), stop.clone()));

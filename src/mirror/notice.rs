@@ -33,6 +33,9 @@ pub enum Kind {
     Damaged,
     /// One that was damaged is not any more.
     Sound,
+    /// The configuration does not place copies on this node any more, and they are too many to go unasked.
+    LeftOver,
+    LeftOverGone,
     Paused,
     Resumed,
 }
@@ -52,6 +55,8 @@ impl Kind {
             Self::Lost => "lost",
             Self::Damaged => "damaged",
             Self::Sound => "sound",
+            Self::LeftOver => "left-over",
+            Self::LeftOverGone => "left-over-gone",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
         }
@@ -63,7 +68,8 @@ impl Kind {
     }
 
     fn is_good(self) -> bool {
-        matches!(self, Self::PeerBack | Self::PeerTells | Self::Recovered | Self::Sound | Self::Paused | Self::Resumed)
+        use Kind::{LeftOverGone, Paused, PeerBack, PeerTells, Recovered, Resumed, Sound};
+        matches!(self, PeerBack | PeerTells | Recovered | Sound | LeftOverGone | Paused | Resumed)
     }
 }
 
@@ -171,6 +177,10 @@ impl fmt::Display for Notice {
                 let now = if *kind == Kind::Damaged { "is damaged" } else { "is sound again" };
                 write!(f, "{name} on {peer} {now}{said}")
             }
+            Kind::LeftOver => {
+                write!(f, "{what} are placed there no more, too many to go unasked; 'D trash REPO' there puts one away")
+            }
+            Kind::LeftOverGone => write!(f, "no copies on {peer} are left over any more"),
             Kind::Paused => write!(f, "pushes to {what} are paused{said}"),
             Kind::Resumed => write!(f, "pushes to {what} go on{said}"),
         }

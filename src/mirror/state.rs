@@ -193,7 +193,7 @@ pub(super) enum Alarm {
 
 /// Which alarm has been told and is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     Late,
     Diverged,
     Held,
@@ -238,13 +238,15 @@ impl Pair {
                 self.changes = self.changes.saturating_add(1);
             }
             Input::Differs { missing } => {
-                self.behind.get_or_insert(now);
+                let since = self.behind_since(now);
+                self.behind.get_or_insert(since);
                 self.missing = missing;
             }
             Input::Equal { began } => return self.equal(began, now),
             Input::Failed { error, next_try, refused } => {
                 self.partly = refused.map(|(began, names)| ((began, now.mono), names));
-                self.behind.get_or_insert(now);
+                let since = self.behind_since(now);
+                self.behind.get_or_insert(since);
                 self.last_error = Some((error.clone(), now.wall));
                 match &mut self.trouble {
                     // That another attempt failed does not say that this is over.
@@ -277,6 +279,19 @@ impl Pair {
         None
     }
 
+    /// An earlier run has told this, and not that it is over.
+    pub(super) fn restore(&mut self, told: Told, since: Moment) {
+        self.told = Some((told, since));
+    }
+
+    /// Since when it is behind, if it was not seen to be so before `now` in this run.
+    fn behind_since(&self, now: Moment) -> Moment {
+        match self.told {
+            Some((_, since)) if self.synced.is_none() => since,
+            _ => now,
+        }
+    }
+
     fn equal(&mut self, began: Moment, now: Moment) -> Option<Alarm> {
         (self.missing, self.trouble) = (false, None);
         (self.synced, self.partly) = (Some((began, now.mono)), None);
@@ -287,7 +302,8 @@ impl Pair {
     }
 
     fn person_needed(&mut self, trouble: Trouble, now: Moment) {
-        let behind = *self.behind.get_or_insert(now);
+        let first = self.behind_since(now);
+        let behind = *self.behind.get_or_insert(first);
         let since = match &self.trouble {
             Some((old, since)) if std::mem::discriminant(old) == std::mem::discriminant(&trouble) => *since,
             Some(_) => now,
@@ -510,6 +526,16 @@ mod tests {
         let mut s = Story::new();
         s.give(Input::Held("too many".into())).pass(900).give(Input::Diverged("main".into())).equal();
         s.told(&["held too many", "diverged main", "recovered 900"]);
+    }
+
+    #[test]
+    fn what_an_earlier_run_has_told_is_told_again_only_when_it_is_over() {
+        let mut s = Story::new();
+        s.pair.restore(Told::Late, s.now);
+        s.now.mono += Duration::from_secs(5000);
+        s.give(Input::Differs { missing: false }).is("behind").pass(1000).told(&[]);
+        assert_eq!(s.pair.lag(&s.now), Some(Duration::from_secs(6000)));
+        s.equal().give(Input::Marked).pass(120).told(&["recovered 6000", "late "]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::heard::Lack;
 use super::journal::Journal;
 use super::notice::{Kind, Notice};
 use super::pause::{Pauses, Scope};
-use super::state::{Alarm, Input, Moment, Pair, Reach, State};
+use super::state::{Alarm, Input, Moment, Pair, Reach, State, Told};
 use super::wait::Arrived;
 use crate::model::{HostName, RefName, RepoName, Upstream};
 
@@ -123,6 +123,16 @@ struct PeerBoard {
     unsettled: BTreeSet<RepoName>,
 }
 
+/// What an earlier run has told and not called over.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Peers that could not be reached, since when and why.
+    pub down: BTreeMap<HostName, (SystemTime, String)>,
+    /// Those that did not tell how their copies are.
+    pub silent: BTreeMap<HostName, (SystemTime, String)>,
+    pub copies: Vec<(RepoName, HostName, Told, SystemTime)>,
+}
+
 /// A notice that still gathers copies.
 #[derive(Debug)]
 struct Raised {
@@ -147,6 +157,29 @@ impl Board {
 
     pub(super) fn set_alarm_after(&mut self, alarm_after: Duration) {
         self.alarm_after = alarm_after;
+    }
+
+    /// Takes in what an earlier run has told and not called over, so that a restart repeats no alarm and leaves none open
+    /// for ever. To be called before anything else; copies and peers that are none any more are forgotten later.
+    pub(super) fn restore(&mut self, earlier: Earlier, now: Moment) {
+        let at = |wall: SystemTime| {
+            let age = now.wall.duration_since(wall).unwrap_or_default();
+            Moment { mono: now.mono.checked_sub(age).unwrap_or(now.mono), wall }
+        };
+        let failure =
+            |(since, error): (SystemTime, String)| Failure { error, since: at(since), next_try: None, told: true };
+        for (peer, outage) in earlier.down {
+            self.peers.entry(peer).or_default().link = Link::Down(failure(outage));
+        }
+        for (peer, silence) in earlier.silent {
+            self.peers.entry(peer).or_default().silent = Some(failure(silence));
+        }
+        for (repo, peer, told, since) in earlier.copies {
+            let late = if told == Told::Late { self.alarm_after } else { Duration::ZERO };
+            let board = self.peers.entry(peer).or_default();
+            board.pairs.entry(repo.clone()).or_default().restore(told, at(since.checked_sub(late).unwrap_or(since)));
+            board.unsettled.insert(repo);
+        }
     }
 
     /// Something happened to a copy.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::Files;
-use super::notice::Notice;
+use super::notice::{Kind, Notice};
 use super::notify::Way;
-use super::state::Moment;
+use super::state::{Moment, Told};
+use super::status::Earlier;
 use super::trash::FOLLOWED;
 use super::{Inner, history};
 
@@ -17,14 +18,10 @@ use super::{Inner, history};
 /// that change together are one.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Tells what there is to tell until `stop`, and keeps the log of what happened in its file.
-pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+/// Takes in what an earlier run has written down: what happened, and what people were told that is not over.
+pub(super) async fn restore(inner: &Inner) {
     let files = inner.journal_files.clone();
-    let read = on_disk({
-        let files = files.clone();
-        move || files.read()
-    });
-    match read.await {
+    match on_disk(move || files.read()).await {
         Ok(text) => {
             let (now, orders) = (Moment::now(), {
                 let journal = &mut inner.board().journal;
@@ -35,6 +32,23 @@ pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
         }
         Err(error) => tracing::warn!(%error, "the log of earlier mirroring cannot be read"),
     }
+    let (down, silent) = {
+        let history = inner.history();
+        (history.open(Kind::PeerDown, Kind::PeerBack), history.open(Kind::PeerSilent, Kind::PeerTells))
+    };
+    let told = |word: &str| match word {
+        "late" => Told::Late,
+        "diverged" => Told::Diverged,
+        _ => Told::Held,
+    };
+    let mut board = inner.board();
+    let copies = board.journal.open().into_iter().map(|(repo, peer, what, at)| (repo, peer, told(&what), at)).collect();
+    board.restore(Earlier { down, silent, copies }, Moment::now());
+}
+
+/// Tells what there is to tell until `stop`, and keeps the log of what happened in its file.
+pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+    let files = inner.journal_files.clone();
     inner.history().add(None, history::started());
     let mut broken = [false; 2];
     loop {

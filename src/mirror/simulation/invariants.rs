@@ -5,12 +5,37 @@ use super::super::notice::Kind;
 use super::super::plan::Order;
 use super::super::state::State;
 use super::{Sim, TIMEOUT_MS, WORKERS};
-use crate::model::{Epoch, HostName, RepoName};
+use crate::model::{Epoch, HostName, RefUpdate, RepoName};
 
 impl Sim {
-    pub(super) fn no_acknowledged_update_is_lost(&self) {
-        for ((repo, name), value) in &self.acknowledged {
-            assert_eq!(self.repos[repo].get(name), value.as_ref(), "seed {}: on the master's disk", self.seed);
+    /// What a replica has confirmed is there until the master has moved on. With the convergence at the end, where each
+    /// acknowledged update is on each copy, no acknowledged update is lost.
+    pub(super) fn what_was_confirmed_is_there(&self) {
+        for ((repo, peer), refs) in &self.confirmed {
+            let there = self.replicas[peer].repos.get(repo);
+            for (name, oid) in refs.iter().filter(|(name, oid)| self.repos[repo].get(name) == Some(*oid)) {
+                let has = there.and_then(|there| there.get(name));
+                assert_eq!(
+                    has,
+                    Some(oid),
+                    "seed {} at {}: {name} of {repo} on {peer} was confirmed",
+                    self.seed,
+                    self.ms
+                );
+            }
+        }
+    }
+
+    /// A push replaces no value of a stranger's unless a person has ordered it.
+    pub(super) fn nothing_foreign_is_overwritten(
+        &self,
+        (repo, peer): (&RepoName, &HostName),
+        order: Order,
+        updates: &[RefUpdate],
+    ) {
+        let seed = self.seed;
+        for update in updates.iter().filter(|update| self.foreign.contains(&update.old)) {
+            assert!(order > Order::Usual, "seed {seed}: {update:?} of {repo} on {peer} is over a stranger's");
         }
     }
 
@@ -37,7 +62,7 @@ impl Sim {
                 let shown = self.board.list_of(repo, self.now());
                 assert!(
                     equal || excused || planned,
-                    "seed {} at {}: {repo} on {peer}: {refs:?}, there {:?}: {shown:?}",
+                    "seed {} at {}: {repo} on {peer} is forgotten: {refs:?}, there {:?}: {shown:?}",
                     self.seed,
                     self.ms,
                     replica.repos.get(repo)
@@ -61,7 +86,8 @@ impl Sim {
             let pair = (status.repo.clone(), status.peer.clone());
             if status.state == State::InStep && !self.behind_our_back.contains_key(&pair) {
                 let there = self.replicas[&status.peer].repos.get(&status.repo);
-                assert_eq!(there, Some(&self.repos[&status.repo]), "seed {} at {}: {status:?}", self.seed, self.ms);
+                let (seed, ms) = (self.seed, self.ms);
+                assert_eq!(there, Some(&self.repos[&status.repo]), "seed {seed} at {ms}: is shown in step: {status:?}");
             }
         }
     }
@@ -69,8 +95,14 @@ impl Sim {
     pub(super) fn a_change_is_told_once(&mut self, notice: &Notice) {
         let seed = self.seed;
         match notice.kind {
-            Kind::PeerDown => assert_ne!(self.told.insert(notice.peer.clone(), true), Some(true), "seed {seed}"),
-            Kind::PeerBack => assert_eq!(self.told.insert(notice.peer.clone(), false), Some(true), "seed {seed}"),
+            Kind::PeerDown => {
+                let before = self.told.insert(notice.peer.clone(), Some(notice.at));
+                assert!(before.flatten().is_none(), "seed {seed}: {notice:?} again");
+            }
+            Kind::PeerBack => {
+                let before = self.told.insert(notice.peer.clone(), None);
+                assert!(before.flatten().is_some(), "seed {seed}: {notice:?} of what was not away");
+            }
             kind => {
                 assert_eq!(notice.copies, notice.repos.len(), "so few are all named");
                 for repo in &notice.repos {
@@ -85,7 +117,11 @@ impl Sim {
 
     pub(super) fn no_lower_epoch_is_accepted(&self, (repo, peer): (&RepoName, &HostName), epoch: Epoch) {
         let highest = self.opened.get(&(repo.clone(), peer.clone()));
-        assert!(highest.is_none_or(|highest| epoch >= *highest), "seed {}: {repo} on {peer}", self.seed);
+        assert!(
+            highest.is_none_or(|highest| epoch >= *highest),
+            "seed {}: {repo} on {peer} took a lower epoch",
+            self.seed
+        );
     }
 
     /// All links heal, people do what they were asked to, and nothing else happens: the copies become equal.
@@ -114,9 +150,17 @@ impl Sim {
             let equal = self.replicas.values().all(|replica| replica.repos == self.repos);
             let known = self.board.list(self.now()).iter().all(|status| status.state == State::InStep);
             if equal && known {
-                return;
+                return self.every_acknowledged_update_is_on_every_copy();
             }
         }
         panic!("seed {}: not equal: {:#?}\n{:#?}", self.seed, self.board.list(self.now()), self.queues);
+    }
+
+    fn every_acknowledged_update_is_on_every_copy(&self) {
+        for ((repo, name), value) in &self.acknowledged {
+            for (peer, replica) in &self.replicas {
+                assert_eq!(replica.repos[repo].get(name), value.as_ref(), "seed {}: {name} on {peer}", self.seed);
+            }
+        }
     }
 }

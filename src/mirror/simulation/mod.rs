@@ -3,9 +3,11 @@
 //! The network drops, delays and reorders, also what was sent before an attempt was given up; links go down, with and
 //! without a sign; master and replicas crash at every step, with their memory lost and their disks kept; the wall clock
 //! jumps; copies are paused, removed and written to by a stranger; the epoch rises. After each step the invariants are
-//! checked, which `invariants` names; a failure names its seed, and `GITMESH_SEED` runs that one aloud.
+//! checked, which `invariants` names; a failure names its seed, and `GITMESH_SEED` runs that one aloud. Each invariant is
+//! seen to fail on a [`Fault`].
 
 mod invariants;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,13 +18,13 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::backoff::Backoff;
 use super::notice::Kind;
-use super::pause::{Pause, Pauses, Scope};
+use super::pause::Pauses;
 use super::plan::{Order, plan};
 use super::queue::{Queue, Work};
 use super::send::SendError;
 use super::settle::{Attempt, Shown, compared, settle, settle_scan};
-use super::state::{Input, Moment};
-use super::status::{Assigned, Board};
+use super::state::{Moment, Told};
+use super::status::{Assigned, Board, Earlier};
 use super::{MirrorError, Report};
 use crate::git::ref_state::RefState;
 use crate::model::{Epoch, HostName, Oid, RefName, RepoName};
@@ -36,6 +38,23 @@ const TIMEOUT_MS: u64 = 60_000;
 const VERIFY_MS: u64 = 600_000;
 const ALARM: Duration = Duration::from_secs(120);
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// What is done wrong, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// A push lands, and nobody is told to carry it on.
+    ForgetsAMark,
+    /// A replica says that it has what it has lost.
+    LosesWhatItConfirms,
+    /// A replica takes the pushes of masters of the past.
+    TakesThePast,
+    /// The master overwrites what a stranger has written to a copy.
+    PushesOverForeign,
+    /// What lands during an attempt counts as carried by it.
+    SettlesAtItsEnd,
+    /// A restart forgets what people were told.
+    ForgetsWhatItTold,
+}
 
 type Refs = BTreeMap<RefName, Oid>;
 type Pair = (RepoName, HostName);
@@ -94,14 +113,15 @@ struct Sim {
     repos: BTreeMap<RepoName, Refs>,
     history: BTreeSet<Oid>,
     acknowledged: BTreeMap<(RepoName, RefName), Option<Oid>>,
+    /// What people were told, from the notices: since when a peer is away, and the last of each copy.
+    told: BTreeMap<HostName, Option<SystemTime>>,
+    told_pairs: BTreeMap<Pair, Kind>,
     epoch: Epoch,
     epochs: u32,
     pauses: Pauses,
     // The master's memory.
     queues: BTreeMap<HostName, Queue<Order>>,
     board: Board,
-    told: BTreeMap<HostName, bool>,
-    told_pairs: BTreeMap<Pair, Kind>,
     verify_at: u64,
     sessions: BTreeMap<u64, Session>,
     next: u64,
@@ -111,11 +131,16 @@ struct Sim {
     /// Copies that something reached which the master had given up, or that a stranger changed, since they were last
     /// compared: of those the master cannot know.
     behind_our_back: BTreeMap<Pair, u64>,
+    /// What an attempt of which the master knows the end has brought, as the replica said.
+    confirmed: BTreeMap<Pair, Refs>,
+    /// When something last happened to a copy of which the master cannot know.
+    spoilt: BTreeMap<Pair, u64>,
     /// The highest epoch of a session that each copy has let in.
     opened: BTreeMap<Pair, Epoch>,
     foreign: BTreeSet<Oid>,
     calm: bool,
     loud: bool,
+    fault: Option<Fault>,
 }
 
 fn repo(n: usize) -> RepoName {
@@ -127,7 +152,7 @@ fn kept() -> RefName {
 }
 
 impl Sim {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let pauses = Pauses::open(dir.path()).expect("no pauses");
         let peers = ["server2", "server3"].map(|name| HostName::new(name).expect("a name"));
@@ -142,23 +167,26 @@ impl Sim {
             repos: (0..4).map(|n| (repo(n), Refs::new())).collect(),
             history: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
+            told: BTreeMap::new(),
+            told_pairs: BTreeMap::new(),
             epoch: Epoch::FIRST,
             epochs: 1,
             pauses,
             queues: BTreeMap::new(),
             board: Board::new(ALARM),
-            told: BTreeMap::new(),
-            told_pairs: BTreeMap::new(),
             verify_at: 0,
             sessions: BTreeMap::new(),
             next: 0,
             replicas: peers.into_iter().map(|peer| (peer, replica())).collect(),
             wires: Vec::new(),
             behind_our_back: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            spoilt: BTreeMap::new(),
             opened: BTreeMap::new(),
             foreign: BTreeSet::new(),
             calm: false,
             loud: false,
+            fault,
         };
         let oid = sim.fresh();
         for (name, refs) in &mut sim.repos {
@@ -198,10 +226,27 @@ impl Sim {
     /// The daemon starts, with what is on its disk.
     fn start(&mut self) {
         self.pauses = Pauses::open(self.dir.path()).expect("written whole");
-        (self.board, self.told) = (Board::new(ALARM), BTreeMap::new());
-        self.told_pairs.clear();
+        self.board = Board::new(ALARM);
+        if self.fault != Some(Fault::ForgetsWhatItTold) {
+            self.board.restore(self.written_down(), self.now());
+        }
         self.queues = self.peers().into_iter().map(|peer| (peer, Queue::new(BACKOFF))).collect();
         self.look_around();
+    }
+
+    /// What the files tell of the notices of earlier runs.
+    fn written_down(&self) -> Earlier {
+        let down = self.told.iter().filter_map(|(peer, since)| Some((peer.clone(), ((*since)?, String::new()))));
+        let copies = self.told_pairs.iter().filter_map(|((repo, peer), kind)| {
+            let told = match kind {
+                Kind::Late => Told::Late,
+                Kind::Diverged => Told::Diverged,
+                Kind::Held => Told::Held,
+                _ => return None,
+            };
+            Some((repo.clone(), peer.clone(), told, self.now().wall))
+        });
+        Earlier { down: down.collect(), copies: copies.collect(), ..Earlier::default() }
     }
 
     fn look_around(&mut self) {
@@ -221,36 +266,13 @@ impl Sim {
         self.start();
     }
 
-    /// A push lands and is acknowledged; then its mark is made, unless the power goes.
-    fn land(&mut self) {
-        let name = self.any_repo();
-        let oid = self.fresh();
-        self.history.insert(oid.clone());
-        let target = self.one(["kept", "a", "b"].map(|n| RefName::parse(&format!("refs/heads/{n}")).expect("a name")));
-        let delete = target != kept() && self.dice.random_bool(0.3);
-        let refs = self.repos.get_mut(&name).expect("ours");
-        if delete {
-            refs.remove(&target);
-        } else {
-            refs.insert(target.clone(), oid.clone());
-        }
-        self.acknowledged.insert((name.clone(), target), (!delete).then_some(oid));
-        if !self.calm && self.dice.random_bool(0.05) {
-            return self.crash();
-        }
-        for peer in self.peers() {
-            self.board.apply(&name, &peer, Input::Marked, self.now());
-            if self.pauses.of(&name, &peer).is_none() {
-                self.queues.get_mut(&peer).expect("ours").mark(&name);
-            }
-        }
-    }
-
     fn send(&mut self, peer: &HostName, wire: Wire) {
         let replica = &self.replicas[peer];
         // What was sent before a link went down may still arrive; what is sent after does not.
         if replica.net == Net::Up {
-            let delay = if self.calm { 5 } else { self.dice.random_range(1..8_000) };
+            // Some things are stuck somewhere for so long that others have begun anew.
+            let longest = if self.dice.random_bool(0.05) { TIMEOUT_MS } else { 8_000 };
+            let delay = if self.calm { 5 } else { self.dice.random_range(1..longest) };
             self.wires.push((self.ms + delay, peer.clone(), wire));
         }
     }
@@ -302,7 +324,10 @@ impl Sim {
         if std::mem::replace(&mut session.over, true) {
             return;
         }
-        let Session { peer, repo, began, seen, .. } = session.clone();
+        let Session { peer, repo, mut began, seen, ours, .. } = session.clone();
+        if self.fault == Some(Fault::SettlesAtItsEnd) {
+            began = now;
+        }
         if self.loud {
             println!("{} {peer} session {number} of {repo:?} ends: {result:?}", self.ms);
         }
@@ -313,7 +338,11 @@ impl Sim {
                 let attempt = Attempt { repo: &repo, peer: &peer, began, manual: false, result: &result };
                 settle(queue, &mut self.board, &attempt, now, dice);
                 if ok {
-                    self.not_behind_our_back((repo, peer), seen);
+                    let pair = (repo, peer);
+                    self.not_behind_our_back(pair.clone(), seen);
+                    if self.spoilt.get(&pair).is_none_or(|at| *at < seen) {
+                        self.confirmed.insert(pair, ours);
+                    }
                 }
             }
             None => settle_scan(queue, &mut self.board, &peer, result.map(drop), now, dice),
@@ -345,16 +374,31 @@ impl Sim {
         dir
     }
 
+    /// What the replica's disk says to a session of this epoch.
+    fn promise(&self, (repo, peer): (&RepoName, &HostName), epoch: Epoch) -> Result<(), Epoch> {
+        match self.fault {
+            Some(Fault::TakesThePast) => Ok(()),
+            _ => promise_epoch(&self.epoch_dir(peer, repo), epoch).expect("a file"),
+        }
+    }
+
+    /// Something happens to a copy of which the master cannot know.
+    fn is_behind_our_back(&mut self, repo: RepoName, peer: HostName) {
+        self.confirmed.remove(&(repo.clone(), peer.clone()));
+        self.spoilt.insert((repo.clone(), peer.clone()), self.ms);
+        self.behind_our_back.insert((repo, peer), self.ms);
+    }
+
     fn arrive(&mut self, peer: &HostName, wire: Wire) {
         match wire {
             Wire::Open { session } => {
                 let known = self.sessions[&session].clone();
                 let repo = known.repo.expect("a push");
-                let promised = promise_epoch(&self.epoch_dir(peer, &repo), known.epoch).expect("a file");
-                match promised {
+                match self.promise((&repo, peer), known.epoch) {
                     Err(promised) => self.send(peer, Wire::Refused { session, promised }),
                     Ok(()) => {
-                        self.opened.insert((repo.clone(), peer.clone()), known.epoch);
+                        let highest = self.opened.entry((repo.clone(), peer.clone())).or_insert(known.epoch);
+                        *highest = known.epoch.max(*highest);
                         let replica = self.replicas.get_mut(peer).expect("ours");
                         replica.open.insert(session);
                         let refs = replica.repos.entry(repo).or_default().clone();
@@ -400,7 +444,9 @@ impl Sim {
         let ours = RefState { refs: session.ours.clone(), ..RefState::default() };
         let plan = plan(&ours, &theirs);
         let known = plan.replaced().filter(|oid| self.history.contains(*oid)).cloned().collect();
-        if let Some(obstacle) = plan.obstacle(&known, 50, session.order) {
+        if let Some(obstacle) = plan.obstacle(&known, 50, session.order)
+            && self.fault != Some(Fault::PushesOverForeign)
+        {
             return self.end(number, Err(MirrorError::Send(Arc::new(SendError::Held(obstacle)))));
         }
         let (updates, _) = plan.step();
@@ -414,15 +460,16 @@ impl Sim {
         if !self.replicas.get_mut(peer).expect("ours").open.remove(&number) {
             return; // it has crashed meanwhile
         }
-        let dir = self.epoch_dir(peer, &repo);
         // Asked again when git has everything: a newer master may have come in between.
-        if let Err(promised) = promise_epoch(&dir, session.epoch).expect("a file") {
+        if let Err(promised) = self.promise((&repo, peer), session.epoch) {
             return self.send(peer, Wire::Refused { session: number, promised });
         }
         self.no_lower_epoch_is_accepted((&repo, peer), session.epoch);
+        self.nothing_foreign_is_overwritten((&repo, peer), session.order, &updates);
+        let loses = self.fault == Some(Fault::LosesWhatItConfirms) && self.dice.random_bool(0.1);
         let refs = self.replicas.get_mut(peer).expect("ours").repos.entry(repo.clone()).or_default();
         let mut refused = Vec::new();
-        for update in updates {
+        for update in updates.into_iter().filter(|_| !loses) {
             let here = refs.get(&update.name).cloned().unwrap_or_else(|| update.old.to_zero());
             if here != update.old {
                 refused.push(update.name);
@@ -433,7 +480,7 @@ impl Sim {
             }
         }
         if session.over {
-            self.behind_our_back.insert((repo, peer.clone()), self.ms);
+            self.is_behind_our_back(repo, peer.clone());
         }
         self.send(peer, Wire::Report { session: number, refused });
     }
@@ -468,80 +515,6 @@ impl Sim {
         }
     }
 
-    fn fail_sessions(&mut self, peer: &HostName) {
-        let all: Vec<u64> = self.sessions.iter().filter(|(_, s)| s.peer == *peer && !s.over).map(|(n, _)| *n).collect();
-        for number in all {
-            let why = "cut".to_owned();
-            self.end(number, Err(LinkError::Closed { peer: peer.clone(), why }.into()));
-        }
-    }
-
-    fn heal(&mut self, peer: &HostName) {
-        let now = self.now();
-        self.replicas.get_mut(peer).expect("ours").net = Net::Up;
-        self.board.link_works(peer, now);
-        let queue = self.queues.get_mut(peer).expect("ours");
-        queue.want_scan_of_new_link();
-        queue.hurry();
-    }
-
-    /// Something happens, or nothing.
-    fn disturb(&mut self) {
-        let peer = self.one(self.peers());
-        match self.dice.random_range(0..100) {
-            0..40 => self.land(),
-            40..45 => self.crash(),
-            45..48 => {
-                // The replica crashes: what its git had in hand is lost, what it has said is not.
-                self.replicas.get_mut(&peer).expect("ours").open.clear();
-                self.fail_sessions(&peer);
-            }
-            48..54 => {
-                let lose = self.dice.random_bool(0.5);
-                self.wires.retain(|(_, to, _)| !lose || *to != peer);
-                self.replicas.get_mut(&peer).expect("ours").net = Net::Down;
-                self.fail_sessions(&peer);
-            }
-            54..57 => self.replicas.get_mut(&peer).expect("ours").net = Net::Silent,
-            57..66 => self.heal(&peer),
-            66..70 => self.jump = self.dice.random_range(-1_000_000..1_000_000),
-            70..73 => {
-                let scope = Scope::Copy(self.any_repo(), peer.clone());
-                let pause = Pause { scope, by: "alice".into(), reason: String::new(), since: self.now().wall };
-                self.pauses.add(pause.clone()).expect("a file");
-                self.board.obey(&self.pauses, self.now());
-                self.queues.get_mut(&peer).expect("ours").give_up(|repo| pause.scope.covers(repo, &peer));
-            }
-            73..77 => self.resume(&peer),
-            77..79 => {
-                let name = self.any_repo();
-                self.replicas.get_mut(&peer).expect("ours").repos.remove(&name);
-                self.behind_our_back.insert((name, peer), self.ms);
-            }
-            79..81 => {
-                let (name, oid) = (self.any_repo(), self.fresh());
-                self.foreign.insert(oid.clone());
-                self.behind_our_back.insert((name.clone(), peer.clone()), self.ms);
-                self.replicas.get_mut(&peer).expect("ours").repos.entry(name).or_default().insert(kept(), oid);
-            }
-            81..83 => {
-                self.epochs += 1;
-                self.epoch = Epoch::parse(&self.epochs.to_string()).expect("positive");
-            }
-            _ => {}
-        }
-    }
-
-    fn resume(&mut self, peer: &HostName) {
-        let over = self.pauses.remove(&Scope::Peer(peer.clone())).expect("a file");
-        self.board.obey(&self.pauses, self.now());
-        for pause in over {
-            if let Scope::Copy(repo, peer) = &pause.scope {
-                self.queues.get_mut(peer).expect("ours").hasten(repo);
-            }
-        }
-    }
-
     fn step(&mut self) {
         self.ms += if self.calm { 100 } else { self.dice.random_range(0..4_000) };
         self.deliver();
@@ -561,7 +534,7 @@ impl Sim {
         for notice in notices {
             self.a_change_is_told_once(&notice);
         }
-        self.no_acknowledged_update_is_lost();
+        self.what_was_confirmed_is_there();
         self.no_value_comes_from_nowhere();
         self.no_work_is_forgotten();
         self.the_queue_is_bounded();
@@ -577,17 +550,38 @@ fn seeds() -> std::ops::Range<u64> {
     }
 }
 
+/// Plays one seed to its end; true if strangers were seen.
+fn play(seed: u64, fault: Option<Fault>) -> bool {
+    let (mut sim, mut diverged) = (Sim::new(seed, fault), false);
+    sim.loud = std::env::var_os("GITMESH_SEED").is_some();
+    for _ in 0..STEPS {
+        sim.step();
+        diverged |= sim.told_pairs.values().any(|kind| *kind == Kind::Diverged);
+    }
+    sim.the_replicas_converge();
+    diverged
+}
+
 #[test]
 fn whatever_happens_the_copies_become_equal_and_nothing_is_lost() {
-    let mut diverged = 0;
-    for seed in seeds() {
-        let mut sim = Sim::new(seed);
-        sim.loud = std::env::var_os("GITMESH_SEED").is_some();
-        for _ in 0..STEPS {
-            sim.step();
-            diverged += usize::from(sim.told_pairs.values().any(|kind| *kind == Kind::Diverged));
-        }
-        sim.the_replicas_converge();
-    }
+    let diverged = seeds().filter(|seed| play(*seed, None)).count();
     assert!(diverged > 0, "the strangers were seen");
+}
+
+#[test]
+fn a_node_that_breaks_a_rule_is_found() {
+    for (fault, found) in [
+        (Fault::ForgetsAMark, "is forgotten"),
+        (Fault::LosesWhatItConfirms, "was confirmed"),
+        (Fault::TakesThePast, "a lower epoch"),
+        (Fault::PushesOverForeign, "a stranger's"),
+        (Fault::SettlesAtItsEnd, "is shown in step"),
+        (Fault::ForgetsWhatItTold, " again"),
+    ] {
+        let said = |panic: Box<dyn std::any::Any + Send>| {
+            panic.downcast::<String>().map_or_else(|_| String::new(), |text| *text)
+        };
+        let mut broken = (0..SEEDS).filter_map(|seed| std::panic::catch_unwind(|| play(seed, Some(fault))).err());
+        assert!(broken.any(|what| said(what).contains(found)), "{fault:?} is not found");
+    }
 }
