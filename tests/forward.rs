@@ -502,6 +502,8 @@ repo testing
     config gitolite.mirror.master     = \"server1\"
     config gitolite.mirror.slaves     = \"server2\"
     config gitolite.mirror.redirectOK = \"true\"
+    config gitolite.mirror.nightly    = \"server2\"
+    config gitolite.mirror.all        = \"gitolite.mirror.nightly gitolite.mirror.all\"
 ";
     let pair = world.pair_with(conf);
     let work = world.alice().clone_of(&pair.two, "testing");
@@ -510,6 +512,12 @@ repo testing
     assert_eq!(pair.one.refs("testing"), pair.two.refs("testing"));
     // Said on the slave, done by the master.
     world.alice().ssh(&pair.two, "request-push testing").succeeds().says("server1 ==== (testing) ===> server2");
+    // With lists of one's own, which may name others.
+    for list in ["nightly", "gitolite.mirror.nightly", "-fg gitolite.mirror.all", "-fg", "gitolite.mirror.slaves"] {
+        let pushed = world.alice().ssh(&pair.one, &format!("request-push testing {list}")).succeeds();
+        assert_eq!(pushed.stdout.matches("===> server2").count(), 1, "{list}: {pushed:#?}");
+    }
+    world.alice().ssh(&pair.one, "request-push testing weekly").refused_by("weekly is no replica of 'testing'");
 }
 
 #[test]

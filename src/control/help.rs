@@ -98,7 +98,7 @@ const TOPICS: &[Topic] = &[
     topic("mirror lost drop REPO NAME...|--all", "let go of it, on all nodes", LOST_DROP),
     topic("mirror list [REPO|PATTERN] [--json]", "which node is master, and which hold copies", ""),
     topic("mirror log REPO [--limit N] [--json]", "what has happened to a repository's copies", ""),
-    topic("request-push REPO [PEER...]", "gitolite 2's 'mirror push REPO'", ""),
+    topic("request-push REPO [-fg] [PEER|LIST...]", "gitolite 2's 'mirror push REPO'", ""),
 ];
 
 const ACCESS: &str = "\
@@ -252,7 +252,8 @@ Nodes are invited, joined, added and removed on the machine itself: 'gitmesh pee
 ";
 const OVERVIEW: &str = "\
 Each node with the generation of its configuration, how many of its copies lack something, the age of the oldest change
-that is lacking, its disk and its link; then the copies that are not in step.
+that is lacking, its disk and its link; then the copies that fail, wait for a decision or have been on their way for longer
+than [mirror] alarm_after, and how many others are on their way or held back.
 Exit code: 0 all is well, 1 something needs attention. --json is one object, schema gitmesh.status/1.
 ";
 const METRICS: &str = "\

@@ -148,14 +148,23 @@ impl Control {
         Ok(self.push_to(actor, &repo, &peers, order).await)
     }
 
-    /// gitolite 2's `request-push REPO [PEER...]`.
+    /// gitolite 2's `request-push REPO [-fg] [PEER|LIST...]`; a list is the key of one of its own, `gitolite.mirror.NAME` or
+    /// NAME alone. Every answer waits for the pushes, which is what `-fg` asked for.
     pub(super) async fn request_push(&self, actor: &Actor, repo: &str, only: &[&str]) -> Result<Reply, Reply> {
+        let only: Vec<&str> = only.iter().copied().filter(|word| *word != "-fg").collect();
         if only.is_empty() {
             return self.order_push(actor, "push", &[repo]).await;
         }
         let repo = self.known(actor, repo, Access::Write)?;
-        let peers = only.iter().map(|name| node_name(name)).collect::<Result<Vec<_>, _>>();
-        let peers = peers.map_err(|why| Reply::fail(2, format!("FATAL: {why}")))?;
+        let mut peers = Vec::new();
+        for word in only {
+            for name in self.realm.mirror_list(&repo, word).unwrap_or_else(|| vec![word.to_owned()]) {
+                let peer = node_name(&name).map_err(|why| Reply::fail(2, format!("FATAL: {why}")))?;
+                if !peers.contains(&peer) {
+                    peers.push(peer);
+                }
+            }
+        }
         Ok(self.push_to(actor, &repo, &peers, Order::Usual).await)
     }
 

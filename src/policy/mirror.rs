@@ -164,6 +164,27 @@ impl Policy {
         Mirror { mode, master, copies, redirectors }
     }
 
+    /// The words of gitolite 2's list with this key, `gitolite.mirror.NAME` or NAME alone, and of the lists that it names
+    /// in turn; `None` if there is no such list.
+    pub fn mirror_list(&self, facts: &Facts<'_>, key: &str) -> Option<Vec<String>> {
+        let options = self.mirror_options(facts);
+        let list = |key: &str| {
+            let name = option_name(key, "").map_or_else(|| format!("list {key}"), |(name, _)| name);
+            options.get(&name)
+        };
+        let (mut names, mut seen, mut todo) = (Vec::new(), BTreeSet::new(), vec![key]);
+        list(key)?;
+        while let Some(word) = todo.pop() {
+            match list(word) {
+                // One that names itself is read once.
+                Some(value) if seen.insert(word) => todo.extend(value.split_whitespace().rev()),
+                Some(_) => {}
+                None => names.push(word.to_owned()),
+            }
+        }
+        Some(names)
+    }
+
     /// The options `mirror.*` that are set, by their names without that, in the words of today's spelling.
     fn mirror_options(&self, facts: &Facts<'_>) -> BTreeMap<String, String> {
         let repo = self.repo_names(facts.name, facts.creator);

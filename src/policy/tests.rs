@@ -148,7 +148,13 @@ fn gitolite_2_has_lists_of_its_own() {
          config gitolite.mirror.nightly = \"s2 s3 gitolite.mirror.x\"\n config gitolite.mirror.redirectOK = \"true\"";
     let text = format!("{ADMIN}repo testing\n RW = alice\n {lines}\n");
     let policy = compile(&sources(&text), &Settings::recommended()).policy.unwrap();
-    let mirror = policy.mirror(&Facts::existing(&RepoName::new("testing").unwrap()), &HostName::new("s3").unwrap());
+    let testing = RepoName::new("testing").unwrap();
+    let mirror = policy.mirror(&Facts::existing(&testing), &HostName::new("s3").unwrap());
+    let list = |key: &str| policy.mirror_list(&Facts::existing(&testing), key).map(|names| names.join(" "));
+    for key in ["nightly", "gitolite.mirror.nightly"] {
+        assert_eq!(list(key).as_deref(), Some("s2 s3 gitolite.mirror.x"));
+    }
+    assert_eq!((list("gitolite.mirror.slaves").as_deref(), list("s2")), (Some("s2"), None));
     assert_eq!(mirror.mode, Mode::Copy { master: HostName::new("s1").unwrap() });
     let copies: Vec<_> = mirror.copies.iter().map(|(name, how)| (name.as_str(), *how)).collect();
     assert_eq!(copies, [("s2", How::Async), ("s3", How::NoSyncQuiet)]);
