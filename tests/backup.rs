@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::world::{Node, World};
+use crate::world::{Node, World, eventually};
 
 const CONF: &str = "repo proj other quiet\n    RW+ = alice\n    desc = Our tools\nrepo pub/CREATOR/..*\n    C = alice\n    RW+ = CREATOR\n    R = READERS\n";
 
@@ -112,6 +113,66 @@ fn what_was_backed_up_comes_back_on_a_fresh_machine() {
     assert_eq!(crate::world::Answer::of(git).succeeds().stdout.trim(), three);
     assert!(!create(&node, &dir).contains(" 0 changed"), "it grows on");
     world.gitmesh(&["backup", "verify", &shown]).succeeds().says("2 snapshots, ");
+}
+
+#[test]
+fn a_snapshot_holds_all_of_a_push_or_nothing_and_what_grows_costs_what_it_has_grown_by() {
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice();
+    alice.configure(&node, |c| c.conf(CONF)).succeeds();
+    let work = alice.starts(&node, "proj");
+    let (dir, over) = (world.dir().join("backup"), AtomicBool::new(false));
+    let local = node.data().join("local");
+    fs::create_dir_all(&local).unwrap();
+    let mut grows: Vec<u8> = (0..3 << 20).map(|n: u32| (n >> 8 ^ n) as u8).collect();
+    fs::write(local.join("grows"), &grows).unwrap();
+    let branches = ["a", "b", "c", "d", "e", "f"];
+    let snapshots: Vec<String> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                work.commit("n", format!("{n}"));
+                let specs = branches.map(|branch| format!("HEAD:refs/heads/{branch}"));
+                let words: Vec<&str> = ["--atomic"].into_iter().chain(specs.iter().map(String::as_str)).collect();
+                work.push(&words).succeeds();
+            }
+        });
+        eventually("the first push", || node.oid("proj", "refs/heads/f").is_some());
+        let named = |told: String| told.split([' ', ':']).nth(1).expect("its name").to_owned();
+        let all = (0..5).map(|_| named(create(&node, &dir))).collect();
+        over.store(true, Ordering::SeqCst);
+        all
+    });
+    let shown = dir.display().to_string();
+    for (n, snapshot) in snapshots.iter().enumerate() {
+        let to = world.dir().join(format!("restored{n}"));
+        let words = ["backup", "restore", &shown, "--snapshot", snapshot, "--data", &to.display().to_string()];
+        world.gitmesh(&words).succeeds();
+        let mut git = world.command("git");
+        git.arg("--git-dir").arg(to.join("repositories/proj.git")).args(["rev-parse"]).args(branches);
+        let out = crate::world::Answer::of(git).succeeds().stdout;
+        let values: std::collections::BTreeSet<&str> = out.lines().collect();
+        assert_eq!(values.len(), 1, "half of a push in {snapshot}: {out}");
+        assert!(fs::read(to.join("local/grows")).unwrap() == grows, "a file in pieces");
+    }
+    // Only its last piece is new.
+    create(&node, &dir);
+    let before = bytes(&dir);
+    grows.extend([7; 1000]);
+    fs::write(local.join("grows"), &grows).unwrap();
+    std::os::unix::fs::symlink("/somewhere", local.join("leads")).unwrap();
+    let told = node.gitmesh(&["backup", "create", &shown]);
+    assert!(told.has("local/leads") && told.has("it is a symbolic link"), "{told:#?}");
+    assert!(bytes(&dir) < before + (256 << 10), "{} after {before}", bytes(&dir));
+    world.gitmesh(&["backup", "verify", &shown]).succeeds();
+    world.gitmesh(&["backup", "prune", &shown, "--keep", "1"]).succeeds();
+    world.gitmesh(&["backup", "verify", &shown]).succeeds();
+    let to = world.dir().join("last");
+    world.gitmesh(&["backup", "restore", &shown, "--data", &to.display().to_string()]).succeeds();
+    assert!(fs::read(to.join("local/grows")).unwrap() == grows);
 }
 
 #[test]

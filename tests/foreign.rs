@@ -145,17 +145,25 @@ fn a_target_behind_smart_http_with_a_token_that_nobody_sees() {
     assert!(server.refused.load(std::sync::atomic::Ordering::SeqCst) > 0, "nobody comes in without a token");
     let file = world.dir().join("token");
     std::fs::write(&file, "wrong-token\n").unwrap();
-    node.gitmesh(&["target", "token", "hub", &file.display().to_string()]).succeeds();
+    node.gitmesh(&["target", "token", "hub", &file.display().to_string(), "--for", &url]).succeeds();
     let answer = node.gitmesh(&["mirror", "push", "hub", "proj"]).fails();
     assert!(!answer.stderr.contains("wrong-token"), "{}", answer.stderr);
     std::fs::write(&file, format!("{token}\n")).unwrap();
-    node.gitmesh(&["target", "token", "hub", &file.display().to_string()]).succeeds();
+    node.gitmesh(&["target", "token", "hub", &file.display().to_string(), "--for", &url]).succeeds();
     node.gitmesh(&["mirror", "push", "hub", "proj"]).succeeds();
     story(&world, &node, &server.dir("proj"), &work);
     let log = node.gitmesh(&["mirror", "log", "proj", "--limit", "1000"]).succeeds().stdout;
     for text in [&node.log(), &log, &status(&node, "proj")] {
         assert!(!text.contains(token) && !text.contains(&coded), "a token is told: {text}");
     }
+    // Another URL under the same name is sent nothing of it.
+    let evil = world.http_server("Basic eA==");
+    bare(&world, &evil.dir("proj"));
+    let elsewhere = format!("repo proj\n    RW+ = alice\n    option mirror.external = hub {}\n", evil.url("proj"));
+    world.alice().configure(&node, |c| c.conf(&elsewhere)).succeeds();
+    let answer = node.gitmesh(&["mirror", "push", "hub", "proj"]).fails();
+    assert!(answer.stderr.contains("and is not sent to"), "{}", answer.stderr);
+    assert_eq!(evil.refused.load(std::sync::atomic::Ordering::SeqCst), 0, "it is not even asked");
     // A secret has no place in the configuration.
     let bad = "repo proj\n    RW+ = alice\n    option mirror.external = hub https://me:pw@example.org/x\n";
     let answer = world.alice().configure(&node, |c| c.conf(bad)).fails();
@@ -183,11 +191,26 @@ fn a_repository_that_follows_an_upstream() {
     eventually("the first poll", || here("refs/heads/trunk") == Some(one.clone()));
     eventually("HEAD to follow", || node.head("copy") == "ref: refs/heads/trunk");
     assert_eq!((here("refs/tags/v1"), here("refs/pull/1/head")), (Some(one.clone()), None));
-    awaits(&node, "copy", "follows upstream, in step");
+    awaits(&node, "copy", "follows upstream-127.0.0.1-");
+    awaits(&node, "copy", "in step");
 
     let two = seed.commit("two", "2");
     up(&["HEAD:refs/heads/trunk"]);
     eventually("the next poll", || here("refs/heads/trunk") == Some(two.clone()));
+
+    // What it has is checked as a push would be: git makes no such commit.
+    let broken = world.dir().join("broken");
+    let tree = seed.git(&["rev-parse", "HEAD^{tree}"]).succeeds().stdout;
+    let text = format!("tree {}\nauthor nobody\ncommitter nobody\n\nbroken\n", tree.trim());
+    std::fs::write(&broken, text).unwrap();
+    let broken = broken.display().to_string();
+    let made = git(&world, &dir, &["hash-object", "-t", "commit", "-w", "--literally", &broken]).stdout;
+    git(&world, &dir, &["update-ref", "refs/heads/broken", made.trim()]);
+    let answer = node.gitmesh(&["mirror", "pull", "copy"]).fails();
+    assert!(answer.stderr.contains("missingEmail"), "{}", answer.stderr);
+    assert_eq!(here("refs/heads/broken"), None);
+    git(&world, &dir, &["update-ref", "-d", "refs/heads/broken"]);
+    node.gitmesh(&["mirror", "pull", "copy"]).succeeds();
 
     // What the upstream takes back is kept.
     up(&["--force", &format!("{one}:refs/heads/trunk"), ":refs/tags/v1"]);
@@ -209,4 +232,23 @@ fn a_repository_that_follows_an_upstream() {
     awaits(&node, "copy", "pending");
     assert_eq!(here("refs/heads/trunk"), Some(one));
     node.is_sound("copy");
+}
+
+#[test]
+fn who_becomes_the_master_says_which_target_it_cannot_open() {
+    let world = World::new();
+    let conf = "repo proj\n    RW+ = alice\n    option mirror.master = server1\n    option mirror.copies = server2\n    \
+                option mirror.external = hub ssh://git@hub.invalid/proj\n";
+    let pair = world.pair_with(conf);
+    let work = world.alice().starts(&pair.one, "proj");
+    work.commit("one", "1");
+    work.push(&["main"]).succeeds();
+    pair.in_step("proj");
+    let lacks = "warning: on server2, which pushes there now, there is no key for target 'hub'";
+    pair.one.gitmesh(&["mirror", "move", "proj", "--to", "server2"]).succeeds().says(lacks);
+    pair.two.gitmesh(&["target", "key", "hub"]).succeeds();
+    pair.two.gitmesh(&["mirror", "move", "proj", "--to", "server1"]).succeeds().says("on server1, which");
+    pair.one.kill9();
+    let lacks = "warning: on server2, which pushes there now, the host of target 'hub' is not known";
+    pair.two.gitmesh(&["mirror", "promote", "proj", "--yes"]).succeeds().says(lacks);
 }

@@ -46,6 +46,7 @@ mod failover;
 mod first;
 mod foreign;
 mod forward;
+mod gitolite;
 mod large;
 mod mirror;
 mod options;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinSet;
 
@@ -21,9 +21,24 @@ use crate::model::{Oid, RefName, RepoName};
 const BUNDLES_MAX: usize = 50;
 /// A repository's own small files are not larger, in bytes: a target's list of a million references.
 const FILE_MAX: u64 = 128 << 20;
+/// The node's files are kept in pieces of so many bytes: the audit grows at its end, and costs that.
+const PIECE: usize = 1 << 20;
+/// So often a repository's references are read until they are the same twice.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// Below the data directory: what has its own place in a backup, can be made again, or means this running node alone.
-const LEFT_OUT: &[&str] =
-    &["repositories", "trash", "cache", "hooks", "gitconfig", "lock", "state/restored", "projects.list"];
+const LEFT_OUT: &[&str] = &[
+    "repositories",
+    "trash",
+    "cache",
+    "hooks",
+    "gitconfig",
+    "lock",
+    "state/restored",
+    "state/mirror.log",
+    "state/programs",
+    "projects.list",
+];
 
 /// What a backup did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,9 +154,59 @@ struct Changed {
     bytes: u64,
 }
 
+/// The references as they were at one moment. They are read one after the other, and a push that moves several has them
+/// locked until the last one has moved: so they are read until they are the same before and after a look in which nothing
+/// was locked. Without a change since `known`, the hash of an earlier reading, once is enough.
+fn steady_refs(dir: &Path, known: Option<&str>) -> Result<BTreeMap<RefName, Oid>, BackupError> {
+    let mut refs = read_refs(dir)?.refs;
+    if known.is_some_and(|known| known == Vault::hash(write_refs(&refs).as_bytes())) {
+        return Ok(refs);
+    }
+    for _ in 0..LOOKS {
+        let moving = is_locked(dir)?;
+        let again = read_refs(dir)?.refs;
+        let steady = refs == again && !moving;
+        refs = again;
+        if steady {
+            return Ok(refs);
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    // A lock that a dead process has left; or it is never quiet, and each of its references is one that was.
+    tracing::warn!(dir = %dir.display(), "its references are locked or changed all the time; they may be of different moments");
+    Ok(refs)
+}
+
+/// Whether some reference is being changed (git's lock files).
+fn is_locked(dir: &Path) -> Result<bool, BackupError> {
+    if dir.join("packed-refs.lock").exists() {
+        return Ok(true);
+    }
+    let mut todo = vec![dir.join("refs")];
+    while let Some(at) = todo.pop() {
+        let entries = match std::fs::read_dir(&at) {
+            // git removes a directory that has become empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(BackupError::io(&at))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(BackupError::io(&at))?;
+            if entry.file_name().as_encoded_bytes().ends_with(b".lock") {
+                return Ok(true);
+            }
+            if entry.file_type().map_err(BackupError::io(&at))?.is_dir() {
+                todo.push(entry.path());
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// References first: what they lead to is there and stays there.
 fn look(vault: &Vault, dir: &Path, name: &RepoName, old: Option<&str>) -> Result<Look, BackupError> {
-    let refs = read_refs(dir)?.refs;
+    // A record that cannot be read is written anew, with everything.
+    let old = old.and_then(|old| Some((old, vault.record(old).ok()?)));
+    let refs = steady_refs(dir, old.as_ref().map(|(_, known)| known.refs.as_str()))?;
     let (kept_refs, mut bytes) = vault.put(write_refs(&refs).as_bytes())?;
     let mut record = Record { repo: name.to_string(), refs: kept_refs, ..Record::default() };
     for entry in std::fs::read_dir(dir).map_err(BackupError::io(dir))? {
@@ -152,7 +217,11 @@ fn look(vault: &Vault, dir: &Path, name: &RepoName, old: Option<&str>) -> Result
         }
         let path = entry.path();
         let contents = match entry.metadata() {
-            Ok(of) if !of.is_file() || of.len() > FILE_MAX => continue,
+            Ok(of) if of.is_file() && of.len() > FILE_MAX => {
+                let why = format!("it is larger than {} MiB", FILE_MAX >> 20);
+                return Err(BackupError::Io { path, source: io::Error::other(why) });
+            }
+            Ok(of) if !of.is_file() => continue,
             Ok(_) => std::fs::read(&path),
             Err(error) => Err(error),
         };
@@ -167,8 +236,7 @@ fn look(vault: &Vault, dir: &Path, name: &RepoName, old: Option<&str>) -> Result
             Err(error) => return Err(BackupError::Io { path, source: error }),
         }
     }
-    // A record that cannot be read is written anew, with everything.
-    let Some((old, known)) = old.and_then(|old| Some((old, vault.record(old).ok()?))) else {
+    let Some((old, known)) = old else {
         return Ok(Look::Changed(Box::new(Changed { record, refs, old: None, bytes })));
     };
     if known.refs == record.refs && known.files == record.files && known.bundles.iter().all(|b| vault.has(b)) {
@@ -193,12 +261,20 @@ fn is_ours(file: &str) -> bool {
 
 /// The node's own files, secrets among them.
 fn files(node: &Node, vault: &Vault, snapshot: &mut Snapshot) -> Result<u64, BackupError> {
-    let (mut bytes, mut todo) = (0, vec![String::new()]);
+    let (mut bytes, mut todo, mut links) = (0, vec![String::new()], Vec::new());
     let mut put = |path: &Path, name: String| -> Result<(), BackupError> {
         let mode = std::fs::metadata(path).map_err(BackupError::io(path))?.permissions().mode() & 0o777;
-        let (hash, size) = vault.put(&std::fs::read(path).map_err(BackupError::io(path))?)?;
-        bytes += size;
-        snapshot.files.insert(name, Kept { hash, mode });
+        let contents = std::fs::read(path).map_err(BackupError::io(path))?;
+        let mut hashes = Vec::new();
+        // An empty file is one piece too.
+        let (first, rest) = contents.split_at(contents.len().min(PIECE));
+        for piece in std::iter::once(first).chain(rest.chunks(PIECE)) {
+            let (hash, size) = vault.put(piece)?;
+            bytes += size;
+            hashes.push(hash);
+        }
+        let hash = hashes.remove(0);
+        snapshot.files.insert(name, Kept { hash, more: hashes, mode });
         Ok(())
     };
     while let Some(at) = todo.pop() {
@@ -217,6 +293,8 @@ fn files(node: &Node, vault: &Vault, snapshot: &mut Snapshot) -> Result<u64, Bac
             }
             if kind.is_dir() {
                 todo.push(name);
+            } else if kind.is_symlink() {
+                links.push(name);
             } else if kind.is_file() {
                 match put(&entry.path(), name) {
                     Err(BackupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -225,6 +303,8 @@ fn files(node: &Node, vault: &Vault, snapshot: &mut Snapshot) -> Result<u64, Bac
             }
         }
     }
+    let why = "it is a symbolic link, and what it leads to may be elsewhere; keep that yourself";
+    snapshot.failed.extend(links.into_iter().map(|name| (name, why.to_owned())));
     if !node.settings.starts_with(&node.data) && node.settings.is_file() {
         put(&node.settings, "gitmesh.toml".to_owned())?;
     }

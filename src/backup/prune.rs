@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::BackupError;
-use super::record::Snapshot;
+use super::record::{Kept, Snapshot};
 use super::vault::Vault;
 use crate::durable;
 use crate::model::time::rfc3339;
@@ -73,7 +73,7 @@ pub fn prune(root: &Path, keep: Keep) -> Result<Pruned, BackupError> {
 
 /// Adds every object that the snapshot leads to.
 fn name(vault: &Vault, snapshot: Snapshot, named: &mut BTreeSet<String>) -> Result<(), BackupError> {
-    named.extend(snapshot.files.into_values().map(|kept| kept.hash));
+    named.extend(snapshot.files.values().flat_map(Kept::hashes).cloned());
     for hash in snapshot.repos.into_values() {
         if named.insert(hash.clone()) {
             let record = vault.record(&hash)?;

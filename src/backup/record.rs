@@ -29,8 +29,18 @@ pub(super) struct Snapshot {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
+    /// The object with its contents, or with the first piece of them: a file that only grows costs what it has grown by.
     pub hash: String,
+    /// The pieces after that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<String>,
     pub mode: u32,
+}
+
+impl Kept {
+    pub(super) fn hashes(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.hash).chain(&self.more)
+    }
 }
 
 /// One repository.
@@ -89,7 +99,7 @@ mod tests {
         let mut snapshot = Snapshot::new("2026-11-21T11:20:00Z".into(), "server1", "/d".into());
         assert_eq!(snapshot.check(), Ok(()));
         for bad in ["../x", "/etc/passwd", "a//b", "a/./b"] {
-            snapshot.files = [(bad.to_owned(), Kept { hash: String::new(), mode: 0o600 })].into();
+            snapshot.files = [(bad.to_owned(), Kept { hash: String::new(), more: Vec::new(), mode: 0o600 })].into();
             assert!(snapshot.check().is_err(), "{bad}");
         }
         snapshot.files.clear();

@@ -61,7 +61,8 @@ pub async fn restore(node: &Node, root: &Path, time: Option<&str>) -> Result<Res
     // Before anything else: half a node must not be taken for a whole one.
     mark(node, &snapshot)?;
     for (name, kept) in snapshot.files.iter().filter(|(name, _)| name.as_str() != MARKER) {
-        write(&node.data.join(name), &vault.get(&kept.hash)?, kept.mode)?;
+        let pieces = kept.hashes().map(|hash| vault.get(hash)).collect::<Result<Vec<_>, _>>()?;
+        write(&node.data.join(name), &pieces.concat(), kept.mode)?;
     }
     let mut restored =
         Restored { node: snapshot.node.clone(), time: snapshot.time.clone(), repos: 0, failed: Vec::new() };

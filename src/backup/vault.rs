@@ -101,9 +101,14 @@ impl Vault {
         Ok(hash)
     }
 
+    /// The name that contents have.
+    pub(super) fn hash(contents: &[u8]) -> String {
+        format!("{:x}", Sha256::digest(contents))
+    }
+
     /// Puts contents in, with how many bytes that cost.
     pub(super) fn put(&self, contents: &[u8]) -> Result<(String, u64), BackupError> {
-        let hash = format!("{:x}", Sha256::digest(contents));
+        let hash = Self::hash(contents);
         if self.has(&hash) {
             return Ok((hash, 0));
         }

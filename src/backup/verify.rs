@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::record::{Record, read_refs};
+use super::record::{Kept, Record, read_refs};
 use super::vault::Vault;
 use super::{BackupError, bundle};
 use crate::model::Oid;
@@ -35,7 +35,7 @@ pub fn verify(root: &Path) -> Result<Verified, BackupError> {
                 continue;
             }
         };
-        objects.extend(snapshot.files.into_values().map(|kept| kept.hash));
+        objects.extend(snapshot.files.values().flat_map(Kept::hashes).cloned());
         records.extend(snapshot.repos.into_iter().map(|(name, hash)| (hash, name)));
     }
     let mut known = BTreeSet::new();

@@ -11,7 +11,7 @@ use clap::Subcommand;
 use super::{Refusal, exit, remote};
 use crate::admin::DataDir;
 use crate::mirror::Credentials;
-use crate::model::HostName;
+use crate::model::{HostName, TargetUrl};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,7 +29,13 @@ enum TargetCommand {
     /// Pin the host's public key: a .pub file, known_hosts lines or what ssh-keyscan prints; '-' reads stdin
     HostKey { name: HostName, file: PathBuf },
     /// Keep the token for an https target, TOKEN or USER:TOKEN in a file; '-' reads stdin
-    Token { name: HostName, file: PathBuf },
+    Token {
+        name: HostName,
+        file: PathBuf,
+        /// The server that it is for, such as https://git.example.org/; it is sent to no other
+        #[arg(long = "for", value_name = "URL", value_parser = TargetUrl::parse)]
+        url: TargetUrl,
+    },
     /// The targets and what is kept for each
     List,
     /// Forget a target's key, host key and token
@@ -57,10 +63,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             tell("host-key", name);
             eprintln!("{pinned} host keys of '{name}' are pinned; any other is refused");
         }
-        TargetCommand::Token { name, file } => {
-            of(name).set_token(&read(file)?)?;
+        TargetCommand::Token { name, file, url } => {
+            of(name).set_token(&read(file)?, url)?;
             tell("token", name);
-            eprintln!("the token of '{name}' is kept; the file can go");
+            eprintln!("the token of '{name}' is kept for {}; the file can go", url.http_origin().unwrap_or_default());
         }
         TargetCommand::List => {
             for target in Credentials::all(&data.targets())? {

@@ -146,6 +146,10 @@ impl World {
                 heard.adopt(table.iter().map(|(repo, order)| (repo.clone(), order.clone()))).expect("io");
             }
         }
+        // Two of one epoch can be made on two sides of a cut network, and are told apart by the master's name; whoever
+        // has heard of the other knows which of them it is.
+        let both = [a, b].iter().all(|node| self.mode(*node) == Some(Mode::Master));
+        assert!(!both, "s{} and s{} have heard of each other and are both masters", a + 1, b + 1);
         true
     }
 
@@ -263,8 +267,23 @@ impl World {
             98..100 => self.restore(node),
             _ => {}
         }
+        self.one_master_an_order();
         for commit in &self.acknowledged {
             assert!(self.branches.iter().any(|branch| branch.holds(*commit)), "commit {commit} is gone");
+        }
+    }
+
+    /// At most one master per epoch, where an epoch is a number and the name of whom the order makes the master: two nodes
+    /// that go by one order, or by the configuration alone, are never both masters.
+    fn one_master_an_order(&self) {
+        let order = |node: usize| self.up[node].as_ref().and_then(|masters| masters.of(&repo()));
+        let masters = (0..NODES).filter(|node| self.mode(*node) == Some(Mode::Master));
+        let mut known: BTreeMap<Option<(Epoch, HostName)>, usize> = BTreeMap::new();
+        for node in masters {
+            let by = order(node).map(|order| (order.epoch, order.master));
+            if let Some(other) = known.insert(by.clone(), node) {
+                panic!("s{} and s{} are masters by {by:?}", other + 1, node + 1);
+            }
         }
     }
 

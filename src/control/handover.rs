@@ -67,7 +67,7 @@ impl Control {
             return Err(unchanged("a push is still under way", &"try again when it has ended"));
         }
         push(left()).await.map_err(|error| unchanged("the last pushes cannot be brought there", &error))?;
-        let order = self
+        let (order, warnings) = self
             .ask_to_take(actor, &repo, &to, left())
             .await
             .map_err(|why| unchanged("it was not taken over", &why))?;
@@ -85,6 +85,7 @@ impl Control {
             "{to} is the master of '{repo}' since now, epoch {}; pushes were refused for {refused} ms\n",
             order.epoch
         );
+        text.push_str(&warnings);
         for (peer, told) in self.mirror.spread(others, PROBE).await {
             if let Err(error) = told {
                 text.push_str(&format!("{peer} does not know yet, and hears of it when it is back: {error}\n"));
@@ -93,14 +94,15 @@ impl Control {
         Ok(Reply::done(text))
     }
 
-    /// Has the replica take over, within `patience`. The error says why this node is the master still.
+    /// Has the replica take over, within `patience`, and returns what it says besides. The error says why this node is the
+    /// master still.
     async fn ask_to_take(
         &self,
         actor: &Actor,
         repo: &RepoName,
         to: &HostName,
         patience: Duration,
-    ) -> Result<Promotion, String> {
+    ) -> Result<(Promotion, String), String> {
         let (me, name) = (self.clone(), repo.clone());
         let digest = tokio::task::spawn_blocking(move || me.mirror.digest(&name)).await;
         let digest = digest.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -114,7 +116,7 @@ impl Control {
         let why = match timeout(patience, asked).await {
             Ok(Ok((out, finished))) if finished.failure.is_none() && finished.exit == Some(0) => {
                 match Table::parse(&out).ok().and_then(|table| table.get(repo).cloned()) {
-                    Some(order) if order.master == *to && order.epoch == epoch => return Ok(order),
+                    Some(order) if order.master == *to && order.epoch == epoch => return Ok((order, finished.stderr)),
                     _ => format!("{to} answered something else than its order"),
                 }
             }
@@ -136,7 +138,7 @@ impl Control {
         let heard = self.mirror.spread([to.clone()].into(), PROBE).await.remove(to);
         if let Some(order) = self.cluster.masters().of(repo).filter(|order| order.master == *to && order.epoch == epoch)
         {
-            return Ok(order);
+            return Ok((order, String::new()));
         }
         let (cluster, named, by) = (self.cluster.clone(), repo.clone(), actor.to_string());
         let raised = tokio::task::spawn_blocking(move || cluster.promote_from(&[named], epoch, &by)).await;
@@ -166,7 +168,13 @@ impl Control {
             None => return Reply::fail(2, "FATAL: no repository is named"),
         };
         let from = from.clone();
-        self.blocking(actor, move |c, _| c.take_over(&from, &repo, epoch, &digest, &by).unwrap_or_else(|e| e)).await
+        let taken = repo.clone();
+        let order = move |c: &Self, _: &Actor| c.take_over(&from, &repo, epoch, &digest, &by).unwrap_or_else(|e| e);
+        let mut reply = self.blocking(actor, order).await;
+        if reply.code == 0 {
+            reply.err = self.lacks(&[taken]).await;
+        }
+        reply
     }
 
     fn take_over(

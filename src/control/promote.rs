@@ -196,6 +196,7 @@ impl Control {
             }
             all => format!("{} is the master of {} repositories since now\n", self.node.name, all.len()),
         };
+        text.push_str(&self.lacks(repos).await);
         for (peer, told) in self.mirror.spread(partners, PATIENCE).await {
             match told {
                 Ok(()) => writeln!(text, "{peer} knows, and follows"),
@@ -204,6 +205,14 @@ impl Control {
             .expect("a string takes all");
         }
         Ok(text)
+    }
+
+    /// A line for each server outside the mesh that the master of these repositories needs, and cannot open from here.
+    pub(super) async fn lacks(&self, repos: &[RepoName]) -> String {
+        let (mirror, repos) = (self.mirror.clone(), repos.to_vec());
+        let closed = tokio::task::spawn_blocking(move || mirror.closed_targets(&repos)).await.unwrap_or_default();
+        let node = &self.node.name;
+        closed.values().map(|why| format!("warning: on {node}, which pushes there now, {why}\n")).collect()
     }
 
     fn copies_from(&self, from: &HostName) -> Result<Vec<RepoName>, Reply> {

@@ -336,6 +336,9 @@ pub fn settings_text(hooks: &Path, fsck: bool) -> String {
 	autogc = false
 	# the branch of HEAD is not deleted by a push; said without git's advice, which is for the server's side
 	denyDeleteCurrent = refuse
+[fetch]
+	# what an upstream has is checked as what users push
+	fsckObjects = {fsck}
 [transfer]
 	hideRefs = refs/gitmesh
 [uploadpack]

@@ -8,7 +8,8 @@ use super::{HostName, RefName};
 
 /// What a line names if it says nothing about references.
 const USUAL: [&str; 2] = ["refs/heads/", "refs/tags/"];
-/// The name of an upstream that has none.
+/// How the name of an upstream that has none begins; its host follows, so that two servers share neither what opens them
+/// nor a queue.
 const UPSTREAM: &str = "upstream";
 /// How often an upstream is asked, if nothing else is said.
 const EVERY: Duration = Duration::from_secs(10 * 60);
@@ -46,8 +47,11 @@ impl Upstream {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (settings, words): (Vec<&str>, Vec<&str>) = text.split_whitespace().partition(|w| w.starts_with("every="));
         let first = words.first().copied().unwrap_or_default();
-        let named =
-            if first.contains([':', '/']) { format!("{UPSTREAM} {}", words.join(" ")) } else { words.join(" ") };
+        let named = match TargetUrl::parse(first) {
+            Ok(url) => format!("{UPSTREAM}-{} {}", url.host_in_a_name(), words.join(" ")),
+            Err(why) if first.contains([':', '/']) => return Err(why),
+            Err(_) => words.join(" "),
+        };
         let mut every = EVERY;
         for setting in settings {
             every = parse_duration(setting.trim_start_matches("every="))?.max(EVERY_MIN);
@@ -98,10 +102,22 @@ impl TargetUrl {
         &self.text
     }
 
-    /// `https://HOST:PORT/` of what is spoken to over HTTP.
+    /// `https://HOST:PORT/` of what is spoken to over HTTP, in small letters and without the usual port.
     pub fn http_origin(&self) -> Option<String> {
         let (scheme, rest) = self.text.split_once("://").filter(|_| self.http)?;
-        Some(format!("{scheme}://{}/", rest.split('/').next().unwrap_or_default()))
+        let host = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        Some(format!("{scheme}://{}/", host.strip_suffix(usual).unwrap_or(&host)))
+    }
+
+    /// Host and port, with `-` for what has no place in a name.
+    fn host_in_a_name(&self) -> String {
+        let rest = self.text.split_once("://").map_or(self.text.as_str(), |(_, rest)| rest);
+        // `ssh://host:port/`, and `host:path`, of which the path is none of it.
+        let ends: &[char] = if self.text.contains("://") { &['/'] } else { &[':'] };
+        let host = rest.split(ends).next().unwrap_or_default().to_ascii_lowercase();
+        let host = host.rsplit('@').next().unwrap_or_default();
+        host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(40).collect()
     }
 
     /// Whether what is sent there can be read on the way.
@@ -193,7 +209,15 @@ mod tests {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
         let plain = Upstream::parse("https://h/x").unwrap();
-        assert_eq!((plain.target.name.as_str(), plain.every), ("upstream", EVERY));
+        assert_eq!((plain.target.name.as_str(), plain.every), ("upstream-h", EVERY));
+        for (url, name) in [
+            ("https://Git.Example.org:8443/a", "upstream-git.example.org-8443"),
+            ("git@github.com:o/r.git", "upstream-github.com"),
+            ("ssh://git@h:2222/a", "upstream-h-2222"),
+            ("https://[::1]/a", "upstream----1-"),
+        ] {
+            assert_eq!(Upstream::parse(url).unwrap().target.name.as_str(), name);
+        }
         let named = Upstream::parse("kernel https://h/x refs/tags/ every=30s").unwrap();
         assert_eq!((named.target.name.as_str(), named.every), ("kernel", Duration::from_secs(30)));
         assert!(Upstream::parse("https://h/x every=soon").is_err());

@@ -166,7 +166,8 @@ fn target<'a>(node: &'a Node, acts: &mut Acts<'a>) {
     let target = act(
         |_| {},
         move |n| {
-            node.gitmesh(&["target", "token", &format!("hub{n}"), &node.data().join("token").display().to_string()])
+            let file = node.data().join("token").display().to_string();
+            node.gitmesh(&["target", "token", &format!("hub{n}"), &file, "--for", "https://h/"])
         },
         move |n| node.gitmesh(&["target", "list"]).succeeds().has(&format!("hub{n}\ttoken")),
     );

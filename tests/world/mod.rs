@@ -8,6 +8,7 @@ mod actor;
 mod admin;
 mod answer;
 mod checkout;
+mod gitolite;
 mod http_git;
 mod link;
 mod node;

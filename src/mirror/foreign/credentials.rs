@@ -25,6 +25,10 @@ pub enum NotUsable {
     NoKey(HostName),
     #[error("the host of target '{0}' is not known; 'gitmesh target host-key {0} FILE' pins its public key")]
     NoHostKey(HostName),
+    #[error(
+        "the token of target '{name}' is for {for_whom}, and is not sent to {origin}; 'gitmesh target token {name} FILE --for {origin}' says otherwise"
+    )]
+    OtherServer { name: HostName, for_whom: String, origin: String },
     #[error("the token of target '{0}' is not sent over plain http, where it could be read; use https")]
     OpenWire(HostName),
     #[error("{0}")]
@@ -114,13 +118,17 @@ impl Credentials {
         Ok(lines.lines().count())
     }
 
-    /// Keeps what is sent to an https target: `TOKEN`, or `USER:TOKEN`.
-    pub fn set_token(&self, text: &str) -> Result<(), NotUsable> {
+    /// Keeps what is sent to an https target: `TOKEN`, or `USER:TOKEN`. It belongs to the server of `url` and goes to no
+    /// other: whoever writes a repository's options chooses the URL behind a target's name.
+    pub fn set_token(&self, text: &str, url: &TargetUrl) -> Result<(), NotUsable> {
         let token = text.trim();
         if token.is_empty() || token.len() > FILE_MAX || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(NotUsable::NotAKey("it holds no token: one word, or USER:TOKEN".to_owned()));
         }
-        self.write("token", format!("{token}\n").as_bytes())
+        let Some(origin) = url.http_origin() else {
+            return Err(NotUsable::NotAKey(format!("'{url}' is no https URL, and only such a server is sent a token")));
+        };
+        self.write("token", format!("{token}\n{origin}\n").as_bytes())
     }
 
     pub fn forget(&self) -> Result<bool, NotUsable> {
@@ -146,7 +154,11 @@ impl Credentials {
             if url.is_open() {
                 return Err(NotUsable::OpenWire(self.name.clone()));
             }
-            let token = token.trim();
+            let (token, for_whom) = token.trim().split_once('\n').unwrap_or((token.trim(), "no server"));
+            if for_whom != origin {
+                let (name, for_whom) = (self.name.clone(), for_whom.to_owned());
+                return Err(NotUsable::OtherServer { name, for_whom, origin });
+            }
             let (user, secret) = token.split_once(':').unwrap_or(("git", token));
             let coded = BASE64.encode(format!("{user}:{secret}").as_bytes());
             // As configuration from the environment, where other users of the machine cannot read it.
@@ -246,8 +258,15 @@ mod tests {
             let mode = fs::metadata(root.join("hub").join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
-        assert!(of.set_token("two words").is_err());
-        of.set_token("me:s3cret\n").unwrap();
+        let url = |text: &str| TargetUrl::parse(text).unwrap();
+        assert!(of.set_token("two words", &url("https://h/")).is_err());
+        assert!(of.set_token("one", &url("git@h:x")).is_err());
+        of.set_token("me:s3cret\n", &url("https://H:443/")).unwrap();
+        // Whoever may write a repository's options names any URL beside a target's name.
+        for other in ["https://evil/x", "https://h.evil/x", "https://h:8443/x", "http://127.0.0.1/x"] {
+            let why = of.opening(&url(other)).err().unwrap().to_string();
+            assert!(why.contains("is for https://h/, and is not sent to"), "{other}: {why}");
+        }
         let opening = of.opening(&TargetUrl::parse("https://h/x").unwrap()).ok().unwrap();
         assert_eq!(opening.env[1].1, format!("Authorization: Basic {}", BASE64.encode(b"me:s3cret")));
         assert!(opening.secrets.contains(&"s3cret".to_owned()));

@@ -48,6 +48,20 @@ impl Mirror {
         self.inner.copies(repo).into_iter().map(|(name, _)| name).collect()
     }
 
+    /// The servers outside the mesh that these repositories need, and that nothing here opens, each with the reason. For a
+    /// node that has become their master. Blocks.
+    pub fn closed_targets(&self, repos: &[RepoName]) -> BTreeMap<HostName, String> {
+        let of = |repo: &RepoName| {
+            let Foreign { targets, upstream } = (self.inner.world.foreign)(repo);
+            targets.into_iter().chain(upstream.map(|upstream| upstream.target)).collect::<Vec<_>>()
+        };
+        let closed = repos.iter().flat_map(of).filter_map(|target| {
+            let why = self.inner.credentials(&target.name).opening(&target.url).err()?;
+            Some((target.name, why.to_string()))
+        });
+        closed.collect()
+    }
+
     /// What a repository follows, if it does.
     pub fn upstream_of(&self, repo: &RepoName) -> Option<Upstream> {
         (self.inner.world.foreign)(repo).upstream

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::patience::Patience;
 use super::credentials::{NotUsable, Opening};
 use super::{Inner, MirrorError, foreign};
 use crate::git::process::Git;
@@ -52,7 +53,7 @@ pub enum RemoteError {
     Away { said: String, shut: bool },
     #[error("{0}")]
     Refused(String),
-    #[error("no end within {} s", .0.as_secs())]
+    #[error("nothing moved for {} s; [mirror] timeout in gitmesh.toml says how long is waited", .0.as_secs())]
     Timeout(Duration),
     #[error("it listed what is no reference: {0:?}")]
     Listing(String),
@@ -121,10 +122,17 @@ impl<'a> Remote<'a> {
     }
 
     async fn push_some(&self, updates: &[RefUpdate]) -> Result<Verdicts, RemoteError> {
-        let mut words: Vec<String> =
-            ["push", "--porcelain", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no"]
-                .map(str::to_owned)
-                .into();
+        let mut words: Vec<String> = [
+            "push",
+            "--porcelain",
+            "--progress",
+            "--no-verify",
+            "--no-follow-tags",
+            "--no-signed",
+            "--recurse-submodules=no",
+        ]
+        .map(str::to_owned)
+        .into();
         for RefUpdate { name, old, .. } in updates {
             // An empty value demands that there be none.
             words.push(format!("--force-with-lease={name}:{}", if old.is_zero() { "" } else { old.as_str() }));
@@ -159,13 +167,13 @@ impl<'a> Remote<'a> {
     /// Brings the objects of these references here; no reference here changes.
     pub(super) async fn fetch(&self, names: &[&RefName]) -> Result<(), RemoteError> {
         let input: String = names.iter().map(|name| format!("{name}\n")).collect();
-        let words = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"];
+        let words = ["fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"];
         let more = ["--no-recurse-submodules", "--stdin", "--", self.url];
         let ran = self.run(&[&words[..], &more].concat(), input.as_bytes()).await?;
         if ran.ok { Ok(()) } else { Err(failed(ran.said)) }
     }
 
-    /// Runs git to its end, held to the limits.
+    /// Runs git to its end, as long as it says how it gets on.
     async fn run(&self, words: &[&str], input: &[u8]) -> Result<Ran, RemoteError> {
         let mut serving = self.git.start(self.dir, words, &self.environment())?;
         let (out, err) = (serving.child.stdout.take(), serving.child.stderr.take());
@@ -177,13 +185,15 @@ impl<'a> Remote<'a> {
             drop(given.write_all(input).await);
         };
         let mut listed = Vec::new();
+        let patience = Patience::new(self.limit);
+        let (out, err) = (patience.watch(out), patience.watch(err));
         let work = async {
             let mut out = out.take(LIST_MAX);
             let ((), listing, said) = tokio::join!(give, out.read_to_end(&mut listed), last_words(err));
             listing?;
             Ok::<_, io::Error>((serving.child.wait().await?, said?))
         };
-        let done = tokio::time::timeout(self.limit, work).await.map_err(|_| RemoteError::Timeout(self.limit))?;
+        let done = patience.with(work).await.map_err(|_| RemoteError::Timeout(self.limit))?;
         let (status, said) = done?;
         Ok(Ran { ok: status.success(), out: listed, said: self.redacted(&said) })
     }
@@ -234,7 +244,11 @@ impl<'a> Remote<'a> {
         for secret in self.opening.secrets.iter().filter(|secret| !secret.is_empty()) {
             text = text.replace(secret, "***");
         }
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        // How far it is (`Receiving objects: 12% (3/25)`) is no reason.
+        let is_progress =
+            |line: &str| line.contains("% (") || line.ends_with("done.") || line.starts_with("remote: Enumerating");
+        let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty() && !is_progress(line));
+        let lines: Vec<&str> = lines.collect();
         let lines = &lines[lines.len().saturating_sub(SAID_LINES)..];
         lines.join(" | ").chars().filter(|c| !c.is_control()).take(600).collect()
     }
