@@ -44,7 +44,7 @@ fn a_gitolite_host_is_a_copy_and_is_followed() {
     work.push(&["+HEAD:main", ":topic"]).succeeds();
     eventually("a rewind on gitolite", || there("proj", "refs/heads/main") == two);
     eventually("a deletion on gitolite", || there("proj", "refs/heads/topic").is_empty());
-    node.gitmesh(&["mirror", "status", "proj"]).succeeds().says("in step");
+    eventually("all to be there", || node.gitmesh(&["mirror", "status", "proj"]).stdout.contains("in step"));
     let theirs = bob.checkout("theirs");
     bob.git(&["init", "-q", "theirs"]).succeeds();
     let mine = theirs.commit("mine", "m");
