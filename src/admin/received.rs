@@ -75,7 +75,8 @@ impl Realm {
 mod tests {
     use super::*;
     use crate::admin::Store as _;
-    use crate::admin::testing::{Node, repo};
+    use crate::admin::Text;
+    use crate::admin::testing::{Node, actor, repo};
 
     const COPY: &str = "repo x\n R = @all\n option mirror.master = server2\n option mirror.copies = server1\n";
 
@@ -112,6 +113,20 @@ mod tests {
         assert_eq!(description(), "Other\n");
         realm.take_metadata(&x, &said("", &[])).unwrap();
         assert_eq!(description(), "");
+    }
+
+    #[test]
+    fn a_master_of_the_past_does_not_keep_its_own_description() {
+        let mine = "repo x\n RW+ = alice\n option writer-is-owner = 1\n";
+        let node = Node::with(mine);
+        let (mut activator, realm, _) = node.run();
+        let (x, dir) = (repo("x"), node.store.dir(&repo("x")));
+        realm.set_text(&actor(&realm, 1), &x, Text::Description, Some("Set when nobody else heard it")).unwrap();
+        node.commit_conf(&format!("{mine}{COPY}"));
+        activator.reload(None).unwrap();
+        assert_eq!(Metadata::received(&dir).description, "Set when nobody else heard it", "so the digests differ");
+        assert!(realm.take_metadata(&x, &said("", &[])).unwrap());
+        assert_eq!(Metadata::read(&dir).description, "");
     }
 
     #[test]

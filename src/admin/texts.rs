@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::durable;
 use crate::model::{Actor, RepoName};
 use crate::policy::grant::Access;
-use crate::repo::{MOTD, README, write_whole};
+use crate::repo::{MOTD, Metadata, README, write_whole};
 
 use super::here::{refuse_here, you};
 use super::realm::{Live, Realm};
@@ -96,7 +96,12 @@ impl Realm {
         if let Some(new) = new.filter(|new| new.len() > text.longest()) {
             return Err(TextError::TooLong(new.len(), text.longest()));
         }
-        put(&self.store.dir(repo), text.file(), new)?;
+        let dir = self.store.dir(repo);
+        put(&dir, text.file(), new)?;
+        if text == Text::Description {
+            // What a later master says is compared with this, and not with what an earlier one had said.
+            Metadata::read(&dir).remember(&dir)?;
+        }
         tracing::info!(%repo, user = %actor, text = text.command(), set = new.is_some(), "a text was changed");
         Ok(())
     }

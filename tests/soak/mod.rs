@@ -118,7 +118,7 @@ fn promises_hold_under_fire() {
     let equal = within(HEALED_WITHIN, || unequal(&nodes).is_empty());
     let healed = healing.elapsed();
     if !equal {
-        broken.extend(unequal(&nodes).into_iter().map(|repo| format!("{repo} is not equal on all nodes")));
+        broken.extend(unequal(&nodes));
     }
     for node in &nodes {
         let verified = within(HEALED_WITHIN, || {
@@ -163,20 +163,23 @@ fn promises_hold_under_fire() {
     assert!(seconds < CHANGES_HANDS_WITHIN || changed_hands > 0, "seed {seed}: no repository changed hands");
 }
 
-/// The repositories that differ between the nodes.
+/// The repositories that differ between the nodes, and in what.
 fn unequal(nodes: &[Node; 3]) -> Vec<String> {
     let state = |node: &Node, repo: &str| {
         let mut refs = node.refs(repo);
         refs.retain(|name, _| !name.starts_with("refs/gitmesh/"));
-        let beside = ["description", "README.html", "gl-perms"]
-            .map(|file| fs::read_to_string(node.repo_dir(repo).join(file)).unwrap_or_default());
+        let beside = ["description", "README.html", "gl-perms"].map(|file| {
+            let text = fs::read_to_string(node.repo_dir(repo).join(file)).unwrap_or_default();
+            // What git writes into a new repository is no description, as no file is none.
+            if text.starts_with("Unnamed repository") { String::new() } else { text }
+        });
         (refs, node.head(repo), beside)
     };
-    let differs = |repo: &String| {
-        let first = state(&nodes[0], repo);
-        nodes[1..].iter().any(|node| state(node, repo) != first)
+    let differs = |repo: String| {
+        let [one, two, three] = nodes.each_ref().map(|node| state(node, &repo));
+        (one != two || one != three).then(|| format!("{repo} is not equal on all nodes: {one:?}, {two:?}, {three:?}"))
     };
-    (0..REPOS).map(repo).filter(differs).collect()
+    (0..REPOS).map(repo).filter_map(differs).collect()
 }
 
 /// Locks, and objects that were being received.
