@@ -55,6 +55,14 @@ repo wild/..*
     option writer-is-owner = 1
 ";
 
+/// References of a push of many.
+pub(super) const MANY: usize = 120;
+
+/// How many of the n-th push of many are there.
+pub(super) fn of_many(node: &Node, n: usize) -> usize {
+    node.refs("testing").keys().filter(|name| name.starts_with(&format!("refs/tags/m{n}/"))).count()
+}
+
 /// Pushes of `testing` from a checkout.
 pub(super) fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>) {
     let branch = move |n: usize| {
@@ -76,7 +84,6 @@ pub(super) fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>
         move |n| node.oid("testing", &format!("refs/heads/b{n}")).is_none(),
     );
     acts.insert("delete", delete);
-    const MANY: usize = 120;
     let many = act(
         move |n| {
             work.commit("a", format!("{n}"));
@@ -84,8 +91,7 @@ pub(super) fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>
         },
         move |n| work.push(&[&format!("refs/tags/m{n}/*:refs/tags/m{n}/*")]),
         move |n| {
-            let there =
-                node.refs("testing").keys().filter(|name| name.starts_with(&format!("refs/tags/m{n}/"))).count();
+            let there = of_many(node, n);
             assert!(there == 0 || there == MANY, "half of a push: {there}");
             there == MANY
         },

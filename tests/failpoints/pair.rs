@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::one::pushes;
+use super::one::{MANY, of_many, pushes};
 use super::{Acts, Case, Ends, Goes, Refused, act, play, trashed};
 use crate::world::{Actor, Answer, Checkout, Pair, World, eventually};
 
@@ -56,6 +56,9 @@ fn acts<'a>(pair: &'a Pair, alice: &'a Actor, work: &'a Checkout) -> Acts<'a> {
     let mut acts = Acts::new();
     // Done is what the replica has.
     pushes(&pair.two, work, &mut acts);
+    // Where our own transaction fails git's takes over, which creates one after the other: whoever looks may see a part.
+    let part_way = acts.get_mut("push many").expect("it is one of the pushes");
+    part_way.done = Box::new(move |n| of_many(&pair.two, n) == MANY);
     let ssh = move |line: String| alice.ssh(&pair.one, &line);
     let made = move |repo: &str| {
         ssh(format!("create {repo}")).succeeds();
