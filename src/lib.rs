@@ -17,7 +17,7 @@
 //!     ─────────────────────────────────────
 //!  1  git/   policy/  hook/                       git's processes and formats │ the rule language │ git's question
 //!     ─────────────────────────────────────
-//!  0  model/  observe/  audit/  durable         shared words │ logs │ fsync and rename
+//!  0  model/  observe/  audit/  durable  parallel    shared words │ logs │ fsync and rename │ several cores
 //! ```
 //!
 //! # A push, step by step
@@ -38,6 +38,7 @@ pub mod audit;
 pub mod durable;
 pub mod model;
 pub mod observe;
+pub mod parallel;
 
 pub mod git;
 pub mod hook;

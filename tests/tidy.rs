@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES: usize = 600;
 const BANNED_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "manager", "misc"];
 
-const FLOOR_0: &[&str] = &["model", "observe", "audit", "durable"];
+const FLOOR_0: &[&str] = &["model", "observe", "audit", "durable", "parallel"];
 const FLOOR_1: &[&str] = &["git", "policy", "hook"];
 const FLOOR_2: &[&str] = &["repo", "peer", "cluster"];
 const FLOOR_3: &[&str] = &["admin", "mirror", "backup"];
@@ -30,6 +30,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("observe", vec!["model"]),
         ("audit", vec!["model", "durable"]),
         ("durable", vec![]),
+        ("parallel", vec![]),
         ("git", FLOOR_0.to_vec()),
         ("policy", vec!["model"]),
         ("hook", vec!["model"]),

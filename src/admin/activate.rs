@@ -15,6 +15,7 @@ use crate::cluster::Masters;
 use crate::git::objects::ObjectsError;
 use crate::git::odb;
 use crate::model::{HostName, Oid, RepoName, UserName};
+use crate::parallel::of_each;
 use crate::policy::{Mode, Settings, TEMPLATE_CREATOR, Template};
 use crate::repo::{Metadata, Ownership, WRITTEN_KEYS};
 
@@ -203,6 +204,7 @@ impl Activator {
     }
 
     fn settle(&mut self, live: &Live, before: Before<'_>, peer_problems: Vec<String>) -> Applied {
+        let is_new = matches!(before, Before::Live(_));
         // What was left undone is not to be seen in two configurations.
         let before = if self.undone.is_empty() { before } else { Before::Unknown };
         if !live.emergency.is_empty() {
@@ -216,8 +218,8 @@ impl Activator {
         let known = std::mem::replace(&mut self.undone, applied.problems.clone());
         applied.problems.extend(peer_problems);
         report(&applied.problems, &known);
-        if !applied.created.is_empty() || !put_away.gone.is_empty() {
-            self.publisher.repositories_made();
+        if is_new || !applied.created.is_empty() || !put_away.gone.is_empty() {
+            self.publisher.settled();
         }
         let state = self.start.data.state();
         let line = format!("{} {}\n", live.commit, live.generation);
@@ -282,8 +284,10 @@ fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>, making: &Makin
     work.applied.generation = live.generation;
     let templates: BTreeMap<_, _> = live.policy.templates().collect();
     let mut missing = Vec::new();
-    for repo in live.repositories() {
-        if store.exists(repo) {
+    let named: Vec<&RepoName> = live.repositories().collect();
+    let here = of_each(&named, |repo| store.exists(repo));
+    for (repo, is_here) in named.iter().copied().zip(here) {
+        if is_here {
             work.existing(repo, templates.get(repo).copied());
         } else if !work.bring_back(repo) {
             missing.push(repo);
@@ -292,7 +296,7 @@ fn reconcile(store: &dyn Store, live: &Live, before: &Before<'_>, making: &Makin
     work.create(&missing, &templates, making);
     if work.configures {
         // What users have made is reached by patterns and @all.
-        let named: HashSet<_> = live.repositories().collect();
+        let named: HashSet<_> = named.into_iter().collect();
         match store.list() {
             Ok(repos) => repos.iter().filter(|repo| !named.contains(repo)).for_each(|repo| work.configure(repo)),
             Err(error) => work.applied.problems.push(format!("list the repositories: {error}")),

@@ -236,12 +236,16 @@ impl Publisher {
         });
         let policy = Arc::clone(&live.policy);
         self.live.send_replace(live);
-        self.policies.send_replace(policy);
+        // It counts at once; whoever looks at all repositories for it is rung for by `settled`.
+        self.policies.send_if_modified(|known| {
+            *known = policy;
+            false
+        });
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// The places are what they were, and there are repositories now which were not when the policy was published.
-    pub fn repositories_made(&self) {
+    /// What is on disk follows the policy that was published: repositories are made, or have gone.
+    pub fn settled(&self) {
         self.policies.send_modify(|_| {});
     }
 

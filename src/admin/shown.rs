@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use std::{fs, io};
 
 use crate::model::RepoName;
+use crate::parallel::of_each;
 use crate::policy::{Op, Target};
 use crate::repo::Ownership;
 
@@ -74,7 +75,9 @@ impl Shown {
             Err(error) => return vec![format!("read {}: {error}", self.list.display())],
         };
         let mut changed = false;
-        for repo in repos {
+        let repos: Vec<&RepoName> = repos.into_iter().collect();
+        let look = |repo: &&RepoName| {
+            let repo = *repo;
             let on_disk = if with_roles || !live.policy.is_named(repo) {
                 store.ownership(repo)
             } else {
@@ -90,14 +93,17 @@ impl Shown {
                 config.iter().any(|(key, value)| key.starts_with("gitweb.") && !matches!(value.as_str(), "" | "0"))
             };
             let web = on_disk.as_ref().is_some_and(|disk| reads(disk, "gitweb") || (with_keys && keys(disk)));
+            // What was wanted and could not be done, for one that is here.
+            let exported = on_disk.map_or(Ok(()), |disk| export(store, repo, reads(&disk, "daemon")));
+            (web, exported)
+        };
+        for (repo, (web, exported)) in repos.iter().zip(of_each(&repos, look)) {
             let line = format!("{repo}.git");
             changed |= if web { known.lines.insert(line.clone()) } else { known.lines.remove(&line) };
             if sweep == Sweep::All {
                 seen.insert(line);
             }
-            if let Some(disk) = on_disk
-                && let Err(error) = export(store, repo, reads(&disk, "daemon"))
-            {
+            if let Err(error) = exported {
                 problems.push(format!("write {EXPORT} of {repo}: {error}"));
             }
         }

@@ -191,8 +191,13 @@ impl Cluster {
     /// The servers outside the mesh that a repository has to do with; of one that is not mastered here, none. A name
     /// that is one of its replicas' means the replica.
     pub fn foreign(&self, repo: &RepoName) -> Foreign {
-        let Place::Here { replicas, .. } = self.locate(repo) else { return Foreign::default() };
+        if !self.policy.borrow().names_foreign() {
+            return Foreign::default(); // it is asked about every repository
+        }
         let creator = (self.creators)(repo);
+        let Place::Here { replicas, .. } = self.locate_made_by(repo, creator.as_ref()) else {
+            return Foreign::default();
+        };
         let facts = Facts { creator: creator.as_ref().map(UserName::as_str), ..Facts::existing(repo) };
         let (mut targets, mut upstream) = self.policy.borrow().foreign(&facts);
         // Its changes are judged before they count; what comes from elsewhere would not be.
@@ -203,7 +208,7 @@ impl Cluster {
         Foreign { targets, upstream }
     }
 
-    /// Fires when places may have changed, and when repositories were made for the configuration.
+    /// Fires when places may have changed and what is on disk follows: repositories were made for the configuration.
     pub fn changes(&self) -> watch::Receiver<Arc<Policy>> {
         self.policy.clone()
     }

@@ -7,10 +7,12 @@ use serde::Serialize;
 
 use super::user::{listing, pattern, to_json};
 use super::{Control, Reply, help, parse_repo};
+use crate::admin::Live;
 use crate::model::time::rfc3339;
 use crate::model::{Actor, RepoName, UserName};
+use crate::parallel::of_each;
 use crate::policy::{Facts, Mode};
-use crate::repo::{Ownership, weigh};
+use crate::repo::Ownership;
 
 /// Rules, options and settings of one repository that are told, each; the others are counted.
 const TOLD: usize = 1000;
@@ -102,8 +104,8 @@ impl Control {
         let (wanted, live) = (pattern(word)?, self.realm.live());
         let mut names: BTreeSet<RepoName> = self.list()?.into_iter().collect();
         names.extend(live.repositories().cloned());
-        let rows: Vec<Listed> =
-            names.iter().filter(|repo| wanted(repo.as_str())).map(|repo| self.listed(repo).0).collect();
+        let names: Vec<RepoName> = names.into_iter().filter(|repo| wanted(repo.as_str())).collect();
+        let rows = of_each(&names, |repo| self.listed(&live, repo).0);
         if json {
             let document = serde_json::json!({"schema": "gitmesh.repos/1", "repos": rows});
             return Ok(Reply::done(format!("{document}\n")));
@@ -120,10 +122,9 @@ impl Control {
         Ok(Reply::done(rows.iter().map(line).collect()))
     }
 
-    fn listed(&self, repo: &RepoName) -> (Listed, Option<Ownership>) {
-        let live = self.realm.live();
+    fn listed(&self, live: &Live, repo: &RepoName) -> (Listed, Option<Ownership>) {
         let disk = self.store.ownership(repo);
-        let weight = disk.as_ref().map(|_| weigh(&self.store.dir(repo))).unwrap_or_default();
+        let weight = disk.as_ref().map(|_| self.store.weigh(repo)).unwrap_or_default();
         let creator = disk.as_ref().and_then(|disk| disk.creator.as_ref());
         let place = live.place(repo, creator);
         let listed = Listed {
@@ -142,7 +143,7 @@ impl Control {
     fn show_repo(&self, repo: &str, json: bool) -> Result<Reply, Reply> {
         let repo = parse_repo(repo)?;
         let live = self.realm.live();
-        let (listed, disk) = self.listed(&repo);
+        let (listed, disk) = self.listed(&live, &repo);
         if disk.is_none() && !live.repositories().any(|named| *named == repo) {
             return Err(Reply::fail(4, format!("FATAL: there is no repository '{repo}' and no rule names it")));
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Control, Reply, help};
 use crate::cluster::Place;
 use crate::model::{Actor, HostName, RepoName};
+use crate::parallel::of_each;
 
 /// What a line of `info` asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -153,7 +154,7 @@ impl Control {
         repos.retain(|r| wanted(r.as_str()));
         let patterns = if options.no_patterns { Vec::new() } else { self.realm.pattern_rights(actor) };
         let patterns: Vec<_> = patterns.into_iter().filter(|(name, _)| wanted(name)).collect();
-        let rows: Vec<Row> = repos.iter().filter_map(|repo| self.row(actor, repo, options)).collect();
+        let rows: Vec<Row> = of_each(&repos, |repo| self.row(actor, repo, options)).into_iter().flatten().collect();
         if options.json {
             return Reply::done(self.report(actor, &patterns, &rows));
         }

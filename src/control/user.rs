@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Control, Reply, help};
+use crate::admin::Live;
 use crate::audit::Record;
 use crate::model::{Actor, HostName, RepoName, UserName};
+use crate::parallel::of_each;
 use crate::policy::{Facts, Op, Owner, Target};
 use crate::repo::Ownership;
 
@@ -177,9 +179,12 @@ impl Control {
             return Err(unknown());
         }
         let (mut reads, mut writes) = (Usable::default(), Usable::default());
-        for repo in self.list()? {
-            let Some(disk) = self.store.ownership(&repo) else { continue };
-            let (read, write) = self.rules_let(&repo, &disk, name);
+        let repos = self.list()?;
+        let rights = of_each(&repos, |repo| {
+            let disk = self.store.ownership(repo)?;
+            Some(rules_let(&live, repo, &disk, name))
+        });
+        for (repo, (read, write)) in repos.iter().zip(rights).filter_map(|(repo, rights)| Some((repo, rights?))) {
             for (may, usable) in [(read, &mut reads), (write, &mut writes)] {
                 usable.count += usize::from(may);
                 if may && usable.names.len() < NAMED {
@@ -203,15 +208,6 @@ impl Control {
             looked_back_to,
         };
         Ok(Reply::done(if json { to_json(&report) } else { report.to_string() }))
-    }
-
-    fn rules_let(&self, repo: &RepoName, disk: &Ownership, user: &str) -> (bool, bool) {
-        let live = self.realm.live();
-        let creator = disk.creator.as_ref().map(UserName::as_str);
-        let facts = Facts { creator, roles: disk.roles.as_deref(), ..Facts::existing(repo) };
-        let walk = live.policy.walk(&facts, user);
-        let may = |op| walk.decide(op, Target::Any).allowed;
-        (may(Op::Read), may(Op::Write))
     }
 
     fn rules_let_administer(&self, user: &str) -> bool {
@@ -289,6 +285,14 @@ impl Control {
         let line = |one: &Finding| format!("{}: {}\n  help: {}\n", one.about, one.text, one.cure);
         Reply { out: found.iter().map(line).collect(), code, ..Reply::default() }
     }
+}
+
+fn rules_let(live: &Live, repo: &RepoName, disk: &Ownership, user: &str) -> (bool, bool) {
+    let creator = disk.creator.as_ref().map(UserName::as_str);
+    let facts = Facts { creator, roles: disk.roles.as_deref(), ..Facts::existing(repo) };
+    let walk = live.policy.walk(&facts, user);
+    let may = |op| walk.decide(op, Target::Any).allowed;
+    (may(Op::Read), may(Op::Write))
 }
 
 fn key((_, blob, owner): (&UserName, &[u8], &Owner)) -> Key {

@@ -176,6 +176,9 @@ impl Builder<'_, '_> {
             None if config.key.starts_with("gitweb.") => Some("gitweb"),
             None => Some("git-config"),
         };
+        if name.and_then(|name| name.strip_prefix("mirror.")).is_some_and(super::mirror::is_foreign) {
+            self.feature("mirror-foreign", line);
+        }
         if let Some(feature) = feature {
             self.feature(feature, line);
         }

@@ -63,6 +63,11 @@ pub(super) fn foreign_problem(name: &str, value: &str) -> Option<String> {
     }
 }
 
+/// Whether the option, without `mirror.`, is about a server that is no node.
+pub(super) fn is_foreign(name: &str) -> bool {
+    name == "upstream" || is_external(name)
+}
+
 /// `external`, and `external-1` for a second line.
 fn is_external(name: &str) -> bool {
     name.strip_prefix("external").is_some_and(|more| more.is_empty() || more.starts_with('-'))
@@ -201,6 +206,11 @@ impl Policy {
         }
         options.retain(|_, value| is_set(value));
         options
+    }
+
+    /// Whether any repository has such servers as [`Policy::foreign`] tells.
+    pub fn names_foreign(&self) -> bool {
+        self.features.contains_key("mirror-foreign")
     }
 
     /// The servers outside the mesh to which a repository's master pushes it, and the one that it follows. Of several

@@ -258,7 +258,7 @@ impl Policy {
     /// The constructs that are used, each with its first place, so that a server can refuse those it cannot carry
     /// out yet: `patterns`, `wild-repos` (`C` rules), `roles`, `default-roles`, `user-refex` (`/USER/`),
     /// `create-delete` (RWC, RWD), `merge-check`, `deny-rules`, `vref`, `hooks`, `hook-environment`, `git-config`,
-    /// `gitweb` (and `desc`, `owner`, `category`), `mirror`, `subconf`, `templates`.
+    /// `gitweb` (and `desc`, `owner`, `category`), `mirror`, `mirror-foreign`, `subconf`, `templates`.
     pub fn features(&self) -> BTreeMap<&'static str, Place> {
         self.features.clone()
     }

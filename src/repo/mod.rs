@@ -6,6 +6,7 @@
 //! peers, or who is master.
 
 mod digests;
+mod dir_memory;
 mod file_locks;
 mod fresh;
 mod gate;

@@ -1,8 +1,8 @@
 //! Whose a repository is, and who has which role in it: two small files inside it, with gitolite's names and formats,
 //! so that a repository of a gitolite server is understood as it is and could go back there.
 //!
-//! They are read at each question and never cached: for a repository that has neither, that is two names that are not
-//! found, a few microseconds, and a change made by hand counts at once.
+//! They are read at each question and never cached, so a change made by hand counts at once; that a repository has
+//! neither is known by its directory's time ([`dir_memory`](super::dir_memory)).
 
 use std::io;
 use std::path::Path;
@@ -57,6 +57,12 @@ impl Ownership {
         }
         Ok(())
     }
+}
+
+/// Whether neither file is there, readable or not.
+pub(super) fn is_without(dir: &Path) -> bool {
+    let gone = |file: &str| matches!(dir.join(file).symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    gone(CREATOR) && gone(ROLES)
 }
 
 pub(super) fn read_creator(dir: &Path) -> Option<UserName> {

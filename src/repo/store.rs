@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::digests::Digests;
+use super::dir_memory::DirMemory;
 use super::gate::Gates;
 use super::gone::Gone;
 use super::metadata::Metadata;
 use super::ownership::{self, Ownership};
+use super::weight::{self, Weight};
 use crate::durable;
 use crate::git::objects::{self, ObjectsError};
 use crate::model::time::Stamp;
@@ -31,6 +33,10 @@ pub struct Store {
     /// The file with our git settings, which each repository's own configuration includes.
     settings: Arc<Path>,
     digests: Arc<Digests>,
+    /// Repositories without an owner's files.
+    unowned: Arc<DirMemory<()>>,
+    /// What the packs in a directory weigh, in bytes.
+    packs: Arc<DirMemory<u64>>,
     /// Where deleted repositories are kept, beside the root.
     pub(super) trash: Arc<Path>,
     gone: Gone,
@@ -74,6 +80,8 @@ impl Store {
             root: root.into(),
             settings: settings.into(),
             digests: Arc::default(),
+            unowned: Arc::default(),
+            packs: Arc::default(),
             trash,
             gone,
             gates: Gates::default(),
@@ -153,7 +161,19 @@ impl Store {
 
     /// Whose an existing repository is, and who has which role in it; `None` when there is no such repository.
     pub fn ownership(&self, name: &RepoName) -> Option<Ownership> {
-        self.open_as_daemon(name).map(|dir| Ownership::read(&dir))
+        let dir = self.dir(name);
+        let asked = std::fs::metadata(&dir).ok()?;
+        if self.unowned.of(&asked).is_some() {
+            return Some(Ownership::default());
+        }
+        if !dir.join("HEAD").exists() {
+            return None;
+        }
+        let owned = Ownership::read(&dir);
+        if owned == Ownership::default() && ownership::is_without(&dir) {
+            self.unowned.learn(&asked, ());
+        }
+        Some(owned)
     }
 
     /// The description and settings of an existing repository that is mastered here.
@@ -167,9 +187,16 @@ impl Store {
         self.digests.of(name, &self.dir(name))
     }
 
+    /// What a repository weighs; one that is not there weighs nothing. Blocking.
+    pub fn weigh(&self, name: &RepoName) -> Weight {
+        weight::weigh_with(&self.dir(name), &self.packs)
+    }
+
     /// Who made a repository; `None` for one that the configuration names, and for one that is not there.
     pub fn creator(&self, name: &RepoName) -> Option<UserName> {
-        ownership::read_creator(&self.dir(name))
+        let dir = self.dir(name);
+        let known = std::fs::metadata(&dir).is_ok_and(|asked| self.unowned.of(&asked).is_some());
+        if known { None } else { ownership::read_creator(&dir) }
     }
 
     /// The repository that a directory belongs to, if it lies under the root.

@@ -71,16 +71,19 @@ impl Mirror {
 impl Inner {
     /// What a repository is pushed to, replicas and targets, and whether by hand only.
     pub(super) fn copies(&self, repo: &RepoName) -> Vec<(HostName, bool)> {
-        let place = (self.world.locate)(repo);
-        let replicas = place.replicas().iter().map(|replica| (replica.name.clone(), !replica.is_automatic()));
-        let targets = (self.world.foreign)(repo).targets.into_iter().map(|target| (target.name, false));
-        replicas.chain(targets).collect()
+        self.copies_and(repo, false)
     }
 
     /// As [`Inner::copies`], with what the repository follows.
     pub(super) fn pairs(&self, repo: &RepoName) -> Vec<(HostName, bool)> {
-        let upstream = (self.world.foreign)(repo).upstream.map(|upstream| (upstream.target.name, false));
-        self.copies(repo).into_iter().chain(upstream).collect()
+        self.copies_and(repo, true)
+    }
+
+    fn copies_and(&self, repo: &RepoName, upstream: bool) -> Vec<(HostName, bool)> {
+        let (place, foreign) = ((self.world.locate)(repo), (self.world.foreign)(repo));
+        let replicas = place.replicas().iter().map(|replica| (replica.name.clone(), !replica.is_automatic()));
+        let targets = foreign.targets.into_iter().chain(foreign.upstream.filter(|_| upstream).map(|up| up.target));
+        replicas.chain(targets.map(|target| (target.name, false))).collect()
     }
 
     /// Whether a name is a replica, a target or the upstream of the repository.
