@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
+use super::beside::Beside;
 use super::ours::{Belief, Ours};
 use super::patience::Patience;
 use super::plan::{Obstacle, Order};
 use super::send::{self, Manner, SendError, Sent, Terms, Toll};
+use super::state::Moment;
 use super::worker::{END_TIMEOUT, local};
 use super::{Inner, MirrorError, Report, foreign};
 use crate::cluster::Place;
@@ -52,8 +54,9 @@ pub(super) async fn push(
         return Err(MirrorError::NotReplica { repo: repo.clone(), peer: peer.clone() });
     }
     inner.refuse_paused(repo, peer)?;
+    let behind = inner.board().lag(repo, peer, Moment::now()).is_some();
     let gone = inner.tell_gone(peer, repo, epoch, order).await?;
-    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: began.elapsed(), gone, fresh: false };
+    let mut report = Report { refs: 0, pack_bytes: 0, elapsed: began.elapsed(), gone, fresh: false, beside: false };
     let dir = match (inner.world.dir)(repo) {
         Some(dir) => dir,
         None if gone => return Ok(report),
@@ -73,6 +76,7 @@ pub(super) async fn push(
     let of = dir.clone();
     let beside = tokio::task::spawn_blocking(move || (FileLocks::to_send(&of), Papers::to_send(&of))).await;
     let (locks, papers) = beside.expect("reading files does not panic, and is not cancelled");
+    let now = Beside::of(&ours, &owned, &metadata, [locks.as_deref(), papers.as_deref()]);
     let unlocked = if locks.is_none() { " locks=none" } else { "" };
     let no_papers = if papers.is_none() { " papers=none" } else { "" };
     // A replica that has no such copy takes its own out of the trash first.
@@ -134,6 +138,8 @@ pub(super) async fn push(
         )));
     }
     inner.talk.made_equal(repo, peer, epoch);
+    // One that is empty, and that its node's own configuration has made, was most likely made so.
+    report.beside = inner.brought.keep(repo, peer, now).unwrap_or(behind && report.refs == 0 && !ours.is_empty());
     report.elapsed = began.elapsed();
     Ok(report)
 }

@@ -142,7 +142,7 @@ pub(super) fn started() -> Value {
 pub(super) fn synced(repo: &RepoName, peer: &HostName, report: &Report) -> Value {
     json!({
         "version": 1, "event": "mirror.synced", "at": now(), "repo": repo.as_str(), "peer": peer.as_str(),
-        "refs": report.refs, "bytes": report.pack_bytes,
+        "refs": report.refs, "bytes": report.pack_bytes, "beside": report.beside,
     })
 }
 

@@ -4,7 +4,7 @@
 //! the difference between both sides' refs. First copy, push, retry, recovery after a crash, the periodic comparison
 //! and an order by hand are one path: `queue` says what is due, `worker` reads both sides, `plan` (pure) says what to
 //! push, `send` pushes it over the pooled link, `bandwidth` slows it, `patience` ends it; `ours` is what is here, and what a large
-//! replica is believed to have. `first` orders and counts first
+//! replica is believed to have, `beside` what else was brought to it. `first` orders and counts first
 //! copies. `state` (pure) is how one copy is doing, `status` all of them for people, `notice` what they are told,
 //! `heartbeat` what the nodes tell each other and `heard` what a replica makes of it, `masters` who was promoted, `carry` what a former master
 //! alone had, `pause` what they have stopped,
@@ -16,6 +16,7 @@
 
 mod backoff;
 mod bandwidth;
+mod beside;
 mod carry;
 mod config;
 mod damage;
@@ -214,6 +215,7 @@ struct Inner {
     /// Where the keys and tokens of servers outside the mesh are.
     targets: PathBuf,
     beliefs: ours::Beliefs,
+    brought: beside::Brought,
     damage_news: OnceLock<damage::News>,
     left_over: OnceLock<left_over::Source>,
 }
@@ -361,6 +363,7 @@ impl Inner {
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),
+            brought: beside::Brought::default(),
             damage_news: OnceLock::new(),
             left_over: OnceLock::new(),
         })

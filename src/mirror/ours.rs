@@ -107,6 +107,11 @@ impl Ours {
         Some(Belief { etag, look: self.look.clone()? })
     }
 
+    /// Whether there is no reference. A list that is long enough to be known by a look is not empty.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.refs, Refs::Listed(state) if state.refs.is_empty())
+    }
+
     /// All references.
     pub async fn all(&self) -> Result<Arc<RefState>, ObjectsError> {
         match &self.refs {

@@ -14,16 +14,26 @@ pub struct Report {
     pub gone: bool,
     /// The copy was damaged and has been made anew; what it was is in the trash there.
     pub fresh: bool,
+    /// What stands beside the references has changed there: HEAD, description, settings, roles, locks or texts.
+    pub beside: bool,
+}
+
+impl Report {
+    /// Whether the copy had not been equal before.
+    pub fn brought_something(&self) -> bool {
+        self.refs > 0 || self.beside
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { refs, pack_bytes, elapsed, gone, fresh } = self;
+        let Self { refs, pack_bytes, elapsed, gone, fresh, beside } = self;
         if *fresh {
             write!(f, "it was damaged and is made anew, the old copy is in the trash there: ")?;
         }
         match refs {
             _ if *gone => write!(f, "in the trash there too")?,
+            0 if *beside => write!(f, "HEAD or texts beside the references")?,
             0 => write!(f, "in step already")?,
             1 => write!(f, "1 reference")?,
             n => write!(f, "{n} references")?,

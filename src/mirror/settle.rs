@@ -44,7 +44,7 @@ pub(super) fn settle<W>(queue: &mut Queue<W>, board: &mut Board, attempt: &Attem
             if report.gone {
                 board.journal.add(repo, peer, FOLLOWED, &report.to_string(), now.wall);
                 board.drop_pair(repo, peer);
-            } else if report.refs > 0 {
+            } else if report.brought_something() {
                 board.journal.add(repo, peer, "pushed", &report.to_string(), now.wall);
             }
             return;

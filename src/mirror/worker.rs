@@ -145,6 +145,9 @@ impl Inner {
             Shown::Missing(weight) | Shown::Blank(weight) if push => lane.progress().expect(repo, weight.bytes, now),
             _ => {}
         }
+        if shown != Shown::Equal {
+            self.brought.differs(repo, peer, began.mono);
+        }
         if is_configuration(repo) {
             lane.queue().lead((push && shown != Shown::Equal).then_some(repo));
         }
@@ -244,7 +247,7 @@ fn record(inner: &Inner, lane: &Lane, done: Done) {
             }
             if let Ok(report) = &result {
                 let ms = u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX);
-                if report.refs > 0 {
+                if report.brought_something() {
                     metrics::MIRROR_PUSH.record(report.elapsed);
                     lag.into_iter().for_each(|lag| metrics::MIRROR_LAG.record(lag));
                     inner.history().add(Some(&repo), history::synced(&repo, peer, report));

@@ -63,7 +63,14 @@ pub(super) async fn pull(
         tracing::info!(%repo, upstream = %target.name, refs = updates.len(), "followed its upstream");
         inner.mark(repo);
     }
-    Ok(Report { refs: updates.len(), pack_bytes: 0, elapsed: began.elapsed(), gone: false, fresh: false })
+    Ok(Report {
+        refs: updates.len(),
+        pack_bytes: 0,
+        elapsed: began.elapsed(),
+        gone: false,
+        fresh: false,
+        beside: false,
+    })
 }
 
 /// Brings what is not here; afterwards all of it is.

@@ -71,7 +71,7 @@ pub(super) async fn push(
     if !diverged.is_empty() {
         return Err(held(Obstacle::Foreign(diverged)));
     }
-    Ok(Report { refs: changed, pack_bytes: 0, elapsed: began.elapsed(), gone: false, fresh: false })
+    Ok(Report { refs: changed, pack_bytes: 0, elapsed: began.elapsed(), gone: false, fresh: false, beside: false })
 }
 
 pub(super) fn held(obstacle: Obstacle) -> MirrorError {

@@ -423,8 +423,14 @@ impl Sim {
                 self.end(session, Err(MirrorError::Remote { peer: peer.clone(), exit: 1, said }));
             }
             Wire::Report { session, refused } if refused.is_empty() => {
-                let report =
-                    Report { refs: 1, pack_bytes: 1, elapsed: Duration::from_millis(1), gone: false, fresh: false };
+                let report = Report {
+                    refs: 1,
+                    pack_bytes: 1,
+                    elapsed: Duration::from_millis(1),
+                    gone: false,
+                    fresh: false,
+                    beside: false,
+                };
                 self.end(session, Ok(report));
             }
             Wire::Report { session, refused } => {
@@ -504,7 +510,8 @@ impl Sim {
             compared(queue, &mut self.board, (&repo, &peer), shown, !paused, began, now);
             self.not_behind_our_back((repo, peer.clone()), seen);
         }
-        let report = Report { refs: 0, pack_bytes: 0, elapsed: Duration::ZERO, gone: false, fresh: false };
+        let report =
+            Report { refs: 0, pack_bytes: 0, elapsed: Duration::ZERO, gone: false, fresh: false, beside: false };
         self.end(number, Ok(report));
     }
 
