@@ -355,6 +355,75 @@ fn repositories_are_made_and_shared_through_a_replica() {
     pair.two.gitmesh(&["create", "pub/alice/z"]).fails();
 }
 
+/// What an operator orders of the copies is ordered on the master, whichever node hears it.
+#[test]
+fn orders_about_copies_are_carried_to_the_master() {
+    let world = World::new();
+    let (pair, bob) = pair_with_bob(&world, CONF);
+    let alice = world.alice();
+    let work = bob.clone_of(&pair.one, "testing");
+    let oid = work.commit("a", "one");
+    work.push(&["HEAD:main"]).succeeds();
+    let has = |oid: &str| pair.two.oid("testing", "refs/heads/main").as_deref() == Some(oid);
+    bob.ssh(&pair.two, "mirror push testing").succeeds().says("server1 ==== (testing) ===> server2");
+    bob.ssh(&pair.two, "mirror wait testing main --count 1").succeeds().says("testing\tserver2\thas it, after");
+    assert!(has(&oid));
+
+    let node = "node: server1, the master of 'testing', to which server2 carried this";
+    bob.ssh(&pair.two, "mirror pause testing").refused_by("for administrators").says(node);
+    let paused = alice.ssh(&pair.two, "mirror pause testing --peer server2 --reason disk").succeeds();
+    paused.says("pushes to the copy of testing on server2 are paused: 1 copies").does_not_say("warning");
+    pair.one.gitmesh(&["mirror", "status", "testing"]).says("paused by alice (disk)");
+    let oid = work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    let told = bob.ssh(&pair.two, "mirror wait testing").fails().says("NOT YET: paused by alice").says(node);
+    assert_eq!(told.code, Some(8));
+    assert!(!has(&oid));
+    let resumed = alice.ssh(&pair.two, "mirror resume testing --peer server2").succeeds();
+    resumed.says("pushes to the copy of testing on server2 go on");
+    bob.ssh(&pair.two, "mirror wait testing --timeout 60s").succeeds().says("has it, after");
+    assert!(has(&oid));
+    alice.ssh(&pair.two, "sudo bob mirror wait testing").succeeds().says("has it, after");
+    bob.ssh(&pair.two, "mirror repair testing").refused_by("for administrators").says(node);
+    alice.ssh(&pair.two, "mirror repair server2 testing").succeeds().says("===> server2");
+    bob.ssh(&pair.two, "mirror push server9 testing").refused_by("server9 is no replica of 'testing'").says(node);
+    let audited = pair.one.gitmesh(&["audit", "search", "--kind", "command", "--user", "alice", "--json"]).succeeds();
+    let order = audited.stdout.lines().find(|line| line.contains("mirror pause")).expect("the order");
+    assert!(order.contains("\"node\":\"server2\"") && order.contains("\"repo\":\"testing\""), "{order}");
+
+    // It waits there for as long as it was told.
+    pair.there.cut();
+    let oid = work.commit("a", "three");
+    work.push(&["HEAD:main"]).succeeds();
+    let late = bob.ssh(&pair.two, "mirror wait testing --timeout 1s").fails().says("NOT YET");
+    assert_eq!(late.code, Some(8));
+    let orders = || pair.one.log().matches("a forwarded command").count();
+    let before = orders();
+    let mut waiting = crate::world::Running::start(bob.ssh_command(&["git@server2", "mirror", "wait", "testing"]));
+    eventually("the master to hear of it", || orders() > before);
+    assert!(!waiting.has_ended());
+    pair.there.restore();
+    waiting.end().succeeds().says("has it, after");
+    assert!(has(&oid));
+
+    // What is typed on the machine has nobody's name, and is told where to go.
+    for order in [&["mirror", "pause", "testing"][..], &["mirror", "wait", "testing"], &["mirror", "push", "testing"]] {
+        let here = pair.two.gitmesh(order).refused_by("server2 is not the master of 'testing'");
+        here.says("its master is server1; run this there, or here over SSH");
+    }
+    pair.back.cut();
+    let away = alice.ssh(&pair.two, "mirror pause testing").fails().says("server1").says("E0222");
+    assert_eq!(away.code, Some(7));
+    pair.back.restore();
+    for node in [&pair.one, &pair.two] {
+        alice.configure(node, |c| c.conf(&CONF.replacen("    option mirror.redirectOK = all\n", "", 1))).succeeds();
+    }
+    for order in ["pause testing", "resume testing", "wait testing", "push testing", "repair server2 testing"] {
+        let refused = alice.ssh(&pair.two, &format!("mirror {order}")).refused_by("is not the master of 'testing'");
+        refused.says("its master is server1; run this there");
+    }
+}
+
 const MIRRORED_ADMIN: &str = "\
 repo gitmesh-admin
     option mirror.master = server1

@@ -429,3 +429,75 @@ fn who_was_away_goes_on_after_the_last_event_they_saw() {
     assert!(all.windows(2).all(|two| two[0]["id"].as_u64() < two[1]["id"].as_u64()), "{all:#?}");
     bob.ssh(&pair.one, "events --since yesterday").refused_by("whole number");
 }
+
+/// What stands beside the references is a change like any other: the copy is behind by it, and its arrival is told.
+#[test]
+fn a_changed_head_or_description_is_told_as_a_push_is() {
+    let world = World::new();
+    let (pair, work, _) = running(&world);
+    let alice = world.alice();
+    work.push(&["HEAD:next"]).succeeds();
+    pair.in_step("testing");
+    let synced = || -> Vec<serde_json::Value> {
+        let file = std::fs::read_to_string(pair.one.data().join("state/events.log")).unwrap_or_default();
+        let events = file.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        events.filter(|event| event["event"] == "mirror.synced" && event["repo"] == "testing").collect()
+    };
+    let beside = || synced().iter().filter(|event| event["beside"] == true).count();
+    eventually("the pushes to be told", || synced().len() >= 2);
+    assert_eq!(beside(), 0, "{:#?}", synced());
+    for (n, order) in
+        ["symbolic-ref testing HEAD refs/heads/next", "desc testing Tests of all kinds"].iter().enumerate()
+    {
+        alice.ssh(&pair.one, "mirror pause testing").succeeds();
+        pair.one.gitmesh(&order.split(' ').collect::<Vec<_>>()).succeeds();
+        alice.ssh(&pair.one, "mirror status testing").says("changes wait");
+        alice.ssh(&pair.one, "mirror resume testing").succeeds();
+        alice.ssh(&pair.one, "mirror wait testing").succeeds();
+        eventually("the event", || beside() == n + 1);
+        assert_eq!(synced().last().unwrap()["refs"], 0);
+    }
+    assert_eq!(pair.two.head("testing"), "ref: refs/heads/next");
+    let told = |log: &Answer| log.stdout.matches("pushed: HEAD or texts beside the references, ").count();
+    let log = alice.ssh(&pair.one, "mirror log testing").succeeds();
+    assert_eq!(told(&log), 2, "{log:#?}");
+    // What was equal already is no event; what was changed behind our back, and is mended, is one.
+    alice.ssh(&pair.one, "mirror push testing").succeeds().says("in step already");
+    work.commit("a", "two");
+    work.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    assert_eq!(told(&alice.ssh(&pair.one, "mirror log testing")), 2);
+    pair.two.git("testing", &["symbolic-ref", "HEAD", "refs/heads/main"]).succeeds();
+    alice.ssh(&pair.one, "mirror verify testing").fails().says("DIFFERS");
+    eventually("HEAD to be as it was", || pair.two.head("testing") == "ref: refs/heads/next");
+    eventually("its entry", || told(&alice.ssh(&pair.one, "mirror log testing")) == 3);
+}
+
+/// A check that reads every object may take hours: each copy is told of at once, and nobody's check goes on.
+#[test]
+fn a_deep_check_tells_of_each_copy_and_ends_with_its_client() {
+    let world = World::new();
+    let (pair, _, _) = running(&world);
+    let alice = world.alice();
+    alice.ssh(&pair.one, "mirror wait secret").succeeds();
+    // git waits here until somebody writes.
+    let object = pair.one.repo_dir("testing").join("objects/00").join("0".repeat(38));
+    std::fs::create_dir_all(object.parent().unwrap()).unwrap();
+    assert!(world.command("mkfifo").arg(&object).status().unwrap().success());
+    let mut command = alice.ssh_command(&["server1", "mirror verify --deep"]);
+    let mut checking = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(checking.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "secret\tserver2\tequal, and every object is sound\n");
+    assert!(checking.try_wait().unwrap().is_none());
+    checking.kill().unwrap();
+    checking.wait().unwrap();
+    let given = "audit search --kind command --user alice --result failed";
+    eventually("its end", || alice.ssh(&pair.one, given).has("nobody waits for it"));
+    std::fs::remove_file(&object).unwrap();
+    let whole = alice.ssh(&pair.one, "mirror verify --deep").succeeds().says(&first);
+    assert_eq!(whole.stdout.lines().count(), 2, "{whole:#?}");
+    let json = alice.ssh(&pair.one, "mirror verify --deep --json").succeeds();
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&json["copies"][0]["repo"], json["copies"].as_array().unwrap().len()), (&"secret".into(), 2));
+}

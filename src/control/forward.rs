@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::{Control, Live, Reply};
+use super::{Control, Live, Reply, orders};
 use crate::admin::{ADMIN_REPO, Denial};
 use crate::cluster::Place;
 use crate::git::service::{MAX_LINE, repo_of_path, to_word};
 use crate::model::{Actor, HostName, RepoName, Voucher};
 use crate::peer::{Finished, Pipe};
 
-/// A carried command may take so long, its input included.
+/// A carried command may take so long, its input included; one that waits for copies has its own time.
 const PATIENCE: Duration = Duration::from_secs(660);
+/// The answer may come so much later than the end of such a wait on the master.
+const LATER: Duration = Duration::from_secs(60);
 /// What a master may answer, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
 /// How long a command waits at its end for the replica it came through, so that the next question there sees it.
@@ -68,13 +70,14 @@ impl Control {
                 return Reply::fail(7, denial.to_string());
             }
         };
-        let why = match timeout(PATIENCE, converse(pipe, input)).await {
+        let patience = self.patience(&repo, words);
+        let why = match timeout(patience, converse(pipe, input)).await {
             Ok((out, Finished { exit: Some(code), stderr, failure: None })) => {
                 return Reply { out, err: stderr, code: code.cast_signed() };
             }
             Ok((_, Finished { failure: Some(error), .. })) => error.to_string(),
             Ok(_) => format!("{master} hung up without an answer"),
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
         };
         tracing::warn!(user = %actor, %repo, %master, why, "a carried command was lost");
         let text = format!(
@@ -82,6 +85,20 @@ impl Control {
             Denial::UNREACHABLE
         );
         Reply::fail(7, text)
+    }
+
+    /// How long the master may take over a command.
+    fn patience(&self, repo: &RepoName, words: &[&str]) -> Duration {
+        match *words {
+            ["sudo", _, ref rest @ ..] => self.patience(repo, rest),
+            ["mirror", "wait", ref rest @ ..] => orders::wait_timeout(rest) + LATER,
+            // One copy after the other.
+            ["request-push", ..] | ["mirror", "push" | "repair" | "request-push", ..] => {
+                let copies = u32::try_from(self.realm.place(repo).copies.len()).unwrap_or(u32::MAX);
+                orders::PATIENCE.saturating_mul(copies.max(1)).saturating_add(LATER)
+            }
+            _ => PATIENCE,
+        }
     }
 
     /// Carries out what another node carries here for one of its users, if that node is believed.
@@ -126,7 +143,9 @@ impl Control {
                 "  node: {}, the master of '{repo}', to which {node} carried this\n",
                 self.node.name
             ));
-        } else if let Err(why) = self.mirror.let_know(&repo, node, FRESH).await {
+        } else if !super::is_about_copies(&words)
+            && let Err(why) = self.mirror.let_know(&repo, node, FRESH).await
+        {
             let text = format!(
                 "warning: done on {}; {node}, through which it came, does not know it yet: {why}\n",
                 self.node.name

@@ -275,6 +275,7 @@ const PUSH: &str = "\
 Without PEER, to all of its copies and foreign targets (option mirror.external). For whoever may write to the repository.
   --force   also when a guard holds it back, because much would be deleted, and on a foreign target over what others have
             put there, which is kept here under refs/gitmesh/lost/NAME/TIME/; for administrators
+Given over SSH on a replica, this, 'wait', 'pause', 'resume' and 'repair' are carried to the master (mirror.redirectOK).
 Exit code: 0 done, 4 no such copy, 7 failed.
 ";
 const PULL: &str = "\
@@ -291,7 +292,7 @@ For administrators; it stands across restarts. '--all --peer P' is everything on
 ";
 const VERIFY: &str = "\
 Compares references, HEAD and what else is mirrored; what differs is pushed.
-  --deep    has git read every object on both sides; for administrators
+  --deep    has git read every object on both sides, and tells of each copy when it is done; for administrators
 Exit code: 0 all equal, 1 some are not, 4 nothing is meant by this.
 ";
 const REPAIR: &str = "\

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
+use super::orders::{self, PATIENCE};
 use super::{Control, Live, Reply, help, parse_repo};
 use crate::admin::Access;
 use crate::cluster::Place;
@@ -13,12 +14,19 @@ use crate::mirror::{MESSAGE_MAX, Order, TABLE_MAX};
 use crate::model::{Actor, Epoch, HostName, RepoName};
 use crate::repo::{self, FileLocks, Metadata, Papers};
 
-/// A push by hand is waited for; a large first copy goes on in the background after that.
-const PATIENCE: Duration = Duration::from_secs(600);
 /// A peer sends its message at once.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(20);
 /// A mebibyte on a slow line.
 const BESIDE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// The repository of an order that its master carries out, for [`super::changed_repo`].
+pub(super) fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
+    match *words {
+        ["request-push", repo, ..] => Some(repo),
+        [order @ ("push" | "repair" | "wait" | "pause" | "resume"), ref rest @ ..] => orders::changed_repo(order, rest),
+        _ => None,
+    }
+}
 
 impl Control {
     pub(super) async fn mirror_command(&self, actor: &Actor, words: &[&str], live: &Live) -> Reply {
@@ -37,7 +45,7 @@ impl Control {
             ["promote", ref rest @ ..] => self.promote(actor, rest).await.unwrap_or_else(|e| e),
             ["move", ref rest @ ..] => self.hand_over(actor, rest).await.unwrap_or_else(|e| e),
             [order @ ("pause" | "resume"), ref rest @ ..] => self.order_pause(actor, order, rest).unwrap_or_else(|e| e),
-            ["verify", ref rest @ ..] => self.order_verify(actor, rest).await.unwrap_or_else(|e| e),
+            ["verify", ref rest @ ..] => self.order_verify(actor, rest, live).await.unwrap_or_else(|e| e),
             ["list", ref rest @ ..] => self.mirror_list(actor, rest).unwrap_or_else(|e| e),
             ["lost", ref rest @ ..] => self.lost_command(actor, rest).await.unwrap_or_else(|e| e),
             ["log", ref rest @ ..] => self.mirror_log(actor, rest).unwrap_or_else(|e| e),
@@ -47,7 +55,11 @@ impl Control {
 
     pub(super) fn not_master(&self, repo: &RepoName, place: &Place) -> Reply {
         let whose = match place {
-            Place::There { master, .. } => format!("its master is {master}; run this there"),
+            Place::There { master, redirect: false } => format!("its master is {master}; run this there"),
+            // What a user orders has been carried there.
+            Place::There { master, .. } => {
+                format!("its master is {master}; run this there, or here over SSH, where your name goes with it")
+            }
             _ => "it has no part here".to_owned(),
         };
         Reply::fail(1, format!("FATAL: {} is not the master of '{repo}': {whose}", self.node.name))

@@ -40,6 +40,7 @@ mod trash;
 mod typed;
 mod upkeep;
 mod user;
+mod verify;
 mod watch;
 mod writable;
 
@@ -188,7 +189,7 @@ impl Control {
         let changed = changed_repo(words);
         if let Some(repo) = changed.and_then(|repo| parse_repo(repo).ok()) {
             self.settled(actor, &repo).await;
-            if self.store.gates().is_closed(&repo) {
+            if !is_about_copies(words) && self.store.gates().is_closed(&repo) {
                 return Reply::fail(1, Denial::moving(&repo).to_string());
             }
         }
@@ -221,7 +222,7 @@ impl Control {
         live: &Live,
     ) -> Reply {
         // One that reads what somebody types passes when it has read it; one that waits for copies changes nothing.
-        let waits = reads_input(words) || matches!(words, ["request-push", ..] | ["mirror", ..]);
+        let waits = reads_input(words) || is_about_copies(words);
         let passing = changed_repo(words).filter(|_| !waits).and_then(|repo| parse_repo(repo).ok());
         let _pass = match passing.map(|repo| self.pass(&repo)).transpose() {
             Ok(pass) => pass,
@@ -380,7 +381,8 @@ fn certificate_of(actor: &Actor) -> Option<serde_json::Value> {
 /// belongs in here; what is left out is carried out where it was asked.
 fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
     match *words {
-        ["create", repo] | ["request-push", repo, ..] | ["mirror", "request-push", repo, ..] => Some(repo),
+        ["create", repo] | ["request-push", repo, ..] => Some(repo),
+        ["mirror", ref rest @ ..] => mirror::changed_repo(rest),
         ["perms", ref rest @ ..] => perms::changed_repo(rest),
         ["lock", ref rest @ ..] => lock::changed_repo(rest),
         ["D", ref rest @ ..] => trash::changed_repo(rest),
@@ -396,6 +398,14 @@ fn changed_repo<'a>(words: &[&'a str]) -> Option<&'a str> {
         ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => changed_repo(rest),
         ["repo", ref rest @ ..] => naming::changed_repo(rest),
         _ => None,
+    }
+}
+
+/// Such a command changes nothing of a repository but where its copies stand, and may wait for them.
+fn is_about_copies(words: &[&str]) -> bool {
+    match *words {
+        ["sudo", _, ref rest @ ..] if rest.first() != Some(&"sudo") => is_about_copies(rest),
+        _ => matches!(words, ["request-push", ..] | ["mirror", ..]),
     }
 }
 

@@ -11,25 +11,50 @@ use super::status::Which;
 use super::{Control, Reply, help, parse_repo};
 use crate::admin::{Access, Denial};
 use crate::cluster::Place;
-use crate::mirror::{Arrival, Order, Scope, Verdict, Want, Where};
+use crate::mirror::{Arrival, Order, Scope, Want, Where};
 use crate::model::setting::parse_duration;
 use crate::model::time::{in_brief, in_words, rfc3339};
 use crate::model::{Actor, Epoch, HostName, RefName, RepoName};
 use crate::policy::nearest;
 
 /// A push by hand is waited for; a large first copy goes on in the background after that.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 const WAIT: Duration = Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const LOG_LINES: usize = 20;
 /// The exec line's first word by which a replica asks to be pushed to.
 pub(super) const REQUEST: &str = "gitmesh-mirror-request";
 
+/// The flags of these orders, which are given on the master.
+fn flags(order: &str) -> &'static [&'static str] {
+    match order {
+        "push" => &["--force"],
+        "wait" => &["--peer", "--all", "--count", "--timeout", "--json"],
+        "pause" | "resume" => &["--all", "--peer", "--reason"],
+        _ => &[],
+    }
+}
+
+/// The repository whose copies such an order is about, for [`super::changed_repo`]; none if it is about all, or wrong.
+pub(super) fn changed_repo<'a>(order: &str, words: &[&'a str]) -> Option<&'a str> {
+    let words = Words::parse(words, flags(order)).ok()?;
+    match (order, &words.plain[..]) {
+        ("push" | "repair", [repo] | [_, repo]) | ("wait", [repo] | [repo, _]) => Some(repo),
+        ("pause" | "resume", [repo]) if !words.all => Some(repo),
+        _ => None,
+    }
+}
+
+/// How long a `wait` of these words may take.
+pub(super) fn wait_timeout(words: &[&str]) -> Duration {
+    Words::parse(words, flags("wait")).ok().and_then(|words| words.timeout).unwrap_or(WAIT)
+}
+
 /// Flags and other words of an order.
 #[derive(Debug, Default)]
 pub(super) struct Words<'a> {
     pub plain: Vec<&'a str>,
-    peer: Option<HostName>,
+    pub peer: Option<HostName>,
     count: Option<usize>,
     timeout: Option<Duration>,
     limit: Option<usize>,
@@ -38,7 +63,7 @@ pub(super) struct Words<'a> {
     pub from: Option<HostName>,
     pub to: Option<HostName>,
     pub all: bool,
-    deep: bool,
+    pub deep: bool,
     pub force: bool,
     pub yes: bool,
     pub here: bool,
@@ -116,8 +141,7 @@ impl Control {
 
     /// `push [PEER] REPO [--force]` and `repair [PEER] REPO`.
     pub(super) async fn order_push(&self, actor: &Actor, name: &str, words: &[&str]) -> Result<Reply, Reply> {
-        let may: &[&str] = if name == "push" { &["--force"] } else { &[] };
-        let words = Words::parse(words, may).map_err(|why| wrong(name, &why))?;
+        let words = Words::parse(words, flags(name)).map_err(|why| wrong(name, &why))?;
         let order = match (name, words.force) {
             ("repair", _) => Order::Repair,
             (_, true) => Order::Force,
@@ -230,8 +254,7 @@ impl Control {
     /// `wait REPO [REF] [--peer P|--all|--count N] [--timeout T]`
     pub(super) async fn order_wait(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
         let usage = |why: String| wrong("wait", &why);
-        let may = ["--peer", "--all", "--count", "--timeout", "--json"];
-        let words = Words::parse(words, &may).map_err(usage)?;
+        let words = Words::parse(words, flags("wait")).map_err(usage)?;
         let (repo, want) = match words.plain[..] {
             [repo] => (repo, Want::Now),
             [repo, name] => (repo, Want::Ref(reference(name).map_err(usage)?)),
@@ -279,7 +302,7 @@ impl Control {
     /// `pause` and `resume`: `REPO|--all [--peer P]`, and `--reason TEXT` for a pause.
     pub(super) fn order_pause(&self, actor: &Actor, name: &str, words: &[&str]) -> Result<Reply, Reply> {
         self.administers(actor, "to pause and to resume")?;
-        let words = Words::parse(words, &["--all", "--peer", "--reason"]).map_err(|why| wrong(name, &why))?;
+        let words = Words::parse(words, flags(name)).map_err(|why| wrong(name, &why))?;
         let scopes = match (&words.plain[..], words.all, words.peer) {
             ([repo], false, peer) => {
                 let repo = parse_repo(repo)?;
@@ -367,62 +390,6 @@ impl Control {
         Err(Reply::fail(4, format!("FATAL: {what}\nhelp: {cure}")))
     }
 
-    /// `verify [REPO|PATTERN] [--peer P] [--deep]`
-    pub(super) async fn order_verify(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
-        let words = Words::parse(words, &["--peer", "--deep", "--json"]).map_err(|why| wrong("verify", &why))?;
-        let which = match words.plain[..] {
-            [] => Which::parse(self, None)?,
-            [word] => Which::parse(self, Some(word))?,
-            _ => return Err(help::wrong(&["mirror", "verify"])),
-        };
-        if words.deep {
-            self.administers(actor, "a deep check, which reads every object on both sides,")?;
-        }
-        let may = |repo: &RepoName| which.has(repo) && self.realm.rights(actor, repo).0;
-        let checked = self.mirror.verify(may, words.peer.as_ref(), words.deep).await;
-        let mut code = 0;
-        let mut lines = Vec::new();
-        for one in &checked {
-            let (word, text) = match &one.verdict {
-                Verdict::Equal { deep: false } => ("equal", "equal".to_owned()),
-                Verdict::Equal { deep: true } => ("equal", "equal, and every object is sound".to_owned()),
-                Verdict::Differs => ("differs", "DIFFERS; a push is under way".to_owned()),
-                Verdict::ByHand => {
-                    ("differs", format!("DIFFERS; it is pushed by hand: mirror push {} {}", one.peer, one.repo))
-                }
-                Verdict::Missing => ("missing", "MISSING there; a push is under way".to_owned()),
-                Verdict::Damaged { here, there } => {
-                    let said = |at: &str, lines: &[String]| {
-                        if lines.is_empty() { String::new() } else { format!("; {at}: {}", lines.join(" | ")) }
-                    };
-                    let (peer, repo) = (&one.peer, &one.repo);
-                    let cure = match here.is_empty() {
-                        true => format!("; 'gitmesh mirror repair {peer} {repo}' makes that copy anew"),
-                        false => {
-                            "; bring the damaged objects back here first, from a sound copy or a backup".to_owned()
-                        }
-                    };
-                    ("damaged", format!("DAMAGED{}{}{cure}", said("here", here), said("there", there)))
-                }
-                Verdict::Paused(pause) => ("paused", format!("not looked at: paused by {}", pause.by_whom())),
-                Verdict::Failed(error) => ("failed", format!("cannot be compared: {error}")),
-            };
-            code |= i32::from(!matches!(one.verdict, Verdict::Equal { .. } | Verdict::Paused(_)));
-            lines.push((one, word, text));
-        }
-        let out = if words.json {
-            let copies = lines.iter().map(|(one, word, text)| {
-                json!({"repo": one.repo.as_str(), "replica": one.peer.as_str(), "verdict": word, "text": text})
-            });
-            let copies: Vec<_> = copies.collect();
-            json!({"schema": "gitmesh.mirror.verify/1", "copies": copies}).to_string() + "\n"
-        } else {
-            lines.iter().map(|(one, _, text)| format!("{}\t{}\t{text}\n", one.repo, one.peer)).collect()
-        };
-        let err = if checked.is_empty() { "no copy of what is mastered here is meant by this\n" } else { "" };
-        Ok(Reply { out, err: err.to_owned(), code: if checked.is_empty() { 4 } else { code } })
-    }
-
     /// `list [REPO|PATTERN]`, and gitolite's `list master REPO` and `list copies REPO`.
     pub(super) fn mirror_list(&self, actor: &Actor, words: &[&str]) -> Result<Reply, Reply> {
         let words = Words::parse(words, &["--json"]).map_err(|why| wrong("list", &why))?;
@@ -502,5 +469,36 @@ impl Control {
             )
         };
         Ok(Reply::done(copies.iter().map(told).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_order_is_about() {
+        let words = |line: &'static str| line.split(' ').collect::<Vec<_>>();
+        let about = |line| {
+            let words = words(line);
+            changed_repo(words[0], &words[1..])
+        };
+        for line in [
+            "push a",
+            "push server2 a --force",
+            "repair server2 a",
+            "wait a",
+            "wait a main --peer server2 --timeout 5m",
+            "wait --count 2 a",
+            "pause a --peer server2 --reason disk",
+            "resume a",
+        ] {
+            assert_eq!(about(line), Some("a"), "{line}");
+        }
+        for line in ["pause --all", "resume --all --peer a", "pause a --all", "wait", "push a --count 2", "verify a"] {
+            assert_eq!(about(line), None, "{line}");
+        }
+        let seconds = |line| wait_timeout(&words(line)).as_secs();
+        assert_eq!((seconds("a"), seconds("a --timeout 30m"), seconds("a --timeout=100h")), (60, 1800, 3600));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::deliver::check;
@@ -61,14 +62,15 @@ pub enum Verdict {
 impl Mirror {
     /// Compares the copies of the chosen repositories, on one peer or on all, with what is here now. `deep` has git
     /// check every object of those that are equal, on both sides, one after the other: minutes for large ones.
-    /// Ordered by peer and repository.
+    /// Each goes into `found` as soon as it is known, one peer after the other.
     pub async fn verify(
         &self,
         choose: impl Fn(&RepoName) -> bool,
         peer: Option<&HostName>,
         deep: bool,
-    ) -> Vec<Checked> {
-        self.inner.verify(choose, peer, deep).await
+        found: mpsc::Sender<Checked>,
+    ) {
+        self.inner.verify(choose, peer, deep, &found).await;
     }
 
     /// Has git check every object of a repository here, for its master elsewhere or for ourselves. Returns git's words
@@ -84,37 +86,43 @@ impl Inner {
         choose: impl Fn(&RepoName) -> bool,
         peer: Option<&HostName>,
         deep: bool,
-    ) -> Vec<Checked> {
+        found: &mpsc::Sender<Checked>,
+    ) {
         let assigned = self.assigned();
-        let mut all = Vec::new();
         for (name, repos) in assigned.repos.iter().filter(|(name, _)| peer.is_none_or(|only| only == *name)) {
             // What has gone, and whose copy has followed, stays in the list until the next look around.
             let is_here = |repo: &RepoName| (self.world.dir)(repo).is_some();
             let waits = |repo: &RepoName| self.world.gone.of(repo).is_some_and(|stone| stone.waiting.contains(name));
             let chosen = repos.iter().filter(|repo| choose(repo) && (is_here(repo) || waits(repo)));
             let chosen: BTreeSet<&RepoName> = chosen.collect();
-            all.extend(self.verify_peer(name, &chosen, deep).await);
+            self.verify_peer(name, &chosen, deep, found).await;
         }
-        all
     }
 
-    async fn verify_peer(self: &Arc<Self>, peer: &HostName, repos: &BTreeSet<&RepoName>, deep: bool) -> Vec<Checked> {
-        let (mut all, mut open) = (Vec::new(), Vec::new());
+    async fn verify_peer(
+        self: &Arc<Self>,
+        peer: &HostName,
+        repos: &BTreeSet<&RepoName>,
+        deep: bool,
+        found: &mpsc::Sender<Checked>,
+    ) {
+        // Who does not listen any more asks for no more either.
+        let tell = async |repo: &RepoName, verdict| {
+            drop(found.send(Checked { repo: repo.clone(), peer: peer.clone(), verdict }).await);
+        };
+        let mut open = Vec::new();
         for repo in repos.iter().copied() {
             let paused = self.pauses().of(repo, peer).cloned();
             match paused {
-                Some(pause) => {
-                    let verdict = Verdict::Paused(Box::new(pause));
-                    all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
-                }
+                Some(pause) => tell(repo, Verdict::Paused(Box::new(pause))).await,
                 None => match self.role(repo, peer) {
-                    Some(role) => all.push(self.verify_foreign(peer, &role, repo).await),
+                    Some(role) => tell(repo, self.verify_foreign(peer, &role, repo).await).await,
                     None => open.push(repo),
                 },
             }
         }
         if open.is_empty() {
-            return all; // not worth a connection
+            return; // not worth a connection
         }
         let (began, limit) = (Moment::now(), self.config().timeout);
         let theirs = match timeout(limit, digests(self, peer)).await {
@@ -136,23 +144,20 @@ impl Inner {
                     }
                 }
             };
-            all.push(Checked { repo: repo.clone(), peer: peer.clone(), verdict });
+            tell(repo, verdict).await;
         }
-        all.sort_by(|a, b| a.repo.cmp(&b.repo));
-        all
     }
 
     /// A server outside the mesh tells its references; more than those is not compared.
-    async fn verify_foreign(self: &Arc<Self>, peer: &HostName, role: &foreign::Role, repo: &RepoName) -> Checked {
-        let verdict = match foreign::compare(self, role, repo).await {
+    async fn verify_foreign(self: &Arc<Self>, peer: &HostName, role: &foreign::Role, repo: &RepoName) -> Verdict {
+        match foreign::compare(self, role, repo).await {
             Ok(Shown::Equal) => Verdict::Equal { deep: false },
             Ok(_) => {
                 self.lane(peer).mark(repo);
                 Verdict::Differs
             }
             Err(error) => Verdict::Failed(error),
-        };
-        Checked { repo: repo.clone(), peer: peer.clone(), verdict }
+        }
     }
 
     async fn shown(self: &Arc<Self>, repo: &RepoName, there: Option<String>) -> Shown {
