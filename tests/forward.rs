@@ -372,7 +372,7 @@ fn orders_about_copies_are_carried_to_the_master() {
     let node = "node: server1, the master of 'testing', to which server2 carried this";
     bob.ssh(&pair.two, "mirror pause testing").refused_by("for administrators").says(node);
     let paused = alice.ssh(&pair.two, "mirror pause testing --peer server2 --reason disk").succeeds();
-    paused.says("pushes to the copy of testing on server2 are paused: 1 copies").does_not_say("warning");
+    paused.says("pushes to the copy of testing on server2 are paused: 1 copy").does_not_say("warning");
     pair.one.gitmesh(&["mirror", "status", "testing"]).says("paused by alice (disk)");
     let oid = work.commit("a", "two");
     work.push(&["HEAD:main"]).succeeds();

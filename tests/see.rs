@@ -250,7 +250,7 @@ fn orders_do_what_they_say_for_whom_they_should() {
     alice
         .ssh(&pair.one, "mirror pause testing --reason 'the disk is full'")
         .succeeds()
-        .says("all copies of testing are paused: 1 copies");
+        .says("all copies of testing are paused: 1 copy");
     let _ = update("refs/heads/four");
     alice.ssh(&pair.one, "mirror push server2 testing").refused_by("paused by alice");
     let waited = alice.ssh(&pair.one, "mirror wait testing --timeout 30s --json").fails();

@@ -97,7 +97,7 @@ fn to_wait_for_nothing_is_said_and_an_answer_that_is_known_comes_at_once() {
         pushed.says("warning: your push stands; nothing was waited for: ").says(why);
         work.commit("a", "two");
         let pushed = work.push(&["-o", "mirror.wait=1", "HEAD:main"]).succeeds();
-        pushed.says(&format!("warning: your push stands; 1 copies are asked for, and '{repo}' has 0"));
+        pushed.says(&format!("warning: your push stands; 1 copy is asked for, and '{repo}' has 0"));
         let waited = one.gitmesh(&["mirror", "wait", repo]).refused_by(why);
         assert_eq!(waited.code, Some(8));
         let waited = one.gitmesh(&["mirror", "wait", repo, "--json"]).refused_by(why);

@@ -274,6 +274,8 @@ impl Masters {
             }
         };
         known.own = known.own.renamed(random_id(), remembered);
+        // The first reason says most: of a restored backup peers know only that it is another disk.
+        let doubt = known.doubt.take().unwrap_or(doubt);
         known.doubt = Some(doubt.clone());
         // A disk that cannot be written is doubted all the same; after a restart the peer says so again.
         let written = self.0.write_own(&known);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::status::Which;
+use super::status::{Which, counted};
 use super::{Control, Reply, help, parse_repo};
 use crate::admin::{Access, Denial};
 use crate::cluster::Place;
@@ -339,7 +339,7 @@ impl Control {
             if name == "pause" {
                 let (copies, new) = self.mirror.pause(scope.clone(), &by, words.reason).map_err(failed)?;
                 let already = if new { "" } else { " already" };
-                out.push_str(&format!("pushes to {scope} are paused{already}: {copies} copies\n"));
+                out.push_str(&format!("pushes to {scope} are paused{already}: {}\n", counted(copies)));
             } else {
                 let over = self.mirror.resume(&scope, &by).map_err(failed)?;
                 let text = if over.is_empty() { "were not paused" } else { "go on" };

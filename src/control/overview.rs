@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::lost::{self, Kept};
-use super::status::{Copy, Which, lines};
+use super::status::{Copy, Which, counted, lines};
 use super::upkeep::Damaged;
 use super::watch::Form;
 use super::{Control, Live, Reply, help};
@@ -317,7 +317,7 @@ impl Control {
 fn copies_text(seen: &Overview) -> String {
     let Overview { urgent, copies, coming, oldest, held, .. } = seen;
     if urgent.is_empty() && *coming == 0 && *held == 0 {
-        return format!("\neverything is in step ({copies} copies)\n");
+        return format!("\neverything is in step ({})\n", counted(*copies));
     }
     let mut out = String::new();
     if !urgent.is_empty() {

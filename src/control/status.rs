@@ -356,12 +356,17 @@ pub(super) fn lines(copies: &[Copy]) -> String {
     copies.iter().map(|c| format!("{:repos$}\t{:replicas$}\t{}\n", c.repo, c.replica, c.text)).collect()
 }
 
+/// `1 copy`, `3 copies`
+pub(super) fn counted(copies: usize) -> String {
+    if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") }
+}
+
 fn screen(copies: &[Copy], host: &HostName) -> String {
     let (well, ill): (Vec<Copy>, Vec<Copy>) = copies.iter().cloned().partition(Copy::is_well);
     let mut out = format!(
-        "{host}  {}  {} copies, {} in step or held back\n\n",
+        "{host}  {}  {}, {} in step or held back\n\n",
         rfc3339(SystemTime::now()),
-        copies.len(),
+        counted(copies.len()),
         well.len()
     );
     let shown: Vec<Copy> = ill.into_iter().chain(well).take(SCREEN).collect();

@@ -129,7 +129,7 @@ impl fmt::Display for State {
                 }
                 write!(f, ": {error}")
             }
-            Self::Diverged { since, detail } => write!(f, "diverged for {}: {detail}", ago(since)),
+            Self::Diverged { since, detail } => write!(f, "diverged for {}: {detail}; see 'mirror repair'", ago(since)),
             Self::Paused { since, by, behind } => {
                 let waits = if *behind { ", changes wait" } else { "" };
                 write!(f, "paused by {by} for {}{waits}", ago(since))

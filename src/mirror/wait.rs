@@ -68,7 +68,8 @@ impl Waited {
                     "" => String::new(),
                     names => format!(", besides those that are pushed by hand: {names}"),
                 };
-                Some(format!("{n} copies are asked for, and '{repo}' has {there}{besides}"))
+                let asked = if *n == 1 { "1 copy is".to_owned() } else { format!("{n} copies are") };
+                Some(format!("{asked} asked for, and '{repo}' has {there}{besides}"))
             }
             Where::All | Where::Count(_) if there == 0 && by_hand.is_empty() => {
                 Some(format!("nothing was waited for: '{repo}' has no copies"))

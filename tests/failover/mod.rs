@@ -528,6 +528,8 @@ fn a_restored_backup_is_no_master_even_where_it_hears_nobody() {
     }
     let done = alice.ssh(trio.two(), "mirror promote testing --yes").succeeds();
     done.says("server1 answers, and waits for a decision").says("server1 knows, and follows");
+    // That the others know another disk is no news, and says less.
+    alice.ssh(trio.one(), "status").says("needs attention: this disk was restored from a backup of 20").fails();
     trio.all_have("testing", &newer);
     let last = push(alice, trio.two(), &work, "goes on");
     trio.all_have("testing", &last);
