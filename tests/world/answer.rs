@@ -29,6 +29,11 @@ pub struct Running {
 }
 
 impl Answer {
+    /// Of a program that was heard no further.
+    pub fn shown(stdout: String) -> Self {
+        Self { command: String::new(), code: Some(0), stdout, stderr: String::new() }
+    }
+
     /// Runs to the end, without input.
     #[track_caller]
     #[must_use]

@@ -1,14 +1,15 @@
 //! Every command that people have over SSH, in sessions as they see them, refusals included. The sessions are the
 //! reference: `docs/commands.md` is made of them (`make docs`) and must be what the program says today.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use proptest::strategy::Strategy as _;
+mod hostile_words;
+mod stage;
+mod two_nodes;
 
-use crate::world::{Actor, Answer, Node, Running, World, eventually};
+use crate::world::{Actor, Node, Running, World, eventually};
+use stage::{Stage, chapter};
 
 /// bob reads docs, carol writes it, dave is nobody special, erin has no right at all.
 const RULES: &str = "\
@@ -125,7 +126,8 @@ const SESSIONS: &[(&str, &str)] = &[
     ("owns", "bob owns pub/bob/tools\ncarol owns pub/bob/tools\nerin owns missing\nerin owns"),
     (
         "lock",
-        "carol lock -l docs a\ncarol lock -ls docs\ncarol lock -ls docs --json\nbob lock -l docs a\ncarol lock -u docs a\ncarol lock --break docs a\n\
+        "carol lock -l docs a\ncarol lock -ls docs\ncarol lock -ls docs --json\nbob lock -l docs a\ncarol lock -u docs a\n\
+         carol lock -u docs a\ncarol lock -l docs a\ncarol lock --break docs a\ncarol lock --break docs a\n\
          erin lock -ls docs\ncarol lock",
     ),
     (
@@ -141,7 +143,10 @@ const SESSIONS: &[(&str, &str)] = &[
          carol keys remove phone\ncarol keys remove carol.pub\ncarol keys add phone << ssh-ed25519 AAAA\n\
          carol keys add << PHONE\ncarol keys remove laptop\ncarol keys approve abcd2345\ncarol keys reject abcd2345\ncarol keys list --user bob\n\
          # An administrator, for others:\nalice keys add phone --user bob --expires 2099-01-01 << PHONE\n\
-         alice keys list --user bob\nalice keys remove phone --user bob\ncarol keys",
+         alice keys list --user bob\nalice keys remove phone --user bob\ncarol keys\n\
+         # Where a second word is asked for, with option keys.approve = yes in gitmesh-admin:\n! approvals\n\
+         carol keys add phone << PHONE\ncarol keys list\ncarol keys approve CODE\nalice keys approve CODE\n\
+         carol keys remove phone\ncarol keys add phone << PHONE\nalice keys reject CODE\n! no approvals",
     ),
     (
         "sudo",
@@ -166,7 +171,7 @@ const SESSIONS: &[(&str, &str)] = &[
          alice repo delete guides\nalice repo undelete guides\nalice repo delete shared-a\nalice repo delete missing\n\
          alice repo delete gitmesh-admin\nalice repo undelete missing\nbob repo list\nbob repo show docs\n\
          bob repo create mine\nbob repo delete docs\nbob repo rename docs new-name\nalice repo rename\n\
-         alice repo fsck docs\nalice repo gc nothing\nbob repo gc docs",
+         alice repo fsck docs\nalice repo gc nothing\nalice repo gc docs\nbob repo gc docs",
     ),
     (
         "peer",
@@ -193,153 +198,6 @@ const CHAPTERS: &str = "docs/commands.md";
 /// Set to write the document instead of comparing it: `make docs`.
 const WRITE: &str = "GITMESH_DOCS";
 
-struct Stage<'w> {
-    world: &'w World,
-    node: Node,
-    people: Vec<Actor>,
-    masks: Vec<(String, &'static str)>,
-    trashed: String,
-    commit: String,
-    /// The line of a key that nobody has yet.
-    phone: String,
-}
-
-impl Stage<'_> {
-    fn person(&self, name: &str) -> &Actor {
-        self.people.iter().find(|actor| actor.name() == name).unwrap_or_else(|| panic!("who is {name}?"))
-    }
-
-    /// Carries a line out: as the reader would type it, and what came.
-    fn play(&mut self, who: &str, words: &str, input: Option<&str>) -> (String, Answer) {
-        let words = words.replace("TRASHED", &self.trashed).replace("COMMIT", &self.commit[..10]);
-        let actor = self.person(who).clone();
-        if let Some(line) = words.strip_prefix("git ") {
-            return (format!("git {}", line.replacen(' ', " git@server1:", 1)), self.git(&actor, line));
-        }
-        let host = "git@server1";
-        let mut command = actor.ssh_command(&[host, &words]);
-        let piped = input.map(|text| {
-            let file = self.world.dir().join("input");
-            fs::write(&file, format!("{}\n", text.replace("PHONE", &self.phone))).unwrap();
-            fs::File::open(file).unwrap()
-        });
-        command.stdin(piped.map_or_else(std::process::Stdio::null, Into::into));
-        let answer = Running::start(command).end();
-        if words == "D list" {
-            self.trashed = answer.stdout.split_whitespace().next().unwrap_or_default().to_owned();
-        }
-        if input == Some("PHONE") {
-            return (format!("ssh {host} {} < ~/.ssh/phone.pub", quoted(&words)), answer);
-        }
-        let shown = input.map_or(String::new(), |text| format!("printf '{}\\n' | ", text.replace('\n', "\\n")));
-        (format!("{shown}ssh {host} {}", quoted(&words)), answer)
-    }
-
-    fn git(&self, actor: &Actor, line: &str) -> Answer {
-        match line.split_once(' ') {
-            Some(("ls-remote", repo)) => actor.ls_remote(&self.node, repo),
-            Some(("push", repo)) => {
-                let work = actor.dir().join(format!("new-server1-{repo}"));
-                if !work.exists() {
-                    actor.starts(&self.node, repo);
-                }
-                let work = actor.checkout(&format!("new-server1-{repo}"));
-                work.commit("a", line);
-                work.push(&["HEAD:main"])
-            }
-            _ => panic!("no such session: git {line}"),
-        }
-    }
-
-    /// Without what differs from run to run.
-    fn masked(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for (from, to) in &self.masks {
-            text = text.replace(from, to);
-        }
-        let patterns = [
-            (r"\b[0-9a-f]{64}\b", "5ac32f61c3fc3d4b2d8ae3b1f5f7a0a1e7f6d9e0d1b7bbd9fa3d3b8f6f9c2b11"),
-            (r"\b[0-9a-f]{40}\b", "5e1c309dae7f45e0f39b1bf3ac3cd9db12e7d689"),
-            (r"\b[0-9a-f]{7}\.\.[0-9a-f]{7}\b", "5e1c309..b4d01e9"),
-            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "2026-11-21T08:30:00.123Z"),
-            (r"(\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d)([ \t])\d+", "${1}${2}42"),
-            (r#""id":"\d+""#, r#""id":"42""#),
-            (r#""(seq|ms)":\d+"#, r#""${1}":42"#),
-            (r"^\d+ records in 1 files, 1 to \d+:", "42 records in 1 files, 1 to 42:"),
-            (r"\b20[0-8]\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-21T08:30:00Z"),
-            (r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d", "2026-11-21_08:30:00"),
-            (r"\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d", "2026-11-21.08:30:00"),
-            (r"SHA256:[A-Za-z0-9+/]{43}", "SHA256:(the node's key)"),
-            (r"\b127\.0\.0\.1:\d+", "192.0.2.7:50022"),
-            (r"git@127\.0\.0\.1:", "git@server1:"),
-            (r"ssh://git@192\.0\.2\.7:50022/", "git@server1:"),
-            (r"ssh -p \d+ git@127\.0\.0\.1", "ssh git@server1"),
-            (r"on git \d+\.\d+\.\d+", "on git 2.47.3"),
-            (r#""git_version": "[^"]*""#, r#""git_version": "2.47.3""#),
-            (r"\b\d+ % free", "19 % free"),
-            (r"commit [0-9a-f]{10} of", "commit 5e1c309dae of"),
-            (r" +\d+ B\t", "   231 B\t"),
-            (r"size: \d+ B", "size: 231 B"),
-            (r#""bytes":\d+"#, r#""bytes":231"#),
-            (r"\t\d{4}-\d\d-\d\d\t", "\t2026-11-21\t"),
-            (r"(?m)^([A-Za-z ]{29}) +\d+ +[\d.]+ m?s +[\d.]+ m?s$", "${1}         42      20 ms     100 ms"),
-        ];
-        for (pattern, to) in patterns {
-            text = regex::Regex::new(pattern).unwrap().replace_all(&text, to).into_owned();
-        }
-        text
-    }
-}
-
-/// As one has to type it, since the shell that ssh is typed into reads it first.
-fn quoted(words: &str) -> String {
-    if words.contains(['(', '<', '>', '*', ';', '&']) { format!("\"{words}\"") } else { words.to_owned() }
-}
-
-fn lines_of(session: &str) -> Vec<(String, Option<String>)> {
-    let starts = |line: &str| {
-        let who = line.split(' ').next().unwrap_or_default();
-        ["alice", "bob", "carol", "erin", "#"].contains(&who)
-    };
-    let mut lines: Vec<(String, Option<String>)> = Vec::new();
-    for line in session.lines() {
-        match lines.last_mut() {
-            // The rest of a text that is piped in.
-            Some((_, Some(text))) if !starts(line) => text.push_str(&format!("\n{line}")),
-            _ => match line.split_once(" << ") {
-                Some((words, text)) => lines.push((words.to_owned(), Some(text.to_owned()))),
-                None => lines.push((line.to_owned(), None)),
-            },
-        }
-    }
-    lines
-}
-
-fn chapter(stage: &mut Stage<'_>, command: &str, session: &str) -> String {
-    let help = stage.person("alice").ssh(&stage.node.clone(), &format!("help {command}")).succeeds();
-    let head = format!("## {command}\n\n```text\n{}```\n\n", stage.masked(&help.stdout));
-    let mut text = head + "```console\n";
-    for (line, input) in lines_of(session) {
-        let (who, words) = line.split_once(' ').unwrap();
-        if who == "#" {
-            text.push_str(&format!("```\n\n{words}\n\n```console\n"));
-            continue;
-        }
-        let (typed, answer) = stage.play(who, words, input.as_deref());
-        text.push_str(&format!("{who}$ {}\n", stage.masked(&typed)));
-        let said = format!("{}{}", answer.stdout, answer.stderr);
-        // git's own advice, which is not ours to keep.
-        let kept = said.lines().filter(|line| !line.starts_with("hint:") && !line.starts_with("To server1:"));
-        kept.for_each(|line| text.push_str(&format!("{}\n", stage.masked(line).trim_end())));
-        match answer.code {
-            Some(0) => {}
-            code => text.push_str(&format!("[exit {}]\n", code.map_or("by a signal".to_owned(), |c| c.to_string()))),
-        }
-    }
-    text.push_str("```\n\n");
-    text.replace("```console\n```\n\n", "")
-}
-
 #[test]
 fn sessions_are_the_reference() {
     let world = World::new();
@@ -357,32 +215,59 @@ fn sessions_are_the_reference() {
     let commit = work.commit("a", "one");
     work.push(&["HEAD:main"]).succeeds();
     let shown = ["SHA256:(alice's key)", "SHA256:(bob's key)", "SHA256:(carol's key)", "SHA256:(erin's key)"];
-    let mut masks: Vec<(String, &'static str)> = people.iter().map(Actor::fingerprint).zip(shown).collect();
+    let shown = shown.map(str::to_owned);
+    let mut masks: Vec<(String, String)> = people.iter().map(Actor::fingerprint).zip(shown).collect();
     let phone = world.actor("phone");
-    masks.push((phone.fingerprint(), "SHA256:(the phone's key)"));
+    masks.push((phone.fingerprint(), "SHA256:(the phone's key)".to_owned()));
     let phone = phone.key_line().rsplit_once(' ').unwrap().0.to_owned();
-    masks.push((node.data().display().to_string(), "/var/lib/gitmesh"));
-    masks.push((commit[..10].to_owned(), "5e1c309dae"));
-    masks.push((format!(" gitmesh {} ", env!("CARGO_PKG_VERSION")), " gitmesh 0.1.0 "));
-    let mut stage = Stage { world: &world, node: node.clone(), people, masks, trashed: String::new(), commit, phone };
+    masks.push((node.data().display().to_string(), "/var/lib/gitmesh".to_owned()));
+    masks.push((commit[..10].to_owned(), "5e1c309dae".to_owned()));
+    masks.push((format!(" gitmesh {} ", env!("CARGO_PKG_VERSION")), " gitmesh 0.1.0 ".to_owned()));
+    let mut stage = Stage {
+        world: &world,
+        nodes: vec![node.clone()],
+        people,
+        masks,
+        patterns: Vec::new(),
+        act: Box::new(|words| {
+            let rules = match words {
+                "approvals" => {
+                    RULES.replace("option commands.enable", "option keys.approve = yes\n    option commands.enable")
+                }
+                "no approvals" => RULES.to_owned(),
+                _ => panic!("who does '{words}'?"),
+            };
+            alice.configure(&node, |c| c.conf(&rules)).succeeds();
+        }),
+        trashed: String::new(),
+        commit,
+        phone,
+        lost: String::new(),
+        code: String::new(),
+        succeeded: Vec::new(),
+    };
 
     let mut text = "# Commands over SSH\n\nMade by `make docs` from sessions that the tests play; do not edit. On the machine the same commands are\n\
          `gitmesh COMMAND`. Here alice is an administrator; carol may write to `docs` and bob may read it; erin has no right\n\
-         at all. `[exit N]` is the exit code where it is not 0.\n\n"
+         at all. `[exit N]` is the exit code where it is not 0. What needs another node is in the second part.\n\n"
         .to_owned();
     for (command, session) in SESSIONS {
         text.push_str(&chapter(&mut stage, command, session));
     }
+    let mut succeeded = stage.succeeded;
+    let (more, with_another) = two_nodes::chapters();
+    text.push_str(&more);
+    succeeded.extend(with_another);
     let text = text.trim_end().to_owned() + "\n";
 
-    // None is left out.
-    let sessions = SESSIONS.iter().flat_map(|(_, session)| lines_of(session));
-    let lines: Vec<String> = sessions.filter_map(|(line, _)| Some(line.split_once(' ')?.1.to_owned())).collect();
-    for form in topics(&alice, &node).iter().flat_map(|usage| forms_of(usage)) {
+    // None is left out, and each does somewhere what it is for.
+    let idle = |form: &String| {
         let is_it =
-            |line: &String| line.strip_prefix(&form).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
-        assert!(lines.iter().any(is_it), "no session has '{form}'");
-    }
+            |line: &&String| line.strip_prefix(form).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        succeeded.iter().find(is_it).is_none()
+    };
+    let idle: Vec<String> = topics(&alice, &node).iter().flat_map(|usage| forms_of(usage)).filter(idle).collect();
+    assert!(idle.is_empty(), "no session has one of these at work: {idle:?}");
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CHAPTERS);
     if std::env::var_os(WRITE).is_some() {
@@ -396,183 +281,6 @@ fn sessions_are_the_reference() {
         text == kept,
         "{CHAPTERS} is not what the program says; 'make docs' writes it anew. First difference: {differs:?}"
     );
-}
-
-/// Words that no command expects, and flags that it has in places where they make no sense: a thousand lines of them, as the
-/// machine's own user with every right and as a user without any. Each run has a seed of its own, which a failure tells;
-/// GITMESH_SEED=NUMBER plays it again.
-#[test]
-fn hostile_words_break_nothing() {
-    let world = World::new();
-    let node = world.node("server1");
-    let (carol, erin) = (world.actor("carol"), world.actor("erin"));
-    let configured = world.alice().configure(&node, |c| {
-        c.conf(RULES);
-        c.key(&carol);
-        c.key(&erin);
-    });
-    configured.succeeds();
-    let connection = erin.shared_connection(&node);
-    let names = || -> BTreeSet<String> {
-        let found = fs::read_dir(node.data()).unwrap().map(|entry| entry.unwrap().file_name());
-        found.map(|name| name.to_string_lossy().into_owned()).collect()
-    };
-    let (outside, before) = (fs::read_dir(world.dir()).unwrap().count(), names());
-
-    let more = [
-        "audit search",
-        "audit verify",
-        "audit export",
-        "D restore",
-        "mirror list",
-        "perms -c",
-        "peer show",
-        "sudo bob",
-        "",
-    ];
-    let seed: u64 = match std::env::var("GITMESH_SEED") {
-        Ok(seed) => seed.parse().expect("GITMESH_SEED is a number"),
-        Err(_) => rand::random(),
-    };
-    println!("GITMESH_SEED={seed}");
-    let rng = |part: u8| {
-        let mut bytes = [part; 32];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes)
-    };
-    let topics = topics(world.alice(), &node);
-    // Each command's own flags; those that have it go on for ever are left out.
-    let plain = |word: &&str| word.starts_with('-') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-    let words = topics.iter().flat_map(|usage| usage.split([' ', '[', ']', '|']));
-    let mut flags: Vec<String> = words.filter(plain).filter(|flag| *flag != "--watch").map(str::to_owned).collect();
-    flags.extend(["--repo", "--ref", "--from", "--until", "--kind", "--result", "--key", "-n"].map(str::to_owned));
-    assert!(
-        ["--user", "--since", "--like", "--expires", "--to"].iter().all(|flag| flags.contains(&(*flag).to_owned()))
-    );
-    // These wait for what does not come, or go on for ever.
-    let endless = ["events", "mirror wait", "doctor", "audit"];
-    let commands = topics.iter().map(|usage| command_of(usage)).filter(|command| !endless.contains(&command.as_str()));
-    let commands: BTreeSet<String> = commands.chain(more.map(str::to_owned)).collect();
-    assert!(commands.contains("repo create") && commands.contains("user show"), "{commands:?}");
-    let commands: Vec<String> = commands.into_iter().collect();
-    let word = proptest::prop_oneof![
-        proptest::sample::select(vec![
-            "",
-            "-",
-            "--",
-            "-h",
-            "--json",
-            "-x",
-            "--upload-pack=/bin/sh",
-            "docs",
-            "docs.git",
-            "secret",
-            "@all",
-            "%",
-            "HEAD",
-            "set",
-            "rm",
-            "on",
-            "off",
-            "status",
-            "../../etc/passwd",
-            "/etc/passwd",
-            "a/../b",
-            ".git",
-            "~",
-            "docs\0x",
-            "a\nb",
-            "\r",
-            "\x1b[2J",
-            "\u{202e}abc",
-            "$(id)",
-            "`id`",
-            "';id;'",
-            "*",
-            "refs/heads/main",
-            "refs/heads/..",
-            "refs/heads/a b",
-            "00000000",
-            "ffff",
-            "gitmesh-admin",
-            "READERS",
-            "--like",
-            "@staff",
-            "+",
-            "9999999999999999999",
-            "\u{feff}docs",
-        ])
-        .prop_map(str::to_owned),
-        proptest::sample::select(flags.clone()),
-        (proptest::sample::select(flags), "\\PC{0,12}").prop_map(|(flag, value)| format!("{flag}={value}")),
-        "20[0-9]{2}-[0-9]{1,2}-[0-9]{1,3}|-?[0-9]{1,20}[smhd]?",
-        "\\PC{0,12}",
-        "-{1,2}[a-z]{1,6}",
-        proptest::strategy::Just("x".repeat(20_000)),
-    ];
-    let input = proptest::prop_oneof![
-        proptest::strategy::Just("docs\n\0\n".to_owned()),
-        "[ -~\n\t]{0,60}",
-        "\\PC{0,60}",
-        "(READERS|WRITERS|docs|secret|ssh-ed25519 AAAA|\n| |@all|\u{0}|\u{1b}){0,12}",
-    ];
-    let lines = (proptest::sample::select(commands.clone()), proptest::collection::vec(word, 0..5), input);
-    let config = proptest::test_runner::Config { cases: 1000, failure_persistence: None, ..Default::default() };
-    let mut runner = proptest::test_runner::TestRunner::new_with_rng(config, rng(1));
-    let turn = std::cell::Cell::new(0);
-    let played = runner.run(&lines, |(command, words, input)| {
-        let mut line: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-        line.extend(words);
-        turn.set(turn.get() + 1);
-        if turn.get() % 8 > 0 {
-            let code = by_socket(&node, &line, &input);
-            proptest::prop_assert!(code.is_some_and(|code| code != 70), "seed {seed}: {line:?} < {input:?}: {code:?}");
-            return Ok(());
-        }
-        let typed: Vec<String> = line.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
-        let typed = typed.join(" ");
-        // What no client can send.
-        if typed.contains('\0') || typed.len() > 100_000 {
-            return Ok(());
-        }
-        let file = erin.dir().join("typed");
-        fs::write(&file, &input).unwrap();
-        let mut command = connection.command(&[&typed]);
-        command.stdin(fs::File::open(&file).unwrap());
-        let answer = Running::start(command).end();
-        let told = format!("seed {seed}: {line:?} < {input:?}: {answer:?}");
-        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{told}");
-        // What she typed herself may come back to her.
-        let hers = line.iter().any(|word| word.contains("secret")) || input.contains("secret");
-        proptest::prop_assert!(hers || !answer.stdout.contains("secret"), "{told}");
-        Ok(())
-    });
-    played.unwrap();
-
-    // Bytes that are no text.
-    let bytes = proptest::collection::vec(1_u8..=255, 0..40);
-    let any = (proptest::sample::select(commands), bytes);
-    let config = proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() };
-    runner = proptest::test_runner::TestRunner::new_with_rng(config, rng(2));
-    let played = runner.run(&any, |(command, bytes)| {
-        let mut ssh = connection.command(&[]);
-        ssh.arg(std::ffi::OsString::from_vec([command.as_bytes(), b" ", &bytes].concat()));
-        let answer = Answer::of(ssh);
-        let told = format!("seed {seed}: {command} {bytes:?}: {answer:?}");
-        proptest::prop_assert!(answer.code.is_some_and(|code| code != 70), "{told}");
-        proptest::prop_assert!(!answer.stdout.contains("secret"), "{told}");
-        Ok(())
-    });
-    played.unwrap();
-    assert!(node.is_running());
-    assert_eq!(fs::read_dir(world.dir()).unwrap().count(), outside, "something was made outside");
-    let ours = [".gitolite.down", "gl-motd", "trash"];
-    let new: Vec<String> = names().difference(&before).filter(|name| !ours.contains(&name.as_str())).cloned().collect();
-    assert!(new.is_empty(), "{new:?}");
-    for repo in fs::read_dir(node.data().join("repositories")).unwrap() {
-        let name = repo.unwrap().file_name().to_string_lossy().into_owned();
-        assert!(name.ends_with(".git") || ["pub", ".disk"].contains(&name.as_str()), "{name}");
-    }
 }
 
 /// Every command with its arguments, as `help` lists them.
@@ -604,22 +312,6 @@ fn forms_of(usage: &str) -> Vec<String> {
         return vec![command];
     };
     choices.into_iter().map(|choice| format!("{noun} {choice}")).collect()
-}
-
-/// The exit code of a command that comes by the control socket, where words may hold anything.
-fn by_socket(node: &Node, words: &[String], input: &str) -> Option<i64> {
-    use std::io::{BufRead as _, Write as _};
-    let mut stream = std::os::unix::net::UnixStream::connect(node.data().join("control.sock")).unwrap();
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
-    let ask = serde_json::json!({ "version": 1, "ask": { "CommandWithInput": { "words": words, "input": input } } });
-    stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
-    for line in std::io::BufReader::new(stream).lines() {
-        let answer: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-        if let Some(code) = answer.get("Exit") {
-            return code.as_i64();
-        }
-    }
-    None
 }
 
 /// What people have over SSH, the machine's own user has as `gitmesh COMMAND`, in the same words.
