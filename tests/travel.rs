@@ -159,7 +159,8 @@ fn texts_beside_a_repository_travel_so_that_a_copy_that_becomes_the_master_knows
     local("desc testing Ours");
     pair.there.restore();
     eventually("the texts on the copy", || {
-        ["README.html", "gl-motd"].iter().all(|name| file(&pair.one, name) == file(&pair.two, name))
+        // One file after the other.
+        ["README.html", "gl-motd", ".gitolite.down"].iter().all(|name| file(&pair.one, name) == file(&pair.two, name))
     });
     assert_eq!((there(".gitolite.down"), there("gl-motd").as_deref()), (None, Some("Freeze until Monday.\n")));
     alice.ls_remote(&pair.two, "testing").says("Freeze until Monday.");
