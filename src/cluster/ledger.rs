@@ -306,6 +306,9 @@ impl Masters {
         if verdict == Verdict::Same {
             if before != said {
                 self.remember(peer, said, &known)?;
+            } else if known.suspects.contains_key(peer) {
+                // What was suspect came late, after what it says now.
+                self.0.known.write().unwrap_or_else(PoisonError::into_inner).suspects.remove(peer);
             }
             return Ok((said.clone(), verdict));
         }
@@ -382,5 +385,31 @@ impl Inner {
     fn write_own(&self, known: &Known) -> io::Result<()> {
         let doubt = known.doubt.as_ref().map_or_else(String::new, |why| format!("{DOUBT}{why}\n"));
         (self.write)(&self.repositories, OWN, &format!("{}\n{doubt}", known.own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_said_of_its_disk_and_came_late_does_not_count_for_long() {
+        let (dir, name) = (tempfile::tempdir().unwrap(), |name: &str| HostName::new(name).unwrap());
+        let masters = Masters::open(&name("s2"), Files::all_in(dir.path()), |_, _, _| Ok(())).unwrap();
+        let disk = |id: &str, count: u64, former: &[&str]| {
+            let former = former.iter().map(|id| id.repeat(16)).collect();
+            Disk { id: id.repeat(16), count, run: "0".repeat(16), former }
+        };
+        let said = |disk: &Disk| {
+            let verdict = masters.meet(&name("s1"), disk).unwrap().1;
+            (verdict, masters.suspects(&name("s1")))
+        };
+        let (restored, renamed) = (disk("a", 3, &[]), disk("b", 3, &["a"]));
+        assert_eq!(said(&disk("a", 5, &[])), (Verdict::Same, None));
+        assert_eq!(said(&restored), (Verdict::Older, Some(Verdict::Older)));
+        assert_eq!(said(&renamed), (Verdict::Same, None));
+        // From before it took a new id, on a slower way.
+        assert_eq!(said(&restored), (Verdict::Other, Some(Verdict::Other)));
+        assert_eq!(said(&renamed), (Verdict::Same, None));
     }
 }
