@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{PrivateKey, SigningKey};
 
-use crate::world::{KeyKind, World};
+use crate::world::{Answer, KeyKind, World};
 
 const TYPE: &str = "sk-ssh-ed25519@openssh.com";
 /// Somebody has touched it (OpenSSH, PROTOCOL.u2f).
@@ -65,7 +65,9 @@ impl Token {
             let answer = match request[0] {
                 11 => [&[12, 0, 0, 0, 1][..], &string(&self.blob()), &string(b"token")].concat(),
                 13 => {
-                    let data = &request[1 + 4 + self.blob().len()..];
+                    // Under the key, or under a certificate of it.
+                    let key = u32::from_be_bytes(request[1..5].try_into().unwrap()) as usize;
+                    let data = &request[1 + 4 + key..];
                     let length = u32::from_be_bytes(data[..4].try_into().unwrap()) as usize;
                     [&[14][..], &string(&self.sign(&data[4..4 + length]))].concat()
                 }
@@ -164,4 +166,27 @@ fn a_signature_with_sha_1_is_refused() {
     let refused = login(None);
     assert!(refused.contains("with SHA-1, which is too weak") && refused.contains(&bob.fingerprint()), "{refused}");
     assert!(node.log().contains("with SHA-1"), "{}", node.log());
+}
+
+#[test]
+fn a_certificate_for_a_security_key_logs_in() {
+    let world = World::new();
+    let (node, bob, ca) = (world.prepare("server1"), world.actor("bob"), world.actor("ca"));
+    std::fs::write(node.data().join("user-ca.pub"), ca.key_line()).unwrap();
+    node.set("user_ca", "\"user-ca.pub\"");
+    node.start();
+    let (public, socket) = (world.dir().join("token.pub"), world.dir().join("agent"));
+    std::fs::write(&public, Token::new(1).line()).unwrap();
+    let mut keygen = world.command("ssh-keygen");
+    keygen.args(["-q", "-I", "desk", "-n", "bob", "-s"]).arg(ca.public_key().with_extension("")).arg(&public);
+    Answer::of(keygen).succeeds();
+    Token::new(1).plug_in(&socket);
+    let agent = format!("IdentityAgent={}", socket.display());
+    let certificate = format!("CertificateFile={}", public.with_file_name("token-cert.pub").display());
+    let whoami = |more: &[&str]| {
+        let options = ["-o", &agent, "-o", "IdentitiesOnly=no"];
+        bob.ssh_with(&[&options[..], more, &["git@server1", "whoami"]].concat())
+    };
+    whoami(&[]).refused_by("none of the keys").says(TYPE);
+    whoami(&["-o", &certificate]).succeeds().says("user: bob").says("certificate: \"desk\"");
 }
