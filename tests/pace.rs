@@ -19,7 +19,8 @@ impl Tampered {
         let dir = world.dir().join("tampered");
         fs::create_dir(&dir).unwrap();
         let script = format!(
-            "#!/bin/sh\nd={}\nif [ -e $d/hold-$1 ]; then : > $d/held; while [ -e $d/hold-$1 ]; do sleep 0.02; done; fi\n\
+            "#!/bin/sh\nd={}\nfor h in hold-$1 hold-$1-${{GIT_DIR##*/}}; do\n\
+             if [ -e $d/$h ]; then : > $d/held; while [ -e $d/$h ]; do sleep 0.02; done; fi\ndone\n\
              if [ -e $d/fail-$1 ] && rm $d/fail-$1; then echo broken >&2; exit 1; fi\n\
              nice >> $d/nice-$1\nexec git \"$@\"\n",
             dir.display()
@@ -32,6 +33,7 @@ impl Tampered {
         Self { dir }
     }
 
+    /// The program alone, or `PROGRAM-NAME.git` for the one that works in that repository.
     fn hold(&self, program: &str) {
         fs::write(self.dir.join(format!("hold-{program}")), "").unwrap();
     }
@@ -226,6 +228,51 @@ fn a_git_that_takes_nothing_holds_up_no_other_connection() {
     git.release("index-pack");
     push.end().succeeds();
     assert_eq!(node.oid("testing", "refs/heads/main"), Some(pushed));
+}
+
+#[test]
+fn a_git_that_takes_nothing_holds_up_nothing_else_between_two_nodes() {
+    let world = World::new();
+    let rules = |names: &str, master: &str, copy: &str| {
+        let options = "option mirror.redirectOK = all\n";
+        format!(
+            "repo {names}\n    RW+ = @all\n    option mirror.master = {master}\n    option mirror.copies = {copy}\n    {options}"
+        )
+    };
+    let pair =
+        world.pair_with(&(rules("stuck testing large", "server1", "server2") + &rules("theirs", "server2", "server1")));
+    pair.two.stop();
+    let git = Tampered::of(&world, &pair.two);
+    let alice = world.alice();
+    let [stuck, small, large, theirs] =
+        ["stuck", "testing", "large", "theirs"].map(|repo| alice.clone_of(&pair.one, repo));
+    small.commit("a", "a");
+    small.push(&["HEAD:main"]).succeeds();
+    pair.in_step("testing");
+    let pushed = stuck.commit_random("big", 24 << 20);
+    git.hold("index-pack-stuck.git");
+    let (dialled, carried) = (pair.there.dialled(), pair.there.carried());
+    stuck.push(&["HEAD:main"]).succeeds();
+    eventually("git to be held up", || git.is_held());
+    // What the other node's queue, and a git that runs, would take without more ado.
+    eventually("a part of the pack to be there", || pair.there.carried() > carried + (4 << 20));
+    for n in 0..5 {
+        small.commit("a", n.to_string());
+        small.push(&["HEAD:main"]).succeeds();
+        pair.in_step("testing");
+        theirs.commit("a", n.to_string());
+        theirs.push(&["HEAD:main"]).succeeds();
+        pair.one.gitmesh(&["peer", "ping", "server2"]).succeeds();
+    }
+    large.commit_random("big", 12 << 20);
+    large.push(&["HEAD:main"]).succeeds();
+    pair.in_step("large");
+    assert_eq!(pair.there.dialled(), dialled, "all of it over the link that carries the stuck pack");
+    assert!(pair.two.refs("stuck").is_empty());
+    git.release("index-pack-stuck.git");
+    pair.in_step("stuck");
+    assert_eq!(pair.two.oid("stuck", "refs/heads/main"), Some(pushed));
+    assert_eq!(pair.there.dialled(), dialled);
 }
 
 #[test]

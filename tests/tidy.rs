@@ -96,6 +96,17 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("cli/init.rs", ".git path", "the admin repository is made before there is a daemon with a store"),
     ("cli/peer.rs", ".git path", "the admin repository is read past the daemon, which may not run"),
     ("daemon/mod.rs", "russh::", "the composition root reads the node's key and hands it to both rooms that speak SSH"),
+    ("ssh/mod.rs", "peer::ahead", "how much of a push a node is ahead of is one protocol, with peer at its other end"),
+    (
+        "ssh/session.rs",
+        "peer::ahead",
+        "how much of a push a node is ahead of is one protocol, with peer at its other end",
+    ),
+    (
+        "ssh/taken.rs",
+        "peer::ahead",
+        "how much of a push a node is ahead of is one protocol, with peer at its other end",
+    ),
     ("git/changes.rs", "git2::", "the third part of git/objects.rs: what a push brings"),
     ("git/odb.rs", "git2::", "the second half of git/objects.rs, split off for its length"),
     ("git/upstream.rs", "git2::", "a clone's upstream branch, asked by 'gitmesh check' and by nothing of the server"),

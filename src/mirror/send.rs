@@ -36,8 +36,8 @@ const STDERR_MAX: u64 = 4096;
 const EXCLUSIONS_MIN: usize = 2_000;
 /// … and so many for each reference that it updates.
 const EXCLUSIONS_EACH: usize = 100;
-/// Bytes of commands or pack handed on at once.
-const CHUNK: usize = 64 << 10;
+/// Bytes of commands or pack handed on at once: one packet to a node of the mesh.
+const CHUNK: usize = 65_535;
 
 /// Why a push did not make the replica equal.
 #[derive(Debug, thiserror::Error)]
@@ -435,13 +435,15 @@ async fn write_pack(
         Ok::<_, std::io::Error>(())
     };
     let copying = async {
-        let (mut buffer, mut total) = (vec![0; CHUNK], 0);
+        let (mut buffer, mut total) = (Vec::with_capacity(CHUNK), 0);
         loop {
-            let n = pack.read(&mut buffer).await?;
+            // git writes 8 KiB at once, and a node bounds the packets that are on their way.
+            buffer.clear();
+            let n = (&mut pack).take(CHUNK as u64).read_to_end(&mut buffer).await?;
             if n == 0 {
                 return Ok::<_, std::io::Error>(total);
             }
-            output.write_all(&buffer[..n]).await?;
+            output.write_all(&buffer).await?;
             total += n as u64;
         }
     };

@@ -7,9 +7,10 @@
 //! receiver (russh ignores the failed send) and take the data in [`Handler::data`], into a buffer of our own for each
 //! channel. A pipe whose reader falls [`UNREAD_MAX`](super::pipe::UNREAD_MAX) behind is failed alone.
 //!
-//! russh's server has the same two properties: a door that answers peers and leaves a channel's queue full (git is slow
-//! to take a large pack) delays all others of that link meanwhile. A link on which a channel cannot be opened in time
-//! is therefore retired, not cut, and the next pipe gets a new one.
+//! russh's server has the same two properties, and a session there may be slow to take what it is sent: git and a large
+//! pack on a disk that stands still. Our door therefore tells what is taken, and a pipe never fills its queue (see
+//! [`super::ahead`]). A link on which a channel cannot be opened in time is retired, not cut: keep-alives decide whether
+//! it is dead, and the next pipe gets a new one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::pipe::{Pipe, Stream};
-use super::{LinkError, Peer};
+use super::{LinkError, Peer, ahead};
 
 /// To reach the peer's port, and again to shake hands and log in.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,7 +198,11 @@ fn config(peer: &Peer) -> client::Config {
         key.sort_by_key(|a| !same(a));
     }
     client::Config {
-        client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-gitmesh_", env!("CARGO_PKG_VERSION")))),
+        client_id: SshId::Standard(Cow::Owned(format!(
+            "SSH-2.0-gitmesh_{}{}",
+            env!("CARGO_PKG_VERSION"),
+            ahead::UNDERSTOOD
+        ))),
         window_size: WINDOW,
         maximum_packet_size: PACKET_MAX,
         // The queue is not used, and the peer's confirmation is its only message.
@@ -352,9 +357,12 @@ impl Handler for Client {
         Ok(())
     }
 
-    async fn extended_data(&mut self, id: ChannelId, _: u32, data: &[u8], _: &mut Session) -> Result<(), Self::Error> {
+    async fn extended_data(&mut self, id: ChannelId, of: u32, data: &[u8], _: &mut Session) -> Result<(), Self::Error> {
         if let Some(stream) = self.channels.get(id) {
-            stream.receive_stderr(data);
+            match of {
+                ahead::TAKEN => stream.taken(data),
+                _ => stream.receive_stderr(data),
+            }
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 //!
 //! Promises: the peer's key is the one we hold for it, never trusted on first use; a dead link is noticed (keep-alives,
 //! and a deadline on every wait); when it dies every pipe on it fails, and the next [`Links::run`] dials again;
-//! callers who want the same peer at once share one dial and its failure; a pipe that nobody reads delays no other.
+//! callers who want the same peer at once share one dial and its failure; a pipe that nobody reads, here or there, delays
+//! no other.
 //! Never: decides anything, retries on its own, or reads what it carries.
 
+pub mod ahead;
 mod ask;
 mod link;
 mod pipe;

@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::LinkError;
+use super::ahead::Ahead;
 use super::link::Held;
 use crate::model::HostName;
 
@@ -66,7 +67,7 @@ impl AsyncRead for PipeReader {
     }
 }
 
-/// The command's standard input. Shutting it down sends end of file.
+/// The command's standard input, never far ahead of what the command has taken. Shutting it down sends end of file.
 pub struct PipeWriter {
     stream: Arc<Stream>,
     /// russh's own writer, which keeps to the channel's window. It never learns that a channel is gone, so ours looks
@@ -77,11 +78,13 @@ pub struct PipeWriter {
 
 impl AsyncWrite for PipeWriter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.check_writable(cx)?;
+        ready!(self.stream.poll_writable(cx))?;
         if buf.is_empty() {
             return Poll::Ready(Ok(0)); // russh calls an empty write an error
         }
-        self.inner.as_mut().poll_write(cx, buf)
+        let written = ready!(self.inner.as_mut().poll_write(cx, buf))?;
+        self.stream.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,6 +109,7 @@ pub(super) struct Stream {
 struct Arrived {
     unread: VecDeque<u8>,
     stderr: Vec<u8>,
+    ahead: Ahead,
     exit: Option<u32>,
     end_of_data: bool,
     closed: bool,
@@ -157,6 +161,22 @@ impl Stream {
         let mut arrived = self.lock();
         let room = STDERR_MAX.saturating_sub(arrived.stderr.len()).min(data.len());
         arrived.stderr.extend_from_slice(&data[..room]);
+    }
+
+    /// The peer tells what its command has taken of what was sent.
+    pub(super) fn taken(&self, data: &[u8]) {
+        let mut arrived = self.lock();
+        arrived.ahead.hear(data);
+        if !arrived.ahead.is_full()
+            && let Some(waker) = arrived.writer.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// What goes out with one write is one packet.
+    fn sent(&self, bytes: usize) {
+        self.lock().ahead.send(bytes);
     }
 
     pub(super) fn end_of_data(&self) {
@@ -213,16 +233,16 @@ impl Stream {
         Poll::Pending
     }
 
-    fn check_writable(&self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut arrived = self.lock();
         if let Some(why) = &arrived.failure {
-            return Err(io::Error::new(io::ErrorKind::ConnectionReset, self.error(why)));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, self.error(why))));
         }
         if arrived.closed {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, self.error("the command has ended")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, self.error("the command has ended"))));
         }
         arrived.writer = Some(cx.waker().clone());
-        Ok(())
+        if arrived.ahead.is_full() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_finished(&self, cx: &mut Context<'_>) -> Poll<Finished> {

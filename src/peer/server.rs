@@ -52,6 +52,7 @@ impl TestPeer {
                 keys: vec![host_key],
                 auth_rejection_time: Duration::ZERO,
                 window_size: 1 << 20,
+                channel_buffer_size: super::ahead::QUEUE,
                 ..Default::default()
             }),
             command,

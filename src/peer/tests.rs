@@ -93,6 +93,51 @@ async fn a_channel_that_nobody_reads_delays_no_other_and_is_failed_alone() {
 }
 
 #[tokio::test]
+async fn a_command_that_takes_nothing_holds_up_its_own_pipe_alone() {
+    const LENGTH: usize = 32 << 20;
+    let (begin, begun) = watch::channel(false);
+    let plain = commands();
+    let command: Command = Arc::new(move |exec, mut channel| {
+        if exec != "hold" {
+            return plain(exec, channel);
+        }
+        let mut begun = begun.clone();
+        Box::pin(async move {
+            channel.extended_data_bytes(ahead::TAKEN, ahead::word(0)).await.expect("told");
+            channel.data_bytes(&b"!"[..]).await.expect("told");
+            begun.wait_for(|begun| *begun).await.expect("the test goes on");
+            let mut taken = 0;
+            while let Some(message) = channel.wait().await {
+                let russh::ChannelMsg::Data { data } = message else { continue };
+                taken += data.len();
+                channel.extended_data_bytes(ahead::TAKEN, ahead::word(taken as u64)).await.expect("told");
+                if taken == LENGTH {
+                    return 0;
+                }
+            }
+            1
+        })
+    });
+    let server = TestPeer::start(command).await;
+    let (links, _peers) = server.links();
+    let mut held = links.run(&server2(), "hold").await.expect("runs");
+    held.reader.read_exact(&mut [0]).await.expect("it has begun");
+    let all = vec![b'x'; LENGTH];
+    {
+        let mut writing = std::pin::pin!(held.writer.write_all(&all));
+        let sent = timeout(Duration::from_millis(500), &mut writing).await;
+        assert!(sent.is_err(), "{LENGTH} bytes were sent to a command that takes nothing");
+        for n in 0..3 {
+            assert_eq!(output(&links, &format!("echo {n}")).await, n.to_string());
+        }
+        begin.send_replace(true);
+        timeout(SOON, writing).await.expect("in time").expect("written");
+    }
+    assert_eq!(timeout(SOON, held.finish()).await.expect("in time").exit, Some(0));
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_broken_link_fails_its_pipes_and_the_next_run_dials_again() {
     let mut server = TestPeer::start(commands()).await;
     let (links, _peers) = server.links();

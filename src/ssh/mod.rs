@@ -13,6 +13,7 @@ mod login;
 mod places;
 mod quickack;
 mod session;
+mod taken;
 mod waiting;
 
 use std::borrow::Cow;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::Control;
+use crate::peer::ahead;
 use crate::transfer::Transfer;
 pub use config::{Config, Listen};
 use places::{Crowd, Places};
@@ -329,8 +331,9 @@ fn protocol(config: &Config, identity: PrivateKey, ciphers: &[cipher::Name]) -> 
         keys: vec![identity],
         window_size: WINDOW,
         maximum_packet_size: PACKET,
-        // Messages that a session has not read yet; one has 32 KiB from OpenSSH, and what russh takes, 256, from others.
-        channel_buffer_size: 64,
+        // Packets that a session has not read yet; one has 32 KiB from OpenSSH. When it is full the connection stands still,
+        // which nodes know how to avoid.
+        channel_buffer_size: ahead::QUEUE,
         // Packets on their way to one client. Encrypting them in batches is a tenth faster than one by one, but nobody
         // else has the processor meanwhile: half a mebibyte is half a millisecond.
         event_buffer_size: 8,

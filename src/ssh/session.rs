@@ -18,6 +18,7 @@ use super::Shared;
 use super::alive::Alive;
 use super::command::{self, Forwarded, Order};
 use super::places::Member;
+use super::taken::{Counted, telling};
 use super::waiting::Seat;
 use crate::admin::{Denial, Invited};
 use crate::audit::{Kind, Outcome, Record};
@@ -25,6 +26,7 @@ use crate::control::{Live, at_a_terminal, reads_input};
 use crate::git::{pktline, service::Service};
 use crate::model::{Actor, Voucher};
 use crate::observe::metrics;
+use crate::peer::ahead;
 use crate::transfer::{Request, Streams, Via};
 
 /// Channels of one connection; OpenSSH's default is 10 (sshd_config(5), MaxSessions).
@@ -64,6 +66,14 @@ struct Opened {
     protocol: Option<String>,
     /// A terminal was asked for and refused.
     terminal: bool,
+}
+
+/// A channel at work.
+struct Line<'a> {
+    channel: Channel<Msg>,
+    over: &'a CancellationToken,
+    /// Who is at its other end wants to know what is taken of a push.
+    counts: bool,
 }
 
 /// What is said of a key whose client would sign with SHA-1.
@@ -189,6 +199,7 @@ impl Session {
         // A node's link takes all that was written before it hears that we end; OpenSSH needs time for that.
         let seat = (!matches!(actor, Actor::Node(_))).then(|| self.seat.clone());
         let over = self.over(id);
+        let counts = ahead::understands(connection.remote_sshid());
         self.shared.sessions.spawn(async move {
             let _over = over.clone().drop_guard();
             let channel = if terminal { told(channel, &over, NO_TERMINAL).await } else { channel };
@@ -196,7 +207,7 @@ impl Session {
                 Order::Command(words) if terminal => Order::Command(at_a_terminal(words)),
                 order => order,
             };
-            work(&shared, channel, &over, actor, order, protocol, from).await;
+            work(&shared, Line { channel, over: &over, counts }, actor, order, protocol, from).await;
             if let Some(seat) = seat {
                 seat.session_ended();
             }
@@ -214,15 +225,8 @@ async fn told(channel: Channel<Msg>, over: &CancellationToken, text: &str) -> Ch
     channel
 }
 
-async fn work(
-    shared: &Shared,
-    channel: Channel<Msg>,
-    over: &CancellationToken,
-    actor: Actor,
-    order: Order,
-    protocol: Option<String>,
-    from: String,
-) {
+async fn work(shared: &Shared, line: Line<'_>, actor: Actor, order: Order, protocol: Option<String>, from: String) {
+    let Line { channel, over, counts } = line;
     let (mut reader, writer) = channel.split();
     let request = |service, repo, mirror| Request {
         actor: actor.clone(),
@@ -251,12 +255,14 @@ async fn work(
                 }
                 _ => unreachable!("matched above"),
             };
+            let (input, taken) = Counted::new(reader.make_reader());
             let streams = Streams {
-                input: Box::pin(reader.make_reader()),
+                input: Box::pin(input),
                 output: Alive::new(Box::pin(writer.make_writer()), over),
                 errors: Alive::new(Box::pin(writer.make_writer_ext(Some(1))), over),
             };
-            shared.transfer.serve(request, streams).await
+            let serving = shared.transfer.serve(request, streams);
+            if counts { telling(&writer, taken, serving).await } else { serving.await }
         }
         Order::Command(words) => {
             let (live, mut said) = Live::channel();

@@ -19,8 +19,8 @@ use crate::git::service::Service;
 use crate::model::{Actor, HostName, RepoName, Voucher};
 use crate::peer::{Finished, Pipe, PipeReader, PipeWriter};
 
-/// Read at once from either side.
-const CHUNK: usize = 64 << 10;
+/// Read at once from either side: one packet to a node.
+const CHUNK: usize = 65_535;
 /// A push on which nothing moves for so long, either way, is given up; git itself says something every few seconds.
 const SILENCE: Duration = Duration::from_secs(600);
 /// How long the master may take to close the session after its last byte.
@@ -207,7 +207,7 @@ async fn carry<R: Input, W: Output, E: Output>(mut pipe: Pipe, streams: &mut Str
 async fn up(input: &mut impl Input, writer: &mut PipeWriter, progress: &Progress) {
     let mut buffer = vec![0; CHUNK];
     // At the end the user has said all, or is gone; either way the master reads the end and judges what it has.
-    while let Ok(n @ 1..) = input.read(&mut buffer).await {
+    while let Ok(n @ 1..) = read_ready(input, &mut buffer).await {
         progress.up.fetch_add(n as u64, Ordering::Relaxed);
         if writer.write_all(&buffer[..n]).await.is_err() {
             progress.cut_short.store(true, Ordering::Relaxed);
@@ -218,6 +218,24 @@ async fn up(input: &mut impl Input, writer: &mut PipeWriter, progress: &Progress
         tracing::debug!(%error, "the end of a carried push could not be told");
     }
     std::future::pending::<()>().await;
+}
+
+/// Waits for something, and takes what else is there already: a user's packets are small, and the link bounds how many are
+/// on their way.
+async fn read_ready(input: &mut impl Input, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut n = input.read(buffer).await?;
+    while 0 < n && n < buffer.len() {
+        tokio::select! {
+            biased;
+            // The end, or what went wrong, is met again by the next read.
+            more = input.read(&mut buffer[n..]) => match more {
+                Ok(more @ 1..) => n += more,
+                _ => break,
+            },
+            () = std::future::ready(()) => break,
+        }
+    }
+    Ok(n)
 }
 
 async fn down(reader: &mut PipeReader, output: &mut impl Output, progress: &Progress) -> io::Result<()> {

@@ -52,7 +52,7 @@ const KEEP_ALIVE_PACKET: &[u8] = b"0005\x02";
 const BULK_OBJECTS: u32 = 1000;
 const BULK_BYTES: u64 = 8 << 20;
 /// A git that takes nothing of a pack for so long is stuck. What the client sends meanwhile is held for it, and when
-/// that is full the whole connection stands still, so the wait has an end.
+/// that is full a user's whole connection stands still, so the wait has an end.
 const STUCK: std::time::Duration = std::time::Duration::from_secs(300);
 /// Of what a failing git says, so much is told.
 const WORDS_MAX: usize = 64 << 10;
