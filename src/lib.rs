@@ -17,7 +17,7 @@
 //!     ─────────────────────────────────────
 //!  1  git/   policy/  hook/                       git's processes and formats │ the rule language │ git's question
 //!     ─────────────────────────────────────
-//!  0  model/  observe/  audit/  durable  parallel    shared words │ logs │ fsync and rename │ several cores
+//!  0  model/  observe/  audit/  durable  parallel shared words │ logs │ fsync and rename │ several cores
 //! ```
 //!
 //! # A push, step by step
