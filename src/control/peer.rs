@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Control, Reply};
-use crate::admin::{Address, Admin, DataDir, Introduction, Invitations, Invited, News};
+use crate::admin::{Address, Admin, DataDir, Denial, Introduction, Invitations, Invited, News};
 use crate::git::service::{from_word, to_word};
 use crate::model::{Actor, HostName, RepoName};
 use crate::peer::{LinkError, Links};
@@ -152,6 +152,10 @@ pub async fn greet(links: &Links, me: &HostName, peer: &HostName) -> Result<Hear
     if line == format!("Hello {me}, I am {peer}") {
         let took_us = u64::try_from(said.took.as_micros()).unwrap_or(u64::MAX);
         return Ok(Heard { line, took_us });
+    }
+    if said.err.contains(Denial::LOGIN) {
+        // A link from before it was removed there, which is about to be closed.
+        return Err(Unheard { why: format!("{peer} does not know the key of {me} any more"), kind: Kind::Refused });
     }
     let said: String = format!("{line} {}", said.err).chars().filter(|c| !c.is_control()).take(300).collect();
     let why = format!(
