@@ -113,7 +113,7 @@ impl Cluster {
         self.write_orders(repos, by, |_| epoch)
     }
 
-    /// Looks what the configuration makes of the promotions (see [`super::masters`]), writes that down, and returns the
+    /// Looks what the configuration makes of the promotions (see `cluster::masters`), writes that down, and returns the
     /// orders that follow. Blocks.
     pub fn review(&self) -> io::Result<Vec<(RepoName, Promotion)>> {
         let (table, ended) = (self.masters.table(), self.masters.ended());

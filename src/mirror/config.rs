@@ -23,7 +23,7 @@ pub struct Config {
     /// … up to this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
-    /// A push in which nothing moves for so long is stopped; see [`super::patience`].
+    /// A push in which nothing moves for so long is stopped; see `mirror::patience`.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// Every so often all copies are compared with their masters, although nothing was pushed.
