@@ -117,6 +117,47 @@ fn clones_of_one_state_share_a_pack() {
 }
 
 #[test]
+fn a_clone_is_sent_the_stored_pack_when_that_holds_nothing_else() {
+    let world = World::new();
+    let node = world.node("server1");
+    let alice = world.alice();
+    let work = alice.clone_of(&node, "testing");
+    work.commit_random("large", 9_000_000);
+    work.git(&["tag", "-a", "-m", "one", "v1"]).succeeds();
+    work.push(&["HEAD:main", "v1"]).succeeds();
+    alice.ssh(&node, "repo gc testing").succeeds();
+    let url = alice.url(&node, "testing");
+    let made = || node.metrics("gitmesh_git_process_duration_seconds_count{program=\"pack-objects\"}");
+    let sound = |name: &str, version: &str| {
+        alice.git(&["-c", version, "clone", "-q", "--no-local", &url, name]).succeeds();
+        let found = alice.checkout(name);
+        found.git(&["fsck", "--strict", "--connectivity-only"]).succeeds();
+        assert_eq!(found.oid("HEAD"), work.oid("HEAD"), "{name}");
+        found
+    };
+    sound("first", "protocol.version=2");
+    sound("first-of-old", "protocol.version=0");
+    assert_eq!(made(), 0.0, "git made no pack");
+    // What came since is made, and sent behind it.
+    work.commit("more", "more\n");
+    work.push(&["HEAD:main"]).succeeds();
+    sound("second", "protocol.version=2").git(&["fsck", "--strict"]).succeeds();
+    eventually("one small pack", || made() == 1.0);
+    // What nobody reaches any more lies in the pack still, and goes to nobody.
+    work.git(&["checkout", "-q", "-b", "secret"]).succeeds();
+    let secret = work.commit("secret", "secret\n");
+    work.push(&["secret"]).succeeds();
+    work.git(&["checkout", "-q", "-"]).succeeds();
+    alice.ssh(&node, "repo gc testing").succeeds();
+    work.push(&[":secret"]).succeeds();
+    let without = sound("third", "protocol.version=2");
+    without.git(&["cat-file", "-e", &secret]).fails();
+    // Less than everything is asked for.
+    alice.git(&["clone", "-q", "--single-branch", "--no-tags", &url, "narrow"]).succeeds();
+    assert!(alice.checkout("narrow").git(&["tag"]).succeeds().stdout.is_empty());
+}
+
+#[test]
 fn what_is_not_there_is_refused_in_gits_words() {
     let world = World::new();
     let node = world.node("server1");

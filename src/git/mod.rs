@@ -18,6 +18,7 @@ pub mod receive;
 pub mod ref_state;
 pub mod refs;
 pub mod service;
+pub mod stored;
 pub mod upstream;
 
 pub mod objects;

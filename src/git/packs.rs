@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use super::process::{SILENT, Serving};
+use super::stored::Completed;
 
 /// A second request within this time makes the pack worth keeping.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -57,10 +58,16 @@ struct Entry {
 
 /// One pack, whole or growing.
 pub struct Pack {
-    file: File,
+    body: Body,
     grown: watch::Receiver<Grown>,
     /// Bytes that it may come to; counted against the limit until it is whole.
     expected: u64,
+}
+
+enum Body {
+    File(File),
+    /// What the repository stores, and what that lacks.
+    Stored(Arc<Completed>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +85,11 @@ impl Packs {
             _ => std::fs::create_dir_all(&dir)?,
         }
         Ok(Self(Arc::new(Inner { dir, limit, table: Mutex::default() })))
+    }
+
+    /// Whether there was such a request lately.
+    pub fn knows(&self, key: Key) -> bool {
+        self.lock().get(&key).is_some_and(|entry| entry.last.elapsed() < AGAIN)
     }
 
     /// What to do about a request that would make a pack of about `expected` bytes.
@@ -119,7 +131,7 @@ impl Packs {
         // Without a name, the file goes with its last reader, however the daemon ends.
         std::fs::remove_file(&path)?;
         let (sender, grown) = watch::channel(Grown::Part(0));
-        let pack = Arc::new(Pack { file: file.try_clone()?, grown, expected });
+        let pack = Arc::new(Pack { body: Body::File(file.try_clone()?), grown, expected });
         table.insert(key, Entry { last: Instant::now(), pack: Some(pack.clone()) });
         Ok((Filling { file, sender, packs: self.clone(), key, most: self.0.limit }, pack))
     }
@@ -231,6 +243,24 @@ impl Drop for Filling {
 }
 
 impl Pack {
+    /// A pack that takes no room of its own. Its sum is found out while it is read already.
+    pub fn stored(completed: Completed) -> Arc<Self> {
+        let (sender, grown) = watch::channel(Grown::Part(completed.body()));
+        let completed = Arc::new(completed);
+        let adding = completed.clone();
+        tokio::task::spawn_blocking(move || {
+            let added = adding.add_up(|| !sender.is_closed());
+            sender.send_replace(match added {
+                Ok(()) => Grown::Whole(adding.size()),
+                Err(error) => {
+                    tracing::warn!(%error, "a stored pack cannot be read");
+                    Grown::Failed
+                }
+            });
+        });
+        Arc::new(Self { body: Body::Stored(completed), grown, expected: 0 })
+    }
+
     fn size(&self) -> u64 {
         match *self.grown.borrow() {
             Grown::Whole(size) => size,
@@ -263,7 +293,10 @@ impl Pack {
 
     /// Fills `buffer` from `at`. Blocks.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, at)
+        match &self.body {
+            Body::File(file) => file.read_exact_at(buffer, at),
+            Body::Stored(completed) => completed.read_at(buffer, at),
+        }
     }
 }
 

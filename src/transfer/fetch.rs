@@ -11,20 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::listing::{Item, list};
-use super::looked::{Looked, look, size_of_packs};
+use super::looked::size_of_packs;
 use super::relay::Movement;
 use super::request::{Input, Output, Streams};
 use super::sending::Sending;
 use super::turns::Turn;
 use super::{Refusal, Request, Transfer, exit_code};
 use crate::admin::Denial;
-use crate::git::packs::{Pack, Use};
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::{SILENT, Serving};
-use crate::git::protocol::{self, Advertisement, Asked, Clone, LsRefs, Version};
+use crate::git::protocol::{self, Advertisement, Asked, LsRefs, Version};
 use crate::git::service::Service;
 use crate::observe::metrics;
 use crate::repo::Repo;
@@ -32,25 +30,23 @@ use crate::repo::Repo;
 /// A request that is longer is not collected but streamed to git; ten thousand `have` lines fit.
 const REQUEST_MAX: usize = 1 << 20;
 /// Bytes of a pack handed to the channel at once.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 /// A client that hears nothing for so long while a pack is prepared gets an empty packet, as from git
 /// (uploadpack.keepAlive).
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_PACKET: &[u8] = b"0005\x01";
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+pub(super) const KEEP_ALIVE_PACKET: &[u8] = b"0005\x01";
 /// Packs of a repository from which on its clones wait for a turn, in bytes. They do not give way beside that:
 /// to be done sooner leaves small questions more than a low priority does (scripts/fairness, 1.9 against 2.4).
-const LARGE: u64 = 8 << 20;
+pub(super) const LARGE: u64 = 8 << 20;
 /// The longest wait for a turn at making a pack.
 const TURN: Duration = Duration::from_secs(600);
-/// The longest wait for a turn at sending one that is made already.
-const TURN_TO_SEND: Duration = Duration::from_secs(20);
 /// After so long, the client is told what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The line before a pack (gitprotocol-v2(5), fetch).
 const PACKFILE: &[u8] = b"000dpackfile\n";
 
 /// Why a session ends early.
-enum Stop {
+pub(super) enum Stop {
     /// The client is gone, or does not speak the protocol.
     Client(String),
     Ours(Refusal),
@@ -101,12 +97,12 @@ impl Transfer {
     }
 }
 
-struct Session<'a, R, W, E> {
-    transfer: &'a Transfer,
+pub(super) struct Session<'a, R, W, E> {
+    pub(super) transfer: &'a Transfer,
     request: &'a Request,
-    repo: &'a Repo,
+    pub(super) repo: &'a Repo,
     input: Reader<R>,
-    output: W,
+    pub(super) output: W,
     errors: E,
 }
 
@@ -227,7 +223,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     }
 
     /// Waits until it is this client's turn to have a large pack made.
-    async fn turn(&mut self, size: u64, words: Option<bool>) -> Result<Option<Turn>, Refusal> {
+    pub(super) async fn turn(&mut self, size: u64, words: Option<bool>) -> Result<Option<Turn>, Refusal> {
         if size < LARGE {
             return Ok(None);
         }
@@ -242,7 +238,11 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
 
     /// A turn, unless it takes too long. A client whose answer is multiplexed already hears from us meanwhile, in
     /// `words` if it wants any.
-    async fn wait_for_turn(&mut self, words: Option<bool>, longest: Duration) -> Result<Option<Turn>, Refusal> {
+    pub(super) async fn wait_for_turn(
+        &mut self,
+        words: Option<bool>,
+        longest: Duration,
+    ) -> Result<Option<Turn>, Refusal> {
         let begun = Instant::now();
         let mut place = match self.transfer.turns.ask(&self.request.actor.to_string()) {
             Ok(turn) => return Ok(Some(turn)),
@@ -342,193 +342,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
         Ok(exit_code(git.child.wait().await?))
     }
 
-    /// Sends everything that the wants reach; `None`, with nothing said yet, when git has to say why it cannot be.
-    async fn clone(&mut self, asked: Clone, head: &[u8]) -> Result<Option<u32>, Stop> {
-        let begun = Instant::now();
-        let (dir, name) = (self.repo.dir().to_owned(), self.repo.name.clone());
-        let looking = tokio::task::spawn_blocking(move || look(&dir, name.as_str(), asked));
-        let looked = looking.await.map_err(|error| self.internal(&error))?;
-        let Ok(Some(looked)) = looked else { return Ok(None) };
-        self.output.write_all(head).await?;
-        // From here on the client takes nothing but packets of a pack, so a refusal is one too.
-        let why = match self.send(&looked, begun).await {
-            Ok(Sent::Whole) => {
-                self.output.write_all(pktline::FLUSH).await?;
-                return Ok(Some(0));
-            }
-            Ok(Sent::Nothing(why) | Sent::Part(why)) => {
-                tracing::warn!(why, repo = %self.repo.name, "a pack broke off");
-                Denial::coded(Denial::INTERNAL, "the pack could not be made")
-            }
-            Err(Stop::Ours(Refusal(why))) => why,
-            Err(stop) => return Err(stop),
-        };
-        let mut last = Vec::new();
-        pktline::multiplex(&mut last, 3, format!("gitmesh: {why}\n").as_bytes());
-        self.output.write_all(&last).await?;
-        Ok(Some(128))
-    }
-
-    /// Sends the pack: one that others read too, or one for this client alone.
-    async fn send(&mut self, looked: &Looked, begun: Instant) -> Result<Sent, Stop> {
-        let Looked { asked, key, expected } = looked;
-        let pack = match self.transfer.packs.request(*key, *expected) {
-            Use::Read(pack) if *expected < LARGE => Some((pack, None)),
-            Use::Read(pack) => {
-                let turn = if self.begins(&pack).await? {
-                    self.wait_for_turn(Some(asked.progress), TURN_TO_SEND).await.map_err(Stop::Ours)?
-                } else {
-                    None
-                };
-                Some((pack, turn.map(Arc::new)))
-            }
-            Use::Fill(filling, pack) => {
-                let (git, permit, turn) = self.start(asked, *expected, false).await?;
-                let turn = turn.map(Arc::new);
-                let makes = turn.clone();
-                // On its own, so that it goes on for the others when this client leaves.
-                tokio::spawn(async move {
-                    filling.fill(git).await;
-                    drop((permit, makes));
-                });
-                Some((pack, turn))
-            }
-            Use::Alone => None,
-        };
-        if let Some((pack, turn)) = pack {
-            match self.send_shared(pack, Sending::new(turn), begun).await? {
-                // What went wrong for somebody else need not do so for this one.
-                Sent::Nothing(why) => tracing::debug!(why, repo = %self.repo.name, "a shared pack failed"),
-                sent => return Ok(sent),
-            }
-        }
-        let (git, _permit, turn) = self.start(asked, *expected, asked.progress).await?;
-        self.send_own(git, turn, begun).await
-    }
-
-    /// Waits for the first bytes of a pack that is made for somebody else; false when it could not be made. Without a
-    /// turn: those who only wait would keep one from whoever makes it.
-    async fn begins(&mut self, pack: &Pack) -> Result<bool, Stop> {
-        loop {
-            match tokio::time::timeout(KEEP_ALIVE, pack.ready(0)).await {
-                Ok(ready) => return Ok(ready.is_ok()),
-                Err(_) => self.output.write_all(KEEP_ALIVE_PACKET).await?,
-            }
-        }
-    }
-
-    /// Starts git on the pack when there is room for it. Of one that many read, nobody is shown the progress.
-    async fn start(
-        &mut self,
-        asked: &Clone,
-        expected: u64,
-        progress: bool,
-    ) -> Result<(Serving, OwnedSemaphorePermit, Option<Turn>), Stop> {
-        let turn = self.turn(expected, Some(asked.progress)).await.map_err(Stop::Ours)?;
-        let mut arguments = vec!["--revs", "--stdout", if progress { "--progress" } else { "-q" }];
-        let options = [(asked.ofs_delta, "--delta-base-offset"), (asked.include_tag, "--include-tag")];
-        arguments.extend(options.iter().filter(|(wanted, _)| *wanted).map(|(_, argument)| argument));
-        let permit = self.transfer.permit().await.map_err(Stop::Ours)?;
-        let mut git = self.transfer.git.pack(self.repo.dir(), &arguments).map_err(|error| self.internal(&error))?;
-        feed(&mut git, &protocol::revisions(&asked.wants)).await?;
-        Ok((git, permit, turn))
-    }
-
-    /// Sends what git makes for this client alone, with its progress.
-    async fn send_own(&mut self, mut git: Serving, turn: Option<Turn>, begun: Instant) -> Result<Sent, Stop> {
-        let (Some(mut stdout), Some(mut stderr)) = (git.child.stdout.take(), git.child.stderr.take()) else {
-            unreachable!("all three streams are piped");
-        };
-        let (mut preparing, mut sending) = (Some(turn), Sending::new(None));
-        let (mut pack, mut words, mut out) = (vec![0; CHUNK], vec![0; 4096], Vec::with_capacity(CHUNK + 64));
-        let (mut packing, mut talking) = (true, true);
-        let mut said = String::new();
-        let mut heard = Instant::now();
-        while packing || talking {
-            out.clear();
-            tokio::select! {
-                n = stdout.read(&mut pack), if packing => match n? {
-                    0 => packing = false,
-                    n => {
-                        if let Some(turn) = preparing.take() {
-                            metrics::FIRST_PACK_BYTE.since(begun);
-                            sending = Sending::new(turn.map(Arc::new));
-                        }
-                        pktline::multiplex(&mut out, 1, &pack[..n]);
-                    }
-                },
-                n = stderr.read(&mut words), if talking => match n? {
-                    0 => talking = false,
-                    n => {
-                        pktline::multiplex(&mut out, 2, &words[..n]);
-                        said = String::from_utf8_lossy(&words[..n]).trim().to_owned();
-                    }
-                },
-                () = tokio::time::sleep(KEEP_ALIVE) => out.extend_from_slice(KEEP_ALIVE_PACKET),
-            }
-            if out != KEEP_ALIVE_PACKET {
-                heard = Instant::now();
-            } else if heard.elapsed() > SILENT {
-                let why = "git pack-objects has said nothing for too long".to_owned();
-                return Ok(if preparing.is_some() { Sent::Nothing(why) } else { Sent::Part(why) });
-            }
-            if !out.is_empty() {
-                sending.write(&mut self.output, &out).await?;
-            }
-        }
-        let status = git.child.wait().await?;
-        let why = || format!("git pack-objects: {status}: {said}");
-        Ok(match (status.success(), preparing) {
-            (true, _) => Sent::Whole,
-            (false, Some(_)) => Sent::Nothing(why()),
-            (false, None) => Sent::Part(why()),
-        })
-    }
-
-    /// Sends a pack that others read too, while it grows. One piece is read while the one before it is sent.
-    async fn send_shared(&mut self, pack: Arc<Pack>, mut sending: Sending, begun: Instant) -> Result<Sent, Stop> {
-        let broken = |sent, error: io::Error| match sent {
-            0 => Sent::Nothing(error.to_string()),
-            _ => Sent::Part(error.to_string()),
-        };
-        let (mut at, mut sent, mut piece, mut buffers) = (0, 0, Vec::new(), (Vec::new(), Vec::new()));
-        loop {
-            let more = usize::try_from(pack.at_hand(at)).unwrap_or(CHUNK).min(CHUNK);
-            let framed = (more > 0).then(|| {
-                let (reading, (mut raw, mut packets)) = (pack.clone(), std::mem::take(&mut buffers));
-                tokio::task::spawn_blocking(move || {
-                    raw.resize(more, 0);
-                    reading.read_at(&mut raw, at)?;
-                    packets.clear();
-                    pktline::multiplex(&mut packets, 1, &raw);
-                    Ok::<_, io::Error>((raw, packets))
-                })
-            });
-            if at > sent {
-                if sent == 0 {
-                    metrics::FIRST_PACK_BYTE.since(begun);
-                }
-                sending.write(&mut self.output, &piece).await?;
-                sent = at;
-            }
-            let Some(framed) = framed else {
-                match tokio::time::timeout(KEEP_ALIVE, sending.waits(pack.ready(at))).await {
-                    Err(_) => self.output.write_all(KEEP_ALIVE_PACKET).await?,
-                    Ok(Err(error)) => return Ok(broken(sent, error)),
-                    Ok(Ok(0)) => return Ok(Sent::Whole),
-                    Ok(Ok(_)) => {}
-                }
-                continue;
-            };
-            match framed.await.map_err(io::Error::other).and_then(|framed| framed) {
-                Ok((raw, packets)) => buffers = (raw, std::mem::replace(&mut piece, packets)),
-                Err(error) => return Ok(broken(sent, error)),
-            }
-            at += more as u64;
-        }
-    }
-
-    fn internal(&self, error: &dyn std::fmt::Display) -> Stop {
+    pub(super) fn internal(&self, error: &dyn std::fmt::Display) -> Stop {
         Stop::Ours(Refusal(self.transfer.internal(error)))
     }
 }
@@ -544,26 +358,10 @@ fn append(asked: &mut Vec<u8>, packet: Packet<'_>) -> bool {
     packet == Packet::Flush
 }
 
-/// Gives git its input. One that has ended already needs none, and its status will tell why.
-async fn feed(git: &mut Serving, input: &[u8]) -> io::Result<()> {
-    let mut stdin = git.child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    match stdin.write_all(input).await {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// How much of what the client still says is for git.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum More {
     Nothing,
     ToFlush,
     ToEnd,
-}
-
-/// How far a pack got, and why not further.
-enum Sent {
-    Whole,
-    Nothing(String),
-    Part(String),
 }

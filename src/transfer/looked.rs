@@ -16,6 +16,8 @@ pub(super) struct Looked {
     pub(super) key: Key,
     /// Bytes that the pack may come to.
     pub(super) expected: u64,
+    /// Whether every tag is among the wants; not looked at when tags do not come along.
+    pub(super) tags: bool,
 }
 
 /// Looks whether all is there that is wanted, and names the pack. Blocks.
@@ -33,15 +35,17 @@ pub(super) fn look(
     let mut hash = Sha256::new();
     hash.update(format!("{name}\n{} {}\n", asked.ofs_delta, asked.include_tag));
     hash.update(protocol::revisions(&wants));
+    let mut tags = true;
     if asked.include_tag {
         let prefixes = [b"refs/tags/".to_vec()];
         Snapshot::read(dir, &prefixes)?.list(&prefixes, |tag| {
             hash.update(tag.oid);
+            tags &= protocol::oid(&tag.oid).is_some_and(|oid| wants.binary_search(&oid).is_ok());
             Ok(())
         })?;
     }
     let expected = size_of_packs(dir)?;
-    Ok(Some(Looked { asked: Clone { wants, ..asked }, key: hash.finalize().into(), expected }))
+    Ok(Some(Looked { asked: Clone { wants, ..asked }, key: hash.finalize().into(), expected, tags }))
 }
 
 /// Bytes of all packs of a repository. Blocks.

@@ -4,6 +4,7 @@
 //! in one place. A refusal before git's protocol starts is one `ERR` packet line (gitprotocol-pack(5)), which git
 //! prints as it is. Never: a door's library, the grammar of commands, a rule.
 
+mod clone;
 mod configuration;
 mod etag;
 mod fetch;
