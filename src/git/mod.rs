@@ -8,6 +8,7 @@ mod config;
 pub mod etag;
 pub mod fork;
 pub mod fsck;
+pub mod loose;
 pub mod odb;
 pub mod packed;
 pub mod packs;

@@ -37,6 +37,12 @@ impl Peeler {
         oid.and_then(header).is_some_and(|(_, kind)| kind == git2::ObjectType::Commit)
     }
 
+    /// Whether there is such an object.
+    pub fn is_there(&self, oid: &Hex) -> bool {
+        let oid = std::str::from_utf8(oid).ok().and_then(|text| git2::Oid::from_str(text).ok());
+        oid.is_some_and(|oid| self.0.odb().is_ok_and(|odb| odb.exists(oid)))
+    }
+
     /// The object that a tag object leads to in the end; `None` for what is no tag, and for what cannot be read.
     pub fn peel(&self, oid: &Hex) -> Option<Hex> {
         let oid = git2::Oid::from_str(std::str::from_utf8(oid).ok()?).ok()?;

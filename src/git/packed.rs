@@ -40,7 +40,7 @@ pub fn is_left_over(lock: &Path) -> bool {
 
 /// Locks that are held; what is dropped is given back.
 #[derive(Default)]
-struct Locks(Vec<PathBuf>);
+pub(super) struct Locks(Vec<PathBuf>);
 
 impl Drop for Locks {
     fn drop(&mut self) {
@@ -54,7 +54,7 @@ impl Drop for Locks {
 
 impl Locks {
     /// `false` if somebody else holds it, or if a reference is where a folder has to be.
-    fn take(&mut self, path: PathBuf) -> io::Result<bool> {
+    pub(super) fn take(&mut self, path: PathBuf) -> io::Result<bool> {
         let create = || OpenOptions::new().write(true).create_new(true).open(&path);
         let made = create().or_else(|error| match path.parent() {
             Some(folder) if error.kind() == io::ErrorKind::NotFound => {
@@ -136,7 +136,7 @@ fn parents(name: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Reflogs are git's to write; bare repositories have none, unless somebody wants them.
-fn keeps_reflogs(dir: &Path) -> io::Result<bool> {
+pub(super) fn keeps_reflogs(dir: &Path) -> io::Result<bool> {
     let config = std::fs::read_to_string(dir.join("config"))?;
     Ok(config.to_ascii_lowercase().contains("logallrefupdates"))
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::git::packed;
+use crate::git::{loose, packed};
 
 /// git holds a lock for milliseconds; the packed-refs lock of a repository of a million references for seconds.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -48,7 +48,11 @@ pub fn find_stale_locks(dir: &Path, now: SystemTime) -> io::Result<Vec<PathBuf>>
 
 fn is_stale(path: &Path, about: &Metadata, now: SystemTime) -> io::Result<bool> {
     // What is written under a lock is as stale as that.
-    let lock = if path.ends_with(UNFINISHED) { path.with_extension("lock") } else { path.to_owned() };
+    let lock = match path.with_extension("") {
+        _ if path.ends_with(UNFINISHED) => path.with_extension("lock"),
+        lock if lock.extension().is_some_and(|e| e == "lock") => lock,
+        _ => path.to_owned(),
+    };
     Ok(now.duration_since(about.modified()?).unwrap_or_default() >= STALE_AFTER || packed::is_left_over(&lock))
 }
 
@@ -59,7 +63,7 @@ pub fn remove_stale_locks_of<'a>(
     now: SystemTime,
 ) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
-    let locks = names.chain(["HEAD", "packed-refs"]).map(|name| format!("{name}.lock"));
+    let locks = names.chain(["HEAD", "packed-refs"]).flat_map(|name| [loose::unfinished(name), format!("{name}.lock")]);
     for name in std::iter::once(UNFINISHED.to_owned()).chain(locks) {
         let path = dir.join(name);
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };

@@ -12,6 +12,7 @@ mod forward;
 mod fresh;
 mod listing;
 mod looked;
+mod moving;
 mod noted;
 mod program;
 mod push;

@@ -1,8 +1,8 @@
 //! Pushes: git-receive-pack's part of the conversation, played here.
 //!
 //! What git does in one process and three hooks is a story in this file: offer the references, take the commands, let
-//! git-index-pack(1) check the pack in quarantine, see that nothing is missing, judge, let git-update-ref(1) move the
-//! references in one transaction, report, tell what follows. Judging and what comes after are the functions that the
+//! git-index-pack(1) check the pack in quarantine, see that nothing is missing, judge, move the references
+//! (`moving`), report, tell what follows. Judging and what comes after are the functions that the
 //! hooks call for a push by path, without hooks between. Signed and shallow pushes, other object formats, repositories
 //! with settings of their own about pushes, and a site that has hooks of its own are git's: it takes the conversation
 //! over, or has it from the start.
@@ -25,12 +25,10 @@ use super::{Refusal, Request, Transfer, exit_code};
 use crate::admin::Denial;
 use crate::durable;
 use crate::git::etag::Look;
-use crate::git::packed;
 use crate::git::pktline::{self, Packet, PktError, Reader};
 use crate::git::process::Serving;
 use crate::git::protocol::{self, Advertisement, Version};
 use crate::git::receive::{self, Asked, Push};
-use crate::git::refs::Snapshot;
 use crate::model::{Oid, RefUpdate};
 use crate::observe::metrics;
 use crate::repo::{Quarantine, Repo};
@@ -95,7 +93,7 @@ impl<W: Output, E: Output> Client<'_, W, E> {
     }
 
     /// Awaits work, with a sign of life now and then.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
@@ -389,88 +387,6 @@ impl Transfer {
         released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
         Ok(missing)
     }
-
-    /// Moves the references, all in one transaction; when that fails and the push is not atomic, those that can be.
-    pub(super) async fn move_references<W: Output, E: Output>(
-        &self,
-        request: &Request,
-        repo: &Repo,
-        updates: Vec<RefUpdate>,
-        atomic: bool,
-        client: &mut Client<'_, W, E>,
-    ) -> Vec<(RefUpdate, Option<String>)> {
-        let (mut moved, mut asked) = (Vec::new(), Vec::new());
-        let (dir, deletes) = (repo.dir().to_owned(), updates.iter().any(|update| update.new.is_zero()));
-        let head = match tokio::task::spawn_blocking(move || Snapshot::read(&dir, &[])?.head()).await {
-            Ok(Ok(Some(crate::git::refs::Head::Branch(name, _)))) if deletes && request.mirror.is_none() => Some(name),
-            _ => None,
-        };
-        for update in updates {
-            if update.new.is_zero() && head.as_deref() == Some(update.name.as_str().as_bytes()) {
-                moved.push((update, Some(git_says("deletion of the current branch prohibited"))));
-            } else if update.new.is_zero() && update.old.is_zero() {
-                client.say(format!("warning: {} is not there\n", update.name).as_bytes()).await;
-                moved.push((update, None));
-            } else {
-                asked.push(update);
-            }
-        }
-        if atomic && moved.iter().any(|(_, failure)| failure.is_some()) {
-            moved.extend(asked.into_iter().map(|update| (update, Some(git_says("atomic push failure")))));
-            return moved;
-        }
-        if asked.len() >= packed::MANY {
-            let (dir, many) = (repo.dir().to_owned(), asked.clone());
-            let written = tokio::task::spawn_blocking(move || packed::create_many(&dir, &many));
-            match client.meanwhile(written).await.map_err(io::Error::other).and_then(|written| written) {
-                Ok(true) => {
-                    moved.extend(asked.into_iter().map(|update| (update, None)));
-                    return moved;
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, repo = %repo.name, "packed-refs cannot be written; git is asked"),
-            }
-        }
-        let committer = [
-            ("GIT_COMMITTER_NAME", request.actor.to_string()),
-            ("GIT_COMMITTER_EMAIL", format!("{}@{}", self.realm.live().address.user, self.cluster.host())),
-        ];
-        // Halves of what failed, first half first: references are moved in the order in which they came.
-        let mut todo = vec![asked];
-        while let Some(part) = todo.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            let input = receive::transaction(&part);
-            let arguments = ["update-ref", "--stdin", "-m", "push"];
-            let started = durable::at("transfer.refs", repo.dir());
-            let done = match started.and_then(|()| self.git.start(repo.dir(), &arguments, &committer)) {
-                Ok(git) if part.len() == 1 || atomic => run(git, input.as_bytes(), client).await,
-                Ok(git) => {
-                    // The words of a larger part would come again with the smaller ones.
-                    let (output, errors) = (&mut tokio::io::sink(), &mut tokio::io::sink());
-                    run(git, input.as_bytes(), &mut Client { output, errors, banded: false, there: false }).await
-                }
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(true) => moved.extend(part.into_iter().map(|update| (update, None))),
-                Ok(false) if part.len() > 1 && !atomic => {
-                    let mut first = part;
-                    let second = first.split_off(first.len() / 2);
-                    todo.extend([second, first]);
-                }
-                Ok(false) => {
-                    moved.extend(part.into_iter().map(|update| (update, Some(git_says("failed to update ref")))))
-                }
-                Err(error) => {
-                    let why = self.internal(&error);
-                    moved.extend(part.into_iter().map(|update| (update, Some(why.clone()))));
-                }
-            }
-        }
-        moved
-    }
 }
 
 /// Collects frames up to a flush; false when they are more than `most` bytes.
@@ -497,7 +413,7 @@ pub(super) async fn collect<R: AsyncRead + Unpin>(
 }
 
 /// git's words about a push, with their code: a status line has no room for a cure.
-fn git_says(words: &str) -> String {
+pub(super) fn git_says(words: &str) -> String {
     format!("{words} [{}]", Denial::GIT)
 }
 

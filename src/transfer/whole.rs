@@ -35,14 +35,18 @@ impl Transfer {
         let mut new: Vec<Oid> = new.collect();
         new.sort_unstable();
         new.dedup();
+        // What the repository borrows from is told of its references by a process of its own; in quarantine the repository
+        // itself would be asked so.
+        let borrows = repo.dir().join("objects/info/alternates").exists();
         let all = ["rev-list", "--objects", "--quiet", "--stdin", "--not", "--all", "--alternate-refs"];
+        let all = &all[..if borrows { all.len() } else { all.len() - 1 }];
         let (arguments, known) = if large {
             let (dir, updates) = (repo.dir().to_owned(), push.updates.clone());
             let some = tokio::task::spawn_blocking(move || some_values(&dir, &updates)).await;
             let some = some.map_err(|error| self.internal(&error))?.map_err(|error| self.internal(&error))?;
             (&all[..4], some.iter().map(|oid| format!("^{oid}\n")).collect())
         } else {
-            (&all[..], String::new())
+            (all, String::new())
         };
         let (mut missing, mut todo) = (HashSet::new(), vec![new]);
         while let Some(mut part) = todo.pop().filter(|part| !part.is_empty()) {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Acts, Case, Ends, Goes, Refused, act, play, trashed};
-use crate::world::{Actor, Checkout, Node, World};
+use crate::world::{Actor, Checkout, Node, World, eventually};
 
 pub(super) const CASES: &[Case] = &[
     Case("repo.quarantine.rename", "push", Refused),
@@ -11,6 +11,10 @@ pub(super) const CASES: &[Case] = &[
     Case("transfer.refs", "push", Refused),
     Case("transfer.landed", "push", Ends),
     Case("transfer.refs", "delete", Refused),
+    Case("git.loose.sync", "push on", Goes),
+    Case("git.loose.rename", "push on", Goes),
+    Case("git.loose.dir", "push on", Goes),
+    Case("git.loose.dir", "delete", Goes),
     Case("git.packed.sync", "push many", Goes),
     Case("git.packed.rename", "push many", Goes),
     Case("git.packed.dir", "push many", Goes),
@@ -75,6 +79,18 @@ pub(super) fn pushes<'a>(node: &'a Node, work: &'a Checkout, acts: &mut Acts<'a>
         move |n| node.oid("testing", &format!("refs/heads/b{n}")) == Some(work.oid(&format!("b{n}"))),
     );
     acts.insert("push", push);
+    let on = move |n: usize| node.oid("testing", &format!("refs/heads/on{n}")) == Some(work.oid("HEAD"));
+    let push_on = act(
+        move |n| {
+            work.commit("a", format!("{n}"));
+            work.push(&[&format!("HEAD:refs/heads/on{n}")]).succeeds();
+            eventually("what is pushed on from", || on(n));
+            work.commit("a", format!("{n} and on"));
+        },
+        move |n| work.push(&[&format!("HEAD:refs/heads/on{n}")]),
+        on,
+    );
+    acts.insert("push on", push_on);
     let delete = act(
         move |n| {
             branch(n);

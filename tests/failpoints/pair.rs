@@ -23,6 +23,7 @@ pub(super) const REPLICA: &[Case] = &[
     Case("repo.quarantine.dir", "push", Goes),
     Case("transfer.refs", "push", Goes),
     Case("transfer.landed", "push", Ends),
+    Case("git.loose.rename", "push on", Goes),
     Case("git.packed.rename", "push many", Goes),
     Case("repo.create.sync", "create", Goes),
     Case("repo.create.rename", "create", Goes),
