@@ -65,7 +65,8 @@ pub(super) async fn push(
     report.gone = false;
     // Before the command, which carries HEAD. What lands from here on has marked the pair again.
     let belief = inner.beliefs.take(repo, peer).filter(|_| order == Order::Usual);
-    let ours = read(dir.clone(), belief).await?;
+    let pushed = inner.pushes.offer(repo, peer).filter(|_| order == Order::Usual);
+    let ours = read(dir.clone(), belief).await?.with_pushed(pushed);
     let owned = (inner.world.ownership)(repo).unwrap_or_default();
     let metadata = (inner.world.metadata)(repo);
     let mut repairing = "";

@@ -36,6 +36,7 @@ mod ours;
 mod patience;
 mod pause;
 mod plan;
+mod pushed;
 mod queue;
 mod report;
 mod send;
@@ -73,7 +74,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Place};
 use crate::git::process::Git;
-use crate::model::{HostName, Oid, RefName, RepoName};
+use crate::model::{HostName, Oid, RefName, RefUpdate, RepoName};
 use crate::peer::{LinkError, Links};
 use crate::repo::Store;
 use history::History;
@@ -215,6 +216,7 @@ struct Inner {
     /// Where the keys and tokens of servers outside the mesh are.
     targets: PathBuf,
     beliefs: ours::Beliefs,
+    pushes: pushed::Pushed,
     brought: beside::Brought,
     damage_news: OnceLock<damage::News>,
     left_over: OnceLock<left_over::Source>,
@@ -233,6 +235,11 @@ impl Mirror {
     ) -> std::io::Result<Self> {
         let world = World::new(&cluster, &store);
         Ok(Self { inner: Arc::new(Inner::new(config, world, git, links, state)?), cluster })
+    }
+
+    /// A push landed whole, and `pack` in the repository's store is what it brought. Never blocks.
+    pub fn pushed(&self, repo: &RepoName, updates: Vec<RefUpdate>, pack: PathBuf) {
+        self.inner.pushes.keep(repo, updates, pack);
     }
 
     /// A push landed, so all copies may be behind. Never blocks; a thousand calls are as good as one.
@@ -363,6 +370,7 @@ impl Inner {
             lately: trash::Lately::default(),
             targets: state.with_file_name("targets"),
             beliefs: ours::Beliefs::default(),
+            pushes: pushed::Pushed::default(),
             brought: beside::Brought::default(),
             damage_news: OnceLock::new(),
             left_over: OnceLock::new(),

@@ -6,9 +6,11 @@
 //! the whole list is compared: nothing is ever wrong for long, and nothing is kept over a restart.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::pushed::Offer;
 use crate::git::etag::Look;
 use crate::git::objects::ObjectsError;
 use crate::git::protocol::oid;
@@ -57,6 +59,7 @@ pub struct Ours {
     look: Option<Arc<Look>>,
     /// The etag that the replica told last, and what has changed here since.
     since: Option<(String, Vec<RefUpdate>)>,
+    pushed: Option<Offer>,
 }
 
 enum Refs {
@@ -68,7 +71,7 @@ enum Refs {
 impl From<RefState> for Ours {
     fn from(state: RefState) -> Self {
         let (head, detached) = (state.head.clone(), state.detached.clone());
-        Self { head, detached, refs: Refs::Listed(Arc::new(state)), look: None, since: None }
+        Self { head, detached, refs: Refs::Listed(Arc::new(state)), look: None, since: None, pushed: None }
     }
 }
 
@@ -88,7 +91,25 @@ impl Ours {
             }
             _ => None,
         };
-        Ok(Self { head, detached, refs: Refs::Files(Arc::new(snapshot)), look: Some(Arc::new(look)), since })
+        Ok(Self {
+            head,
+            detached,
+            refs: Refs::Files(Arc::new(snapshot)),
+            look: Some(Arc::new(look)),
+            since,
+            pushed: None,
+        })
+    }
+
+    /// With the last push that came here.
+    pub fn with_pushed(self, pushed: Option<Offer>) -> Self {
+        Self { pushed, ..self }
+    }
+
+    /// The pack that a push has brought here, if that push is what a replica lacks. What a detached HEAD names may have
+    /// to go too, and is in no push. Opens a file.
+    pub fn pushed(&self, lacks: &[RefUpdate]) -> Option<File> {
+        self.pushed.as_ref().filter(|_| self.detached.is_none())?.take(lacks)
     }
 
     /// The word for the exec line: the replica's etag, or the wish to be told one.

@@ -1,10 +1,11 @@
 //! One mirror push: git-receive-pack's protocol, version 0, spoken by us (gitprotocol-pack(5), "Pushing Data To a
-//! Server"), with `git pack-objects` making the pack.
+//! Server"), with the pack that a push has brought, or one that `git pack-objects` makes.
 //!
 //! We speak it ourselves because `git push` would need an ssh command, a remote helper and their processes to reach a
 //! pooled link, and would hide per-ref refusals in text; gitolite reads success out of such text and gets it wrong.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -194,10 +195,11 @@ pub async fn send(
         return Ok(Sent { etag: theirs.etag(), ..Sent::default() });
     }
     let capabilities = theirs.negotiate(&updates, terms.manner)?;
+    let source = Source { git, dir, detached: ours.detached.as_ref(), pushed: ours.pushed(&updates) };
     let (commands, theirs) = (&updates, &theirs);
     let writing = async move {
         let mut paying = Paying { output: &mut output, toll };
-        let written = write_push(&mut paying, git, dir, commands, &capabilities, theirs, ours.detached.as_ref()).await;
+        let written = write_push(&mut paying, source, commands, &capabilities, theirs).await;
         // In any case, and by dropping it too: a replica that waits for the rest of a pack must see that none will
         // come.
         let ended = output.shutdown().await;
@@ -227,10 +229,11 @@ pub async fn create(
     let update = |(name, new): &(RefName, Oid)| RefUpdate { name: name.clone(), old: new.to_zero(), new: new.clone() };
     let updates: Vec<RefUpdate> = refs.iter().map(update).collect();
     let capabilities = theirs.negotiate(&updates, Manner::OneByOne)?;
+    let source = Source { git, dir, detached: None, pushed: None };
     let (commands, theirs) = (&updates, &theirs);
     let writing = async move {
         let mut paying = Paying { output: &mut output, toll: &|_| Duration::ZERO };
-        let written = write_push(&mut paying, git, dir, commands, &capabilities, theirs, None).await;
+        let written = write_push(&mut paying, source, commands, &capabilities, theirs).await;
         let ended = output.shutdown().await;
         written.and_then(|_| Ok(ended?))
     };
@@ -344,15 +347,22 @@ impl<W: AsyncWrite + Unpin> Paying<'_, W> {
     }
 }
 
+/// Where a pack comes from.
+struct Source<'a> {
+    git: &'a Git,
+    dir: &'a Path,
+    detached: Option<&'a Oid>,
+    /// All that the replica lacks, if a push has brought just that.
+    pushed: Option<File>,
+}
+
 /// Commands, and the pack unless there are only deletions. Returns the pack's length in bytes.
 async fn write_push(
     output: &mut Paying<'_, impl AsyncWrite + Unpin>,
-    git: &Git,
-    dir: &Path,
+    source: Source<'_>,
     updates: &[RefUpdate],
     capabilities: &str,
     theirs: &Advertisement,
-    detached: Option<&Oid>,
 ) -> Result<u64, SendError> {
     let mut buffer = Vec::new();
     for (n, RefUpdate { name, old, new }) in updates.iter().enumerate() {
@@ -368,7 +378,31 @@ async fn write_push(
     if updates.iter().all(|u| u.new.is_zero()) {
         return Ok(0);
     }
-    write_pack(output, git, dir, updates, detached, theirs).await
+    match source.pushed {
+        Some(file) => {
+            let mut pack = tokio::fs::File::from_std(file);
+            copy_pack(output, &mut pack).await.map_err(SendError::Io)
+        }
+        None => write_pack(output, source, updates, theirs).await,
+    }
+}
+
+/// Hands on a pack, and returns its length in bytes.
+async fn copy_pack(
+    output: &mut Paying<'_, impl AsyncWrite + Unpin>,
+    pack: &mut (impl AsyncRead + Unpin),
+) -> std::io::Result<u64> {
+    let (mut buffer, mut total) = (Vec::with_capacity(CHUNK), 0);
+    loop {
+        // git writes 8 KiB at once, and a node bounds the packets that are on their way.
+        buffer.clear();
+        let n = (&mut *pack).take(CHUNK as u64).read_to_end(&mut buffer).await?;
+        if n == 0 {
+            return Ok(total);
+        }
+        output.write_all(&buffer).await?;
+        total += n as u64;
+    }
 }
 
 /// Those of `oids` that are in the repository `dir`.
@@ -394,10 +428,8 @@ fn exclusions(updates: &[RefUpdate], theirs: &Advertisement) -> Vec<Oid> {
 
 async fn write_pack(
     output: &mut Paying<'_, impl AsyncWrite + Unpin>,
-    git: &Git,
-    dir: &Path,
+    Source { git, dir, detached, .. }: Source<'_>,
     updates: &[RefUpdate],
-    detached: Option<&Oid>,
     theirs: &Advertisement,
 ) -> Result<u64, SendError> {
     let has: HashSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
@@ -434,19 +466,6 @@ async fn write_pack(
         drop(revs);
         Ok::<_, std::io::Error>(())
     };
-    let copying = async {
-        let (mut buffer, mut total) = (Vec::with_capacity(CHUNK), 0);
-        loop {
-            // git writes 8 KiB at once, and a node bounds the packets that are on their way.
-            buffer.clear();
-            let n = (&mut pack).take(CHUNK as u64).read_to_end(&mut buffer).await?;
-            if n == 0 {
-                return Ok::<_, std::io::Error>(total);
-            }
-            output.write_all(&buffer).await?;
-            total += n as u64;
-        }
-    };
     let complaining = async {
         let mut text = Vec::new();
         let mut stderr = stderr.take(STDERR_MAX);
@@ -459,7 +478,7 @@ async fn write_pack(
     // fails does not, since then git has the better words.
     let (fed, (total, status), complaint) = tokio::try_join!(
         async { Ok(feeding.await) },
-        async { Ok::<_, std::io::Error>((copying.await?, child.wait().await?)) },
+        async { Ok::<_, std::io::Error>((copy_pack(output, &mut pack).await?, child.wait().await?)) },
         async { Ok(complaining.await) },
     )?;
     if !status.success() {

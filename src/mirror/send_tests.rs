@@ -9,10 +9,11 @@ use tempfile::TempDir;
 
 use super::ours::Ours;
 use super::plan::{Obstacle, Order};
+use super::pushed::Pushed;
 use super::send::{Manner, SendError, Sent, Terms, exec_line, send};
 use crate::git::process::Git;
 use crate::git::ref_state::{RefState, read_refs};
-use crate::model::{Epoch, Oid, RefName, RepoName, UserName};
+use crate::model::{Epoch, HostName, Oid, RefName, RefUpdate, RepoName, UserName};
 use crate::repo::{Metadata, Ownership};
 
 const USUAL: Terms = Terms { order: Order::Usual, manner: Manner::Atomic, guard_refs: 50 };
@@ -76,12 +77,16 @@ impl Pair {
 
     async fn push_with(&self, terms: Terms) -> Result<Sent, SendError> {
         let git = Git::new("git".into(), "/dev/null".into());
-        let mut command = git.command(&self.theirs);
+        self.send(&git, &read_refs(&self.ours).expect("readable").into(), terms).await
+    }
+
+    /// `git` is the sender's.
+    async fn send(&self, git: &Git, ours: &Ours, terms: Terms) -> Result<Sent, SendError> {
+        let mut command = Git::new("git".into(), "/dev/null".into()).command(&self.theirs);
         command.args(["receive-pack", "."]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("git receive-pack");
         let (input, output) = (child.stdout.take().expect("piped"), child.stdin.take().expect("piped"));
-        let ours = read_refs(&self.ours).expect("readable").into();
-        let sent = send(input, output, &git, &self.ours, &ours, terms, &|_| Duration::ZERO).await;
+        let sent = send(input, output, git, &self.ours, ours, terms, &|_| Duration::ZERO).await;
         if sent.is_ok() {
             assert!(child.wait().await.expect("ended").success());
         }
@@ -329,4 +334,28 @@ fn exec_lines() {
     assert_eq!(repair, "gitmesh-mirror-receive 'docs/handbook' version=2 epoch=1 keep=lost roles= meta=");
     let silent = exec_line(&repo, Epoch::FIRST, &ours, &none, None, Order::Usual);
     assert_eq!(silent, "gitmesh-mirror-receive 'docs/handbook' version=1 epoch=1 roles=");
+}
+
+#[tokio::test]
+async fn a_push_is_handed_on_as_it_came() {
+    let pair = Pair::new();
+    let first = pair.set("refs/heads/main", &[]);
+    pair.in_step_after().await;
+    let second = pair.set("refs/heads/main", &[&first]);
+    git_in(&pair.ours, &["repack", "-dq"]);
+    let packs = pair.ours.join("objects/pack");
+    let newest = std::fs::read_dir(&packs).expect("listed").map(|entry| entry.expect("an entry").path());
+    let newest = newest.filter(|path| path.extension().is_some_and(|kind| kind == "pack"));
+    let pack = newest.max_by_key(|path| path.metadata().and_then(|about| about.modified()).expect("a time"));
+    let (old, new) = (Oid::parse(&first).expect("an id"), Oid::parse(&second).expect("an id"));
+    let update = RefUpdate { name: RefName::parse("refs/heads/main").expect("a name"), old, new };
+    let (pushes, repo) = (Pushed::default(), RepoName::new("testing").expect("a name"));
+    pushes.keep(&repo, vec![update], pack.expect("a pack"));
+    let offer = pushes.offer(&repo, &HostName::new("server2").expect("a name"));
+    let ours = Ours::from(read_refs(&pair.ours).expect("readable")).with_pushed(offer);
+    // Nothing can be packed.
+    let sent = pair.send(&Git::new("/nonexistent/git".into(), "/dev/null".into()), &ours, USUAL).await.expect("sent");
+    assert!(sent.refs == 1 && sent.pack_bytes > 100, "{sent:?}");
+    git_in(&pair.theirs, &["fsck", "--connectivity-only", "--strict"]);
+    assert_eq!(pair.in_step_after().await, 0);
 }

@@ -50,17 +50,24 @@ impl Quarantine {
         [("GIT_OBJECT_DIRECTORY", own.clone()), ("GIT_ALTERNATE_OBJECT_DIRECTORIES", all), ("GIT_QUARANTINE_PATH", own)]
     }
 
-    /// Gives the packs to the repository. An index comes last, since with it a pack is seen.
-    pub fn release(self) -> io::Result<()> {
+    /// Gives the packs to the repository, and returns where the last of them is. An index comes last, since with it a pack
+    /// is seen.
+    pub fn release(self) -> io::Result<Option<PathBuf>> {
         let (from, to) = (self.path.join("pack"), self.objects.join("pack"));
         std::fs::create_dir_all(&to)?;
         let mut files: Vec<_> =
             std::fs::read_dir(&from)?.map(|entry| entry.map(|e| e.file_name())).collect::<Result<_, _>>()?;
         files.sort_by_key(|name| Path::new(name).extension().is_some_and(|kind| kind == "idx"));
+        let mut pack = None;
         for file in files {
-            durable::rename("repo.quarantine.rename", &from.join(&file), &to.join(&file))?;
+            let there = to.join(&file);
+            durable::rename("repo.quarantine.rename", &from.join(&file), &there)?;
+            if there.extension().is_some_and(|kind| kind == "pack") {
+                pack = Some(there);
+            }
         }
-        durable::sync("repo.quarantine.dir", &to)
+        durable::sync("repo.quarantine.dir", &to)?;
+        Ok(pack)
     }
 }
 

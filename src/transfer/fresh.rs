@@ -67,7 +67,7 @@ impl Transfer {
         };
         client.banded = asked.banded;
         let received = match self.take_pack(request, fresh.repo(), &asked, false, &mut input, &mut client).await {
-            Ok(missing) if missing.is_empty() => {
+            Ok(taken) if taken.missing.is_empty() => {
                 self.place(request, push, damaged, fresh, asked.updates.clone(), &mut client).await
             }
             Ok(_) => Err(Denial::in_short(Denial::GIT, "missing necessary objects")),

@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
@@ -54,6 +54,15 @@ const BULK_BYTES: u64 = 8 << 20;
 const STUCK: std::time::Duration = std::time::Duration::from_secs(300);
 /// Of what a failing git says, so much is told.
 const WORDS_MAX: usize = 64 << 10;
+
+/// What became of a pack.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// The new values that lead to what is not there.
+    pub(super) missing: HashSet<Oid>,
+    /// Where it is now.
+    pack: Option<PathBuf>,
+}
 
 /// How a push ended, for whoever has to tidy up after it.
 pub(super) enum Ended {
@@ -203,7 +212,7 @@ impl Transfer {
         let received = if push.updates.iter().any(|update| !update.new.is_zero()) {
             self.take_pack(request, repo, &push, look.is_some(), input, &mut client).await
         } else {
-            Ok(HashSet::new())
+            Ok(Taken::default())
         };
         Ok(Ended::Code(self.land(entry, request, repo, push, look, received, options, &mut client).await))
     }
@@ -217,7 +226,7 @@ impl Transfer {
         repo: &Repo,
         push: Push,
         look: Option<Look>,
-        received: Result<HashSet<Oid>, String>,
+        received: Result<Taken, String>,
         options: Vec<String>,
         client: &mut Client<'_, W, E>,
     ) -> u32 {
@@ -225,8 +234,8 @@ impl Transfer {
         let mut code = 0;
         let mut results: Vec<(String, Option<String>)> =
             bad.into_iter().map(|(name, why)| (name, Some(why.to_owned()))).collect();
-        if let Ok(missing) = &received {
-            let broken = updates.extract_if(.., |update| missing.contains(&update.new));
+        if let Ok(taken) = &received {
+            let broken = updates.extract_if(.., |update| taken.missing.contains(&update.new));
             results.extend(broken.map(|update| (update.name.to_string(), Some(git_says("missing necessary objects")))));
         }
         let refused = match &received {
@@ -250,6 +259,11 @@ impl Transfer {
             if failure.is_none() {
                 landed.push(update);
             }
+        }
+        if let (true, true, Ok(Taken { pack: Some(pack), .. })) =
+            (request.mirror.is_none(), landed.len() == results.len(), &received)
+        {
+            self.mirror.pushed(&repo.name, landed.clone(), pack.clone());
         }
         metrics::PUSH_REFS.of(&["landed"]).add(landed.len() as u64);
         metrics::PUSH_REFS.of(&["refused"]).add((results.len() - landed.len()) as u64);
@@ -337,8 +351,7 @@ impl Transfer {
         }
     }
 
-    /// Takes the pack into quarantine, checks it, and gives it to the repository. Returns the new values that lead to
-    /// what is not there; the error is for the report.
+    /// Takes the pack into quarantine, checks it, and gives it to the repository. The error is for the report.
     pub(super) async fn take_pack<R: Input, W: Output, E: Output>(
         &self,
         request: &Request,
@@ -347,7 +360,7 @@ impl Transfer {
         large: bool,
         input: &mut Reader<R>,
         client: &mut Client<'_, W, E>,
-    ) -> Result<HashSet<Oid>, String> {
+    ) -> Result<Taken, String> {
         let ours = |error: &dyn std::fmt::Display| self.internal(error).lines().next().unwrap_or_default().to_owned();
         let (ahead, raw) = input.parts();
         let mut stream = (&ahead[..]).chain(raw);
@@ -357,7 +370,8 @@ impl Transfer {
         if objects == 0 {
             let mut trailer = [0; 20];
             stream.read_exact(&mut trailer).await.map_err(|_| git_says("the pack broke off"))?;
-            return self.missing(repo, push, large, &[], false, client).await;
+            let missing = self.missing(repo, push, large, &[], false, client).await?;
+            return Ok(Taken { missing, pack: None });
         }
         let dir = repo.dir().to_owned();
         let quarantine = tokio::task::spawn_blocking(move || Quarantine::new(&dir)).await;
@@ -381,11 +395,11 @@ impl Transfer {
         }
         let missing = self.missing(repo, push, large, &env, objects >= BULK_OBJECTS, client).await?;
         if push.updates.iter().all(|update| update.new.is_zero() || missing.contains(&update.new)) {
-            return Ok(missing);
+            return Ok(Taken { missing, pack: None });
         }
         let released = tokio::task::spawn_blocking(move || quarantine.release()).await;
-        released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
-        Ok(missing)
+        let pack = released.map_err(|error| ours(&error))?.map_err(|error| ours(&error))?;
+        Ok(Taken { missing, pack })
     }
 }
 
