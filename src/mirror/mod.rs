@@ -33,6 +33,7 @@ mod notice;
 mod notify;
 mod orders;
 mod ours;
+mod pack;
 mod patience;
 mod pause;
 mod plan;

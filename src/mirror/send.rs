@@ -4,18 +4,16 @@
 //! We speak it ourselves because `git push` would need an ssh command, a remote helper and their processes to reach a
 //! pooled link, and would hide per-ref refusals in text; gitolite reads success out of such text and gets it wrong.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::ours::Ours;
+use super::pack::{self, CHUNK, EXCLUSIONS_EACH, EXCLUSIONS_MIN, Paying, Source, present};
 use super::plan::{Obstacle, Order, Plan, plan};
 use crate::git::objects::ObjectsError;
-use crate::git::odb;
 use crate::git::pktline::{self, Band, Packet, PktError, Reader};
 use crate::git::process::Git;
 use crate::git::protocol::{ETAG, UNCHANGED};
@@ -31,14 +29,6 @@ const KEEPING_VERSION: u32 = 2;
 const REFS_MAX: usize = 5_000_000;
 /// How much progress text is kept for an error message, in bytes.
 const PROGRESS_MAX: usize = 4096;
-/// How much of `git pack-objects`' stderr is kept, in bytes.
-const STDERR_MAX: u64 = 4096;
-/// Objects of the replica that a push may always exclude from its pack …
-const EXCLUSIONS_MIN: usize = 2_000;
-/// … and so many for each reference that it updates.
-const EXCLUSIONS_EACH: usize = 100;
-/// Bytes of commands or pack handed on at once: one packet to a node of the mesh.
-const CHUNK: usize = 65_535;
 
 /// Why a push did not make the replica equal.
 #[derive(Debug, thiserror::Error)]
@@ -243,15 +233,15 @@ pub async fn create(
 
 /// What the replica has and can.
 #[derive(Debug, Default)]
-struct Advertisement {
-    refs: BTreeMap<RefName, Oid>,
+pub(super) struct Advertisement {
+    pub(super) refs: BTreeMap<RefName, Oid>,
     /// Objects it has besides (`.have`), from repositories it borrows from.
-    haves: Vec<Oid>,
+    pub(super) haves: Vec<Oid>,
     capabilities: BTreeSet<String>,
 }
 
 impl Advertisement {
-    fn can(&self, capability: &str) -> bool {
+    pub(super) fn can(&self, capability: &str) -> bool {
         self.capabilities.contains(capability)
     }
 
@@ -328,34 +318,6 @@ async fn read_advertisement<R: AsyncRead + Unpin>(input: &mut Reader<R>) -> Resu
     }
 }
 
-/// The way to the replica, with its toll.
-struct Paying<'a, W> {
-    output: &'a mut W,
-    toll: Toll<'a>,
-}
-
-impl<W: AsyncWrite + Unpin> Paying<'_, W> {
-    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        for piece in bytes.chunks(CHUNK) {
-            let pause = (self.toll)(piece.len());
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-            }
-            self.output.write_all(piece).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Where a pack comes from.
-struct Source<'a> {
-    git: &'a Git,
-    dir: &'a Path,
-    detached: Option<&'a Oid>,
-    /// All that the replica lacks, if a push has brought just that.
-    pushed: Option<File>,
-}
-
 /// Commands, and the pack unless there are only deletions. Returns the pack's length in bytes.
 async fn write_push(
     output: &mut Paying<'_, impl AsyncWrite + Unpin>,
@@ -378,114 +340,7 @@ async fn write_push(
     if updates.iter().all(|u| u.new.is_zero()) {
         return Ok(0);
     }
-    match source.pushed {
-        Some(file) => {
-            let mut pack = tokio::fs::File::from_std(file);
-            copy_pack(output, &mut pack).await.map_err(SendError::Io)
-        }
-        None => write_pack(output, source, updates, theirs).await,
-    }
-}
-
-/// Hands on a pack, and returns its length in bytes.
-async fn copy_pack(
-    output: &mut Paying<'_, impl AsyncWrite + Unpin>,
-    pack: &mut (impl AsyncRead + Unpin),
-) -> std::io::Result<u64> {
-    let (mut buffer, mut total) = (Vec::with_capacity(CHUNK), 0);
-    loop {
-        // git writes 8 KiB at once, and a node bounds the packets that are on their way.
-        buffer.clear();
-        let n = (&mut *pack).take(CHUNK as u64).read_to_end(&mut buffer).await?;
-        if n == 0 {
-            return Ok(total);
-        }
-        output.write_all(&buffer).await?;
-        total += n as u64;
-    }
-}
-
-/// Those of `oids` that are in the repository `dir`.
-async fn present(dir: &Path, oids: Vec<Oid>) -> Result<Vec<Oid>, ObjectsError> {
-    if oids.is_empty() {
-        return Ok(oids);
-    }
-    let dir = dir.to_owned();
-    let found = tokio::task::spawn_blocking(move || odb::present(&dir, &oids)).await;
-    found.expect("the look-up does not panic, and is not cancelled")
-}
-
-/// Objects that the replica has, for the pack to leave out with all that they lead to: what is replaced, and what its
-/// other references name, as far as that is not too much to read for a small push. More would make no pack wrong, and
-/// fewer make one only larger.
-fn exclusions(updates: &[RefUpdate], theirs: &Advertisement) -> Vec<Oid> {
-    let replaced = updates.iter().map(|update| &update.old).filter(|old| !old.is_zero());
-    let most = EXCLUSIONS_EACH.saturating_mul(updates.len()).max(EXCLUSIONS_MIN);
-    let others = theirs.refs.values().chain(&theirs.haves).take(most);
-    let all: BTreeSet<&Oid> = replaced.chain(others).collect();
-    all.into_iter().cloned().collect()
-}
-
-async fn write_pack(
-    output: &mut Paying<'_, impl AsyncWrite + Unpin>,
-    Source { git, dir, detached, .. }: Source<'_>,
-    updates: &[RefUpdate],
-    theirs: &Advertisement,
-) -> Result<u64, SendError> {
-    let has: HashSet<&Oid> = theirs.refs.values().chain(&theirs.haves).collect();
-    let news = updates.iter().map(|u| &u.new).filter(|new| !new.is_zero());
-    let wanted: BTreeSet<Oid> = news.chain(detached).filter(|new| !has.contains(new)).cloned().collect();
-    // pack-objects stops at an exclusion it does not have; the replica may well have commits that we lack.
-    let shared = present(dir, exclusions(updates, theirs)).await?;
-
-    let mut command = git.command(dir);
-    // --thin and --sparse as `git push` does: the replica completes the pack, and trees it has are not walked.
-    command.args(["pack-objects", "--revs", "--thin", "--sparse", "--stdout", "-q"]);
-    if theirs.can("ofs-delta") {
-        command.arg("--delta-base-offset");
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let (Some(mut revs), Some(mut pack), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        unreachable!("all three streams are piped");
-    };
-    let feeding = async {
-        let mut text = String::new();
-        let lines = wanted.iter().map(|oid| ("", oid)).chain(shared.iter().map(|oid| ("^", oid)));
-        for (mark, oid) in lines {
-            text.push_str(mark);
-            text.push_str(oid.as_str());
-            text.push('\n');
-            if text.len() >= CHUNK {
-                revs.write_all(text.as_bytes()).await?;
-                text.clear();
-            }
-        }
-        revs.write_all(text.as_bytes()).await?;
-        drop(revs);
-        Ok::<_, std::io::Error>(())
-    };
-    let complaining = async {
-        let mut text = Vec::new();
-        let mut stderr = stderr.take(STDERR_MAX);
-        drop(stderr.read_to_end(&mut text).await);
-        // What exceeds the limit is thrown away, lest git block on it.
-        drop(tokio::io::copy(stderr.get_mut(), &mut tokio::io::sink()).await);
-        String::from_utf8_lossy(&text).trim().to_owned()
-    };
-    // A copy that fails (the replica is gone) ends this at once, and git is killed when it is dropped; a feed that
-    // fails does not, since then git has the better words.
-    let (fed, (total, status), complaint) = tokio::try_join!(
-        async { Ok(feeding.await) },
-        async { Ok::<_, std::io::Error>((copy_pack(output, &mut pack).await?, child.wait().await?)) },
-        async { Ok(complaining.await) },
-    )?;
-    if !status.success() {
-        return Err(SendError::Pack(if complaint.is_empty() { status.to_string() } else { complaint }));
-    }
-    fed?;
-    Ok(total)
+    pack::write(output, source, updates, theirs).await
 }
 
 /// Reads to the end; success only if the pack was taken and each update confirmed. Returns the replica's etag.

@@ -359,3 +359,24 @@ async fn a_push_is_handed_on_as_it_came() {
     git_in(&pair.theirs, &["fsck", "--connectivity-only", "--strict"]);
     assert_eq!(pair.in_step_after().await, 0);
 }
+
+#[tokio::test]
+async fn a_first_copy_is_sent_the_stored_pack() {
+    let pair = Pair::new();
+    let large = pair.ours.join("large");
+    let bytes: Vec<u8> = (0..2_000_000).map(|_| rand::random()).collect();
+    std::fs::write(&large, bytes).expect("written");
+    let blob = git_in(&pair.ours, &["hash-object", "-w", "large"]);
+    git_in(&pair.ours, &["update-ref", "refs/tags/large", &blob]);
+    pair.set("refs/heads/main", &[]);
+    git_in(&pair.ours, &["repack", "-adbq"]);
+    // Whoever would make a pack fails.
+    let program = pair.ours.join("only-counts");
+    std::fs::write(&program, "#!/bin/sh\n[ \"$1\" = rev-list ] && exec git \"$@\"\nexit 1\n").expect("written");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("executable");
+    let ours = read_refs(&pair.ours).expect("readable").into();
+    let sent = pair.send(&Git::new(program, "/dev/null".into()), &ours, USUAL).await.expect("sent");
+    assert!(sent.refs == 2 && sent.pack_bytes > 2_000_000, "{sent:?}");
+    git_in(&pair.theirs, &["fsck", "--connectivity-only", "--strict"]);
+    assert_eq!(pair.in_step_after().await, 0);
+}
