@@ -50,6 +50,43 @@ fn every_kind_of_change_arrives() {
 }
 
 #[test]
+fn a_small_push_and_its_mirror_push_are_seen_to_be_whole_without_a_process() {
+    let world = World::new();
+    let pair = pair(&world);
+    let work = world.alice().clone_of(&pair.one, "testing");
+    let asked = "gitmesh_git_process_duration_seconds_count{program=\"rev-list\"}";
+    let asked = || [&pair.one, &pair.two].map(|node| node.metrics(asked));
+    let before = asked();
+    let push = |what: &[&str]| {
+        work.push(what).succeeds();
+        pair.in_step("testing");
+    };
+    let first = work.commit("dir/a", "one");
+    push(&["HEAD:main"]);
+    work.commit("dir/b", "two");
+    work.commit("c", "three");
+    push(&["HEAD:main"]);
+    push(&["HEAD:topic"]);
+    work.git(&["mv", "dir", "moved"]).succeeds();
+    work.git(&["commit", "-q", "-m", "moved"]).succeeds();
+    work.git(&["tag", "-a", "-m", "annotated", "v1"]).succeeds();
+    push(&["HEAD:topic", "v1"]);
+    work.git(&["commit", "-q", "--amend", "-m", "rewritten"]).succeeds();
+    push(&["+HEAD:topic"]);
+    work.git(&["reset", "-q", "--hard", "HEAD^"]).succeeds();
+    work.commit("d", "four");
+    work.git(&["merge", "-q", "--no-ff", "-m", "merge", "origin/topic"]).succeeds();
+    push(&["HEAD:main", ":topic"]);
+    assert_eq!(asked(), before, "git was asked");
+    // What begins further back is git's to look for.
+    work.git(&["checkout", "-q", "-b", "old", &first]).succeeds();
+    work.commit("e", "five");
+    push(&["HEAD:old"]);
+    assert!(asked().iter().zip(before).all(|(now, before)| *now > before), "git was not asked");
+    pair.two.is_sound("testing");
+}
+
+#[test]
 fn head_follows_the_master() {
     let world = World::new();
     let pair = pair(&world);

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::world::{Actor, Node, Running, World, eventually};
+use crate::world::{Actor, Answer, Checkout, Node, Running, World, eventually};
 
 /// A git that can be held up, or made to fail, in one of its programs. It notes the priority that it runs with.
 struct Tampered {
@@ -162,7 +162,7 @@ fn a_shared_pack_that_fails_is_made_anew() {
 }
 
 /// What git-receive-pack answers to a push made by hand.
-fn push_by_hand(alice: &Actor, commands: &[String], pack: &[u8]) -> String {
+fn push_by_hand(alice: &Actor, commands: &[String], pack: &[u8]) -> Answer {
     let mut command = alice.ssh_command(&["git@server1", "git-receive-pack 'testing'"]);
     command.stdin(Stdio::piped());
     let mut push = Running::start(command);
@@ -173,7 +173,14 @@ fn push_by_hand(alice: &Actor, commands: &[String], pack: &[u8]) -> String {
     input.write_all(b"0000").unwrap();
     input.write_all(pack).unwrap();
     drop(input);
-    push.end().stdout
+    push.end()
+}
+
+/// A pack of the objects that are listed, one a line.
+fn pack_by_hand(alice: &Actor, work: &Checkout, objects: &str) -> Vec<u8> {
+    fs::write(work.dir.join("objects"), objects).unwrap();
+    let mut pack = alice.git_command(&work.dir, &["pack-objects", "--stdout", "-q"]);
+    pack.stdin(fs::File::open(work.dir.join("objects")).unwrap()).output().unwrap().stdout
 }
 
 #[test]
@@ -184,9 +191,7 @@ fn what_one_reference_lacks_does_not_refuse_the_others() {
     let work = alice.clone_of(&node, "testing");
     let oid = work.commit("a", "a");
     let listed = work.git(&["rev-list", "--objects", "--no-object-names", "HEAD"]).succeeds().stdout;
-    fs::write(work.dir.join("objects"), listed).unwrap();
-    let mut pack = alice.git_command(&work.dir, &["pack-objects", "--stdout", "-q"]);
-    let output = pack.stdin(fs::File::open(work.dir.join("objects")).unwrap()).output().unwrap();
+    let pack = pack_by_hand(alice, &work, &listed);
     let (zero, none) = ("0".repeat(40), "1".repeat(40));
     let line = |oid: &str, name: &str, more: &str| format!("{zero} {oid} refs/heads/{name}{more}");
     let mixed = [
@@ -195,7 +200,7 @@ fn what_one_reference_lacks_does_not_refuse_the_others() {
         line(&none, "worse", ""),
         line(&oid, "better", ""),
     ];
-    let answer = push_by_hand(alice, &mixed, &output.stdout);
+    let answer = push_by_hand(alice, &mixed, &pack).stdout;
     assert!(answer.contains("unpack ok"), "{answer}");
     for said in ["ok refs/heads/good", "ok refs/heads/better"] {
         assert!(answer.contains(said), "{said} in {answer}");
@@ -206,9 +211,42 @@ fn what_one_reference_lacks_does_not_refuse_the_others() {
     assert_eq!(node.refs("testing").keys().collect::<Vec<_>>(), ["refs/heads/better", "refs/heads/good"]);
     // An atomic push is still all or nothing.
     let atomic = [line(&none, "bad", "\0report-status atomic object-format=sha1"), line(&oid, "third", "")];
-    let answer = push_by_hand(alice, &atomic, &output.stdout);
+    let answer = push_by_hand(alice, &atomic, &pack).stdout;
     assert!(answer.contains("ng refs/heads/third"), "{answer}");
     assert_eq!(node.refs("testing").len(), 2);
+    node.is_sound("testing");
+}
+
+#[test]
+fn what_a_push_lacks_is_told_in_gits_words() {
+    let world = World::new();
+    let node = world.prepare("server1");
+    // Else git-index-pack(1) misses it.
+    node.set("fsck", "false");
+    node.start();
+    let alice = world.alice();
+    let work = alice.clone_of(&node, "testing");
+    let old = work.commit("a", "a");
+    work.push(&["HEAD:main"]).succeeds();
+    let new = work.commit("dir/b", "b");
+    let [tree, dir, blob] = ["", "dir", "dir/b"].map(|path| work.oid(&format!("HEAD:{path}")));
+    let parts = [&new, &tree, &dir, &blob];
+    let push = |without: usize| {
+        let sent: Vec<_> =
+            parts.iter().enumerate().filter(|(n, _)| *n != without).map(|(_, oid)| oid.as_str()).collect();
+        let line = format!("{old} {new} refs/heads/main\0report-status object-format=sha1");
+        push_by_hand(alice, &[line], &pack_by_hand(alice, &work, &(sent.join("\n") + "\n")))
+    };
+    for (without, words) in
+        [(0, "bad object"), (1, "bad tree object"), (2, "bad tree object"), (3, "missing blob object")]
+    {
+        let answer = push(without);
+        assert!(answer.stdout.contains("ng refs/heads/main missing necessary objects"), "{}", answer.stdout);
+        answer.says(words).says(parts[without]);
+        assert_eq!(node.oid("testing", "refs/heads/main"), Some(old.clone()));
+    }
+    let whole = push(parts.len()).stdout;
+    assert!(whole.contains("ok refs/heads/main"), "{whole}");
     node.is_sound("testing");
 }
 

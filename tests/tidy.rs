@@ -108,6 +108,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "how much of a push a node is ahead of is one protocol, with peer at its other end",
     ),
     ("git/changes.rs", "git2::", "the third part of git/objects.rs: what a push brings"),
+    ("git/connected/mod.rs", "git2::", "a part of its own of git/objects.rs: whether what a push leads to is there"),
     ("git/odb.rs", "git2::", "the second half of git/objects.rs, split off for its length"),
     ("git/upstream.rs", "git2::", "a clone's upstream branch, asked by 'gitmesh check' and by nothing of the server"),
 ];

@@ -5,6 +5,7 @@
 
 pub mod changes;
 mod config;
+pub mod connected;
 pub mod etag;
 pub mod fork;
 pub mod fsck;

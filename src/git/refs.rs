@@ -219,7 +219,7 @@ impl Snapshot {
     }
 
     /// The object that a reference leads to, through symbolic ones.
-    fn resolve(&self, name: &[u8]) -> io::Result<Option<Hex>> {
+    pub(super) fn resolve(&self, name: &[u8]) -> io::Result<Option<Hex>> {
         let mut name = name.to_vec();
         for _ in 0..SYMBOLIC_MAX {
             if !is_plain(&name) {

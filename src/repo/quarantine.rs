@@ -38,6 +38,11 @@ impl Quarantine {
         Ok(made)
     }
 
+    /// The folder of objects.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The environment in which git puts objects here and still sees the repository's own (git(1)).
     pub fn environment(&self) -> [(&'static str, String); 3] {
         let (own, all) = (self.path.display().to_string(), self.objects.display().to_string());

@@ -370,7 +370,7 @@ impl Transfer {
         if objects == 0 {
             let mut trailer = [0; 20];
             stream.read_exact(&mut trailer).await.map_err(|_| git_says("the pack broke off"))?;
-            let missing = self.missing(repo, push, large, &[], false, client).await?;
+            let missing = self.missing(repo, push, large, None, false, client).await?;
             return Ok(Taken { missing, pack: None });
         }
         let dir = repo.dir().to_owned();
@@ -393,7 +393,7 @@ impl Transfer {
         if !run(git, source, client).await.map_err(|error| ours(&error))? {
             return Err(git_says("index-pack abnormal exit"));
         }
-        let missing = self.missing(repo, push, large, &env, objects >= BULK_OBJECTS, client).await?;
+        let missing = self.missing(repo, push, large, Some(&quarantine), objects >= BULK_OBJECTS, client).await?;
         if push.updates.iter().all(|update| update.new.is_zero() || missing.contains(&update.new)) {
             return Ok(Taken { missing, pack: None });
         }

@@ -1,4 +1,5 @@
-//! Whether all is there that a push leads to: git-rev-list(1) walks from the new values to what was whole before.
+//! Whether all is there that a push leads to: git-rev-list(1) walks from the new values to what was whole before. For the
+//! common small push that is seen here already, and no process is started.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,11 +8,12 @@ use std::path::Path;
 use super::Transfer;
 use super::receive::{Client, run};
 use super::request::Output;
+use crate::git::connected;
 use crate::git::protocol;
 use crate::git::receive::Push;
 use crate::git::refs::Snapshot;
 use crate::model::{Oid, RefUpdate};
-use crate::repo::Repo;
+use crate::repo::{Quarantine, Repo};
 
 /// Branches that git is told to be whole when a new reference may have begun anywhere …
 const BRANCHES_MAX: usize = 2_000;
@@ -27,10 +29,15 @@ impl Transfer {
         repo: &Repo,
         push: &Push,
         large: bool,
-        env: &[(&str, String)],
+        quarantine: Option<&Quarantine>,
         bulk: bool,
         client: &mut Client<'_, W, E>,
     ) -> Result<HashSet<Oid>, String> {
+        if !bulk && self.is_surely_whole(repo, push, quarantine).await {
+            return Ok(HashSet::new());
+        }
+        let env = quarantine.map(Quarantine::environment);
+        let env = env.as_ref().map_or(&[][..], |env| &env[..]);
         let new = push.updates.iter().filter(|update| !update.new.is_zero()).map(|update| update.new.clone());
         let mut new: Vec<Oid> = new.collect();
         new.sort_unstable();
@@ -73,6 +80,24 @@ impl Transfer {
             }
         }
         Ok(missing)
+    }
+
+    /// What this does not know, git is asked.
+    async fn is_surely_whole(&self, repo: &Repo, push: &Push, quarantine: Option<&Quarantine>) -> bool {
+        let (dir, updates) = (repo.dir().to_owned(), push.updates.clone());
+        let quarantine = quarantine.map(|quarantine| quarantine.path().to_owned());
+        let look = move || connected::is_whole(&dir, quarantine.as_deref(), &updates);
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(sure)) => sure,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, repo = %repo.name, "whether a push is whole is git's to say");
+                false
+            }
+            Err(error) => {
+                self.internal(&error);
+                false
+            }
+        }
     }
 }
 
