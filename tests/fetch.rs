@@ -94,6 +94,8 @@ fn clones_of_one_state_share_a_pack() {
         found.git(&["fsck", "--strict"]).succeeds();
     }
     // Made twice: for whoever came first, and then for all others.
+    let sent = |from: &str| node.metrics(&format!("gitmesh_git_packs_total{{from=\"{from}\"}}"));
+    eventually("six packs", || (sent("stored"), sent("kept"), sent("made")) == (0.0, 4.0, 2.0));
     let made = || node.metrics("gitmesh_git_process_duration_seconds_count{program=\"pack-objects\"}");
     eventually("both packs", || made() >= 2.0);
     alice.try_clone(&url, "seventh").succeeds();
@@ -138,6 +140,7 @@ fn a_clone_is_sent_the_stored_pack_when_that_holds_nothing_else() {
     sound("first", "protocol.version=2");
     sound("first-of-old", "protocol.version=0");
     assert_eq!(made(), 0.0, "git made no pack");
+    eventually("both are counted", || node.metrics("gitmesh_git_packs_total{from=\"stored\"}") == 2.0);
     // What came since is made, and sent behind it.
     work.commit("more", "more\n");
     work.push(&["HEAD:main"]).succeeds();

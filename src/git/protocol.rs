@@ -199,6 +199,8 @@ pub fn parse_first(wants: &[u8]) -> Option<Clone> {
                 "include-tag" => asked.include_tag = true,
                 "no-progress" => asked.progress = false,
                 "thin-pack" | "multi_ack" | "multi_ack_detailed" | "object-format=sha1" => {}
+                // git names what it could ask for; who does ask says so in a line of its own.
+                "deepen-since" | "deepen-not" | "filter" => {}
                 other if other.starts_with("agent=") => {}
                 _ => return None,
             }
@@ -424,12 +426,21 @@ mod tests {
 
     #[test]
     fn a_clone_in_the_first_version() {
-        let want = format!("want {} side-band-64k ofs-delta agent=git/2 no-progress\n", "a".repeat(40));
+        let want = format!(
+            "want {} side-band-64k ofs-delta deepen-since deepen-not filter agent=git/2 no-progress\n",
+            "a".repeat(40)
+        );
         let more = format!("want {}\n", "b".repeat(40));
         let asked = parse_first(&request(&[&want, &more])).expect("a clone");
         assert!(is_done(Packet::Data(b"done\n")) && !is_done(Packet::Data(b"have x")) && !is_done(Packet::Flush));
         assert_eq!((asked.wants.len(), asked.progress, asked.ofs_delta, asked.include_tag), (2, false, true, false));
-        for lines in [&[&more[..]][..], &[&want, "deepen 1"], &[&want.replace("ofs-delta", "filter")], &[]] {
+        for lines in [
+            &[&more[..]][..],
+            &[&want, "deepen 1"],
+            &[&want, "filter blob:none"],
+            &[&want.replace("ofs-delta", "no-done")],
+            &[],
+        ] {
             assert_eq!(parse_first(&request(lines)), None, "{lines:?}");
         }
     }

@@ -57,6 +57,8 @@ pub static REQUEST: Family<Histogram, 6> = Family::new([
 ]);
 /// From a session's request to the first byte of its answer.
 pub static FIRST_BYTE: Family<Histogram, 3> = Family::new(SERVICES);
+/// Packs of clones by where they came from: the repository's store, an earlier clone, or git-pack-objects.
+pub static PACKS: Family<Counter, 3> = Family::new([r#"from="stored""#, r#"from="kept""#, r#"from="made""#]);
 /// From the request for a pack to its first byte.
 pub static FIRST_PACK_BYTE: Histogram = Histogram::new();
 /// Bytes that sessions have carried.
@@ -325,6 +327,7 @@ pub fn exposition() -> Exposition {
         "From a clone's request to its pack's first byte.",
         &FIRST_PACK_BYTE,
     );
+    out.family("gitmesh_git_packs_total", "Packs of clones by where they came from.", &PACKS);
     out.family("gitmesh_git_transferred_bytes_total", "Bytes that sessions have carried.", &TRANSFERRED);
     out.one("gitmesh_git_queue_seconds", "Waiting for a place or a turn.", &QUEUE);
     out.family("gitmesh_git_process_duration_seconds", "git's processes from start to end.", &PROCESS);

@@ -61,6 +61,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     async fn send(&mut self, looked: &Looked, begun: Instant) -> Result<Sent, Stop> {
         let Looked { asked, key, expected, .. } = looked;
         let stored = if *expected >= LARGE { self.stored(looked).await? } else { None };
+        let mut from = if stored.is_some() { "stored" } else { "kept" };
         let pack = match stored.map_or_else(|| self.transfer.packs.request(*key, *expected), Use::Read) {
             Use::Read(pack) if *expected < LARGE => Some((pack, None)),
             Use::Read(pack) => {
@@ -72,6 +73,7 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
                 Some((pack, turn.map(Arc::new)))
             }
             Use::Fill(filling, pack) => {
+                from = "made";
                 let (git, permit, turn) = self.start(asked, *expected, false).await?;
                 let turn = turn.map(Arc::new);
                 let makes = turn.clone();
@@ -88,9 +90,13 @@ impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
             match self.send_shared(pack, Sending::new(turn), begun).await? {
                 // What went wrong for somebody else need not do so for this one.
                 Sent::Nothing(why) => tracing::debug!(why, repo = %self.repo.name, "a shared pack failed"),
-                sent => return Ok(sent),
+                sent => {
+                    metrics::PACKS.of(&[from]).add(1);
+                    return Ok(sent);
+                }
             }
         }
+        metrics::PACKS.of(&["made"]).add(1);
         let (git, _permit, turn) = self.start(asked, *expected, asked.progress).await?;
         self.send_own(git, turn, begun).await
     }
