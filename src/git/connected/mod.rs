@@ -16,7 +16,8 @@ use super::objects::{ObjectsError, raw};
 use super::refs::{Head, Hex, Snapshot};
 use crate::model::RefUpdate;
 
-/// Objects looked at for one push. git refuses trees of more than 2,048 levels (core.maxTreeDepth); so few have fewer.
+/// Objects looked at for one push. In so few no tree has the more than 2,048 levels at which git refuses it
+/// (core.maxTreeDepth).
 const OBJECTS_MAX: usize = 2_000;
 /// Bytes of commits, tags and trees read for one push: some hundred thousand entries of trees.
 const BYTES_MAX: usize = 4 << 20;
