@@ -26,8 +26,9 @@
 //! 2. `transfer::serve` asks `admin::Realm` for a `Grant`, `cluster` whose repository it is, and `repo` to open it.
 //! 3. `transfer::receive` offers the references, has git check the pack in quarantine, and asks `transfer::push` to judge
 //!    every reference by the newest policy. For a push by path, git's proc-receive hook knocks at `socket` and asks the same.
-//! 4. git moves the references in one transaction; `mirror` is told that the copies are behind.
-//! 5. `mirror` compares both sides over the pooled link of `peer` and sends what is missing.
+//! 4. The references move, one here and several in one transaction of git's; `mirror` is told that the copies are behind.
+//! 5. `mirror` compares both sides over the pooled link of `peer` and sends what is missing, as the pusher packed it if
+//!    it is just that.
 //!
 //! # What is deliberately absent
 //!
