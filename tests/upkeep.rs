@@ -187,3 +187,24 @@ fn one_at_a_time_and_no_longer_than_somebody_waits() {
     assert!(second.wait().unwrap().success());
     assert!(hears("docs/a: done\ndocs/b: done\n"));
 }
+
+#[test]
+fn many_small_pushes_leave_few_packs_here_and_on_a_copy() {
+    let world = World::new();
+    let pair = world.pair_with(MIRRORED);
+    let work = world.alice().clone_of(&pair.one, "testing");
+    let packs = |node: &Node| {
+        let files = fs::read_dir(node.repo_dir("testing").join("objects/pack")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "pack")).count()
+    };
+    for n in 0..60 {
+        work.commit("a", format!("{n}"));
+        work.push(&["HEAD:main"]).succeeds();
+    }
+    pair.in_step("testing");
+    eventually("few packs", || packs(&pair.one) < 20);
+    pair.one.is_sound("testing");
+    pair.two.is_sound("testing");
+    world.alice().try_clone(&world.alice().url(&pair.two, "testing"), "clone").succeeds();
+    assert_eq!(world.alice().checkout("clone").oid("HEAD"), work.oid("HEAD"));
+}

@@ -135,6 +135,7 @@ pub async fn run(config: Config, file: PathBuf, data: PathBuf, level: observe::L
         programs,
         cluster: cluster.clone(),
         links: links.clone(),
+        upkeep: upkeep.clone(),
         store: store.clone(),
         git,
         fsck: config.git.fsck,

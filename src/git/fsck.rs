@@ -5,6 +5,10 @@
 //! copy made anew has the same; git says so with exit code 1 as it does of a damaged object. What is damage is told by
 //! the lines: an object that is missing, that cannot be read or is not what its name says, a reference to nothing.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
 use std::process::ExitStatus;
 
 /// Kinds of git's remarks about what a sound object holds (git-fsck(1), "fsck message-ids", those known in 2.39). They are
@@ -69,6 +73,12 @@ pub fn damage(status: ExitStatus, said: &str) -> Option<String> {
         [] => Some(format!("git fsck ended with {status}")),
         _ => Some(lines.join("\n")),
     }
+}
+
+/// The names of a repository's packs. Blocks.
+pub fn packs(dir: &Path) -> io::Result<BTreeSet<OsString>> {
+    let names = std::fs::read_dir(dir.join("objects/pack"))?.map(|entry| entry.map(|e| e.file_name()));
+    names.filter(|name| name.as_ref().map_or(true, |n| Path::new(n).extension().is_some_and(|e| e == "pack"))).collect()
 }
 
 /// `error in commit 5e1c30…: missingSpaceBeforeEmail: invalid author/committer line`, `notice: HEAD points to …`

@@ -1,6 +1,6 @@
 //! Which objects a repository has, and new ones: commits made here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -15,13 +15,28 @@ use crate::model::{Oid, RefName, RefUpdate};
 ///
 /// What landed after the call began may be missing from the answer.
 pub fn present<'a>(dir: &Path, oids: impl IntoIterator<Item = &'a Oid>) -> Result<Vec<Oid>, ObjectsError> {
+    let oids: Vec<&Oid> = oids.into_iter().collect();
+    let found = seen(dir, &oids)?;
+    if found.len() == oids.len() {
+        return Ok(found);
+    }
+    // A pack that went while it was about to be opened has been packed anew, so that a second look sees it.
+    let known: BTreeSet<Oid> = found.into_iter().collect();
+    let missed: Vec<&Oid> = oids.iter().copied().filter(|oid| !known.contains(*oid)).collect();
+    let later: BTreeSet<Oid> = seen(dir, &missed)?.into_iter().collect();
+    Ok(oids.into_iter().filter(|oid| known.contains(*oid) || later.contains(*oid)).cloned().collect())
+}
+
+fn seen(dir: &Path, oids: &[&Oid]) -> Result<Vec<Oid>, ObjectsError> {
     let repo = Repository::open_bare(dir)?;
     let odb = repo.odb()?;
     // Freshly opened, the list of packs is up to date; looking for new ones at every miss would be slow.
-    let exists =
-        |oid: &&Oid| git2::Oid::from_str(oid.as_str()).is_ok_and(|raw| odb.exists_ext(raw, OdbLookupFlags::NO_REFRESH));
-    Ok(oids.into_iter().filter(exists).cloned().collect())
+    let exists = |oid: &&&Oid| {
+        git2::Oid::from_str(oid.as_str()).is_ok_and(|raw| odb.exists_ext(raw, OdbLookupFlags::NO_REFRESH))
+    };
+    Ok(oids.iter().filter(exists).map(|oid| (*oid).clone()).collect())
 }
+
 /// What tags lead to, for listings.
 pub struct Peeler(Repository);
 

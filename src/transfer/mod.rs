@@ -45,7 +45,7 @@ use crate::model::{Actor, Epoch, HostName, RepoName};
 use crate::observe::metrics::{self, Metered};
 use crate::peer::Links;
 use crate::policy::Grant;
-use crate::repo::{self, FileLocks, Ownership, Papers, Repo, Store};
+use crate::repo::{self, FileLocks, Ownership, Papers, Repo, Store, Upkeep};
 pub use push::{Pushes, Verdicts};
 use relay::{Abandoned, relay};
 pub use replicas::Patience;
@@ -64,6 +64,7 @@ pub struct Transfer {
     pub cluster: Cluster,
     pub links: Links,
     pub store: Store,
+    pub upkeep: Upkeep,
     pub git: Git,
     /// Whether pushed objects are checked (receive.fsckObjects).
     pub fsck: bool,

@@ -475,6 +475,7 @@ impl Transfer {
             tracing::info!(user = %push.actor, repo = %push.repo, reference = %name, %old, %new, "updated");
         }
         self.note_landed(id, &push, dir, updates);
+        self.upkeep.pushed(&push.repo);
         if let (true, Actor::Node(node)) = (push.lost, &push.actor) {
             self.mirror.lost_arrived(&push.repo, node, updates);
             return Ok((String::new(), None));

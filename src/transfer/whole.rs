@@ -33,7 +33,7 @@ impl Transfer {
         bulk: bool,
         client: &mut Client<'_, W, E>,
     ) -> Result<HashSet<Oid>, String> {
-        if !bulk && self.is_surely_whole(repo, push, quarantine).await {
+        if !bulk && push.updates.len() <= connected::UPDATES_MAX && self.is_surely_whole(repo, push, quarantine).await {
             return Ok(HashSet::new());
         }
         let env = quarantine.map(Quarantine::environment);

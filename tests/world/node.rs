@@ -302,10 +302,14 @@ impl Node {
         value.unwrap_or(-1.0)
     }
 
-    /// Every object of the repository is there and sound.
+    /// Every object of the repository is there and sound. git takes a pack that goes while it begins, rolled up with
+    /// others, for a damage; a real one stays.
     #[track_caller]
     pub fn is_sound(&self, repo: &str) {
-        self.git(repo, &["fsck", "--full", "--strict", "--no-dangling"]).succeeds();
+        let check = || self.git(repo, &["fsck", "--full", "--strict", "--no-dangling"]);
+        if !within(Duration::from_secs(5), || check().code == Some(0)) {
+            check().succeeds();
+        }
     }
 
     /// This test makes the daemon log an ERROR.

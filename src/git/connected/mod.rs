@@ -22,7 +22,7 @@ const OBJECTS_MAX: usize = 2_000;
 /// Bytes of commits, tags and trees read for one push: some hundred thousand entries of trees.
 const BYTES_MAX: usize = 4 << 20;
 /// Finding the value of a reference is a look at two files.
-const UPDATES_MAX: usize = 100;
+pub const UPDATES_MAX: usize = 100;
 /// What makes git see other objects, or others behind them, than are stored here (gitrepository-layout(5)).
 const DIFFERENT: [&str; 3] = ["shallow", "info/grafts", "objects/info/alternates"];
 const REPLACED: &[u8] = b"refs/replace/";

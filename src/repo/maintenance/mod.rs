@@ -6,6 +6,8 @@
 //! than two weeks. Faults of old history are no damage ([`crate::git::fsck`]). A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
 //! has them open.
 
+mod rolling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -91,16 +93,21 @@ fn is_due(name: &RepoName, task: Task, last: SystemTime, every: Duration, now: S
     (millis(now) + own) / every > (millis(last) + own) / every
 }
 
+/// Files whose names fit.
+fn count(folder: &Path, fits: impl Fn(&str) -> bool) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(&fits)).count()
+}
+
+fn packs_in(dir: &Path) -> usize {
+    count(&dir.join("objects/pack"), |name| name.ends_with(".pack"))
+}
+
 /// How untidy a repository is.
 fn is_untidy(dir: &Path) -> bool {
-    let count = |folder: &Path, fits: &dyn Fn(&str) -> bool| {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_name().to_str().is_some_and(fits)).count()
-    };
-    let packs = count(&dir.join("objects/pack"), &|name| name.ends_with(".pack"));
     // Loose objects are spread evenly over 256 folders; git looks at this one too.
-    let loose = count(&dir.join("objects/17"), &|name| name.len() == 38) * 256;
-    packs > PACKS_MAX || loose > LOOSE_MAX
+    let loose = count(&dir.join("objects/17"), |name| name.len() == 38) * 256;
+    packs_in(dir) > PACKS_MAX || loose > LOOSE_MAX
 }
 
 /// What became of a task.
@@ -123,6 +130,7 @@ pub struct Upkeep {
     /// Whose turn it is.
     busy: Arc<Mutex<Option<(RepoName, Task)>>>,
     damages: Arc<Mutex<Damages>>,
+    rolling: Arc<rolling::Rolling>,
 }
 
 /// The stores of objects here that others borrow from (gitrepository-layout(5), objects/info/alternates). Nothing here makes
@@ -162,7 +170,7 @@ impl Upkeep {
     pub fn new(store: Store, git: Git, settings: Maintenance) -> Self {
         let settings = Arc::new(Mutex::new(settings));
         let turn = Arc::new(Semaphore::new(1));
-        Self { store, git, settings, turn, busy: Arc::default(), damages: Arc::default() }
+        Self { store, git, settings, turn, busy: Arc::default(), damages: Arc::default(), rolling: Arc::default() }
     }
 
     fn damages(&self) -> MutexGuard<'_, Damages> {
@@ -185,17 +193,19 @@ impl Upkeep {
         if let Err(error) = found.await.map_err(io::Error::other)? {
             tracing::warn!(%error, "cannot list the repositories, to see which are damaged");
         }
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = self.roll_up() => Ok(()),
+            looked = self.look_now_and_then() => looked,
+        }
+    }
+
+    async fn look_now_and_then(&self) -> io::Result<()> {
         loop {
             let Maintenance { gc_every, fsck_every, .. } = self.settings();
             let pause = LOOKING.min(gc_every).min(fsck_every).max(LOOKING_MIN);
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                looked = self.look() => looked?,
-            }
+            tokio::time::sleep(pause).await;
+            self.look().await?;
         }
     }
 
@@ -291,6 +301,7 @@ impl Upkeep {
             ],
             Task::Fsck => checking.iter().map(String::as_str).collect(),
         };
+        self.rolling.ended().await;
         let outcome = match self.git.upkeep(&dir, &arguments, LIMIT).await {
             Ok(ran) if ran.status.success() => Outcome::Done,
             Ok(ran) => {

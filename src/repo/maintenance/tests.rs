@@ -186,3 +186,40 @@ async fn whose_turn_has_come_is_maintained_and_the_others_are_not() {
     assert_eq!(crate::git::odb::present(&lender, &lost[1..]).unwrap().len(), 1, "somebody may have borrowed it");
     assert_eq!(upkeep.at_work(), None);
 }
+
+#[tokio::test]
+async fn small_packs_are_rolled_up_and_the_large_one_stays() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (_, upkeep, dir) = repository(tmp.path());
+    let author = Author { name: "alice", email: "a@b" };
+    let git = |words: &[&str]| {
+        let out = std::process::Command::new("git").arg("--git-dir").arg(&dir).args(words).output().unwrap();
+        assert!(out.status.success(), "{words:?} {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let mut commit = |n: usize| {
+        let files: std::collections::BTreeMap<_, _> =
+            (0..if n == 0 { 1000 } else { 1 }).map(|m| (format!("{n}-{m}"), format!("{n} {m}").into_bytes())).collect();
+        objects::commit_files(&dir, &format!("refs/heads/b{n}"), &files, author, "x", None).unwrap();
+        git(&["repack", "-dq"]);
+    };
+    commit(0);
+    let large = fs::read_dir(dir.join("objects/pack")).unwrap().map(|entry| entry.unwrap().path());
+    let large: Vec<_> = large.filter(|path| path.extension().is_some_and(|kind| kind == "pack")).collect();
+    (1..50).for_each(&mut commit);
+    assert_eq!(packs_in(&dir), 50);
+    let working = tokio::spawn({
+        let upkeep = upkeep.clone();
+        async move { upkeep.roll_up().await }
+    });
+    (0..50).for_each(|_| upkeep.pushed(&name(1)));
+    let begun = std::time::Instant::now();
+    while packs_in(&dir) > 3 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} packs", packs_in(&dir));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    working.abort();
+    assert!(large.len() == 1 && large[0].exists());
+    git(&["fsck", "--full", "--strict"]);
+    assert_eq!(git(&["for-each-ref"]).lines().count(), 50);
+}
