@@ -3,8 +3,8 @@
 //! When is decided here, purely; what is done is git's: `git gc` packs, writes commit-graph and bitmaps, and removes what
 //! no reference has led to for two weeks; `git fsck` reads every object. Both give way to everything else on the
 //! machine, and neither is in the way of a push: git's own locks are held for moments, and what a push brings is younger
-//! than two weeks. Faults of old history are no damage ([`crate::git::fsck`]). A repository that others borrow objects from keeps everything. Removed packs may be read on by whoever
-//! has them open.
+//! than two weeks. Faults of old history are no damage ([`crate::git::fsck`]). A repository that others borrow objects
+//! from keeps everything. Removed packs may be read on by whoever has them open. Small packs are rolled up beside that.
 
 mod rolling;
 
@@ -38,6 +38,8 @@ const LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// With fewer packs and fewer loose objects a repository is left as it is.
 const PACKS_MAX: usize = 12;
 const LOOSE_MAX: usize = 2000;
+/// A pack of so many bytes is worth bitmaps.
+const LARGE: u64 = 8 << 20;
 /// So much of what git says is kept of a damage.
 const SAID_MAX: usize = 2000;
 
@@ -107,7 +109,17 @@ fn packs_in(dir: &Path) -> usize {
 fn is_untidy(dir: &Path) -> bool {
     // Loose objects are spread evenly over 256 folders; git looks at this one too.
     let loose = count(&dir.join("objects/17"), |name| name.len() == 38) * 256;
-    packs_in(dir) > PACKS_MAX || loose > LOOSE_MAX
+    packs_in(dir) > PACKS_MAX || loose > LOOSE_MAX || lacks_bitmaps(dir)
+}
+
+/// Whether a large repository has no bitmaps, without which every clone counts all of its objects. git writes none for
+/// what it does not repack or borrows.
+fn lacks_bitmaps(dir: &Path) -> bool {
+    let packs = dir.join("objects/pack");
+    let is_large = |entry: fs::DirEntry| entry.metadata().is_ok_and(|file| file.len() >= LARGE);
+    fs::read_dir(&packs).into_iter().flatten().flatten().any(is_large)
+        && count(&packs, |name| name.ends_with(".bitmap") || name.ends_with(".keep")) == 0
+        && !dir.join("objects/info/alternates").exists()
 }
 
 /// What became of a task.

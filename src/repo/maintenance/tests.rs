@@ -223,3 +223,20 @@ async fn small_packs_are_rolled_up_and_the_large_one_stays() {
     git(&["fsck", "--full", "--strict"]);
     assert_eq!(git(&["for-each-ref"]).lines().count(), 50);
 }
+
+#[tokio::test]
+async fn a_large_repository_is_given_bitmaps() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (_, upkeep, dir) = repository(tmp.path());
+    let author = Author { name: "alice", email: "a@b" };
+    let large: Vec<u8> = (0..9 << 20).map(|_| rand::random()).collect();
+    objects::commit_files(&dir, "refs/heads/main", &[("a".to_owned(), large)].into(), author, "x", None).unwrap();
+    let repack = || std::process::Command::new("git").arg("--git-dir").arg(&dir).args(["repack", "-dq"]).status();
+    assert!(repack().unwrap().success());
+    assert!(is_untidy(&dir), "as it was pushed");
+    fs::write(dir.join("objects/pack/x.keep"), "").unwrap();
+    assert!(!is_untidy(&dir), "git would write none");
+    fs::remove_file(dir.join("objects/pack/x.keep")).unwrap();
+    assert_eq!(now(&upkeep, 1, Task::Gc).await, Outcome::Done);
+    assert!(!is_untidy(&dir));
+}
