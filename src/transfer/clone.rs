@@ -27,7 +27,7 @@ use crate::observe::metrics;
 /// The longest wait for a turn at sending a pack that is made already.
 const TURN_TO_SEND: Duration = Duration::from_secs(20);
 /// The longest look whether a stored pack will do; a client hears nothing meanwhile.
-const PROOF: Duration = Duration::from_secs(2);
+const PROOF: Duration = Duration::from_secs(5);
 
 impl<R: Input, W: Output, E: Output> Session<'_, R, W, E> {
     /// Sends everything that the wants reach; `None`, with nothing said yet, when git has to say why it cannot be.
